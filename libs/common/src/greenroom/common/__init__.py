@@ -1,0 +1,1 @@
+"""What every service shares: subjects, messages, lifecycle, ledger, broker, telemetry and the service shell."""

@@ -1,0 +1,203 @@
+"""The one consume loop: what a handler does with a batch decides what becomes of its messages.
+
+- it returns: all are acknowledged;
+- it raises `Retry`: all come again after a while, without being counted as failures;
+- it raises `Drop`: the message is parked with the reason; in a batch of several each is tried alone first, so
+  that one poisonous message takes nobody with it;
+- it raises anything else: all come again with growing delays, and a counter counts.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from greenroom.common import messages, subjects
+from greenroom.common.broker import Broker, Delivery, Message, Pull
+from greenroom.common.clock import utcnow
+from greenroom.common.errors import BrokerUnavailable, TopologyMissing
+from greenroom.common.ids import derived_id
+from greenroom.common.messages import Parked
+
+_log = structlog.get_logger()
+
+_FIRST_BACKOFF_S: Final = 0.5
+_MAX_BACKOFF_S: Final = 30.0
+_BROKER_RETRY_S: Final = 0.25
+
+
+class Retry(Exception):
+    """Not now: deliver the batch again after `after_s`, since something it needs is away."""
+
+    def __init__(self, after_s: float = 1.0) -> None:
+        super().__init__(f"again in {after_s:g} s")
+        self.after_s = after_s
+
+
+class Drop(Exception):
+    """Never: this message can't be processed; park it with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Counts:
+    """What a consumer did since it began, for its metrics."""
+
+    def __init__(self) -> None:
+        self.handled = 0
+        self.batches = 0
+        self.parked = 0
+        self.retried = 0
+        self.failed = 0
+
+
+class _Item[T]:
+    __slots__ = ("delivery", "value")
+
+    def __init__(self, delivery: Delivery, value: T) -> None:
+        self.delivery = delivery
+        self.value = value
+
+
+class Consumer[T]:
+    """Feeds a durable consumer's messages to a handler, in batches.
+
+    Args:
+        broker: where from.
+        stream: the stream's name.
+        name: the durable consumer's name.
+        decode: makes of a message what the handler takes; raises `Drop` for what is malformed.
+        handle: see the module.
+        max_batch: messages in one batch at most.
+        max_wait_s: how long to wait for the first message of a batch before looking again.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        stream: str,
+        name: str,
+        *,
+        decode: Callable[[Message], T],
+        handle: Callable[[Sequence[T]], Awaitable[None]],
+        max_batch: int = 256,
+        max_wait_s: float = 1.0,
+    ) -> None:
+        self.counts: Final = Counts()
+        self._broker = broker
+        self._stream = stream
+        self._name = name
+        self._decode = decode
+        self._handle = handle
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+
+    async def run(self) -> None:
+        """Consume until canceled; outlasts any outage of the broker.
+
+        Raises:
+            TopologyMissing: the stream or the consumer isn't there at the start.
+        """
+        pull = await self._open()
+        try:
+            while True:
+                try:
+                    deliveries = await pull.fetch(self._max_batch, self._max_wait_s)
+                except BrokerUnavailable:
+                    await asyncio.sleep(_BROKER_RETRY_S)
+                    continue
+                if deliveries:
+                    await self._process(deliveries)
+                elif not self._broker.connected:
+                    await asyncio.sleep(_BROKER_RETRY_S)
+        finally:
+            await pull.close()
+
+    async def _open(self) -> Pull:
+        while True:
+            try:
+                return await self._broker.pull(self._stream, self._name)
+            except BrokerUnavailable:
+                await asyncio.sleep(_BROKER_RETRY_S)
+
+    async def _process(self, deliveries: Sequence[Delivery]) -> None:
+        batch: list[_Item[T]] = []
+        for delivery in deliveries:
+            try:
+                batch.append(_Item(delivery, self._decode(delivery.message)))
+            except Drop as drop:
+                await self._park(delivery, drop.reason)
+        if batch:
+            self.counts.batches += 1
+            await self._try(batch)
+
+    async def _try(self, batch: list[_Item[T]]) -> None:
+        try:
+            await self._handle([item.value for item in batch])
+        except Retry as retry:
+            self.counts.retried += len(batch)
+            await self._nak(batch, retry.after_s)
+        except Drop as drop:
+            if len(batch) == 1:
+                await self._park(batch[0].delivery, drop.reason)
+            else:
+                for item in batch:
+                    await self._try([item])
+        except Exception:
+            self.counts.failed += len(batch)
+            deliveries = max(item.delivery.message.deliveries for item in batch)
+            delay_s = min(_FIRST_BACKOFF_S * 2 ** (deliveries - 1), _MAX_BACKOFF_S)
+            _log.exception("consumer_failed", consumer=self._name, messages=len(batch), again_in_s=delay_s)
+            await self._nak(batch, delay_s)
+        else:
+            self.counts.handled += len(batch)
+            for item in batch:
+                await item.delivery.ack()
+
+    async def _nak(self, batch: list[_Item[T]], delay_s: float) -> None:
+        for item in batch:
+            await item.delivery.nak(delay_s)
+        # What would come next needs the same thing that is away: leave it with the broker for as long, which
+        # also keeps the order of what was put back.
+        await asyncio.sleep(delay_s)
+
+    async def _park(self, delivery: Delivery, reason: str) -> None:
+        message = delivery.message
+        parked = Parked(
+            stream=self._stream,
+            subject=message.subject,
+            stream_seq=message.stream_seq,
+            consumer=self._name,
+            reason=reason,
+            at=utcnow(),
+            headers=dict(message.headers),
+            payload=message.data,
+        )
+        try:
+            await self._broker.append(
+                subjects.PARKED.format(stream=self._stream),
+                messages.encode(parked),
+                msg_id=derived_id("parked", self._stream, str(message.stream_seq), self._name),
+            )
+        except (BrokerUnavailable, TopologyMissing) as error:
+            _log.warning("message_not_parked", consumer=self._name, subject=message.subject, error=str(error))
+            await delivery.nak(_FIRST_BACKOFF_S)
+            return
+        self.counts.parked += 1
+        _log.warning(
+            "message_parked",
+            consumer=self._name,
+            subject=message.subject,
+            stream_seq=message.stream_seq,
+            reason=reason,
+        )
+        await delivery.ack()
+
+
+def malformed(error: msgspec.MsgspecError) -> Drop:
+    """Return the verdict on a message that doesn't decode."""
+    return Drop(f"malformed: {error}")

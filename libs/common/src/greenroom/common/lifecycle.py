@@ -1,0 +1,315 @@
+"""The life of a session: one table, and the one function that moves a session along it.
+
+Everything that affects the state of a session is in this file. The transitions are the messages of
+the ledger; `apply` is pure and is used by everyone who writes (before the compare-and-set) and by
+everyone who reads (the recorder, before it believes what it has read).
+"""
+
+import enum
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+import msgspec
+
+from greenroom.common.errors import IllegalTransition, StaleEpoch
+
+
+class State(enum.StrEnum):
+    """Where a session is."""
+
+    REQUESTED = "requested"
+    LEASED = "leased"
+    STARTED = "started"
+    READY = "ready"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+class Outcome(enum.StrEnum):
+    """How it went, once a session has ended. State and outcome are separate: a call may end in order and have failed."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    LOST = "lost"
+
+
+class OnLoss(enum.StrEnum):
+    """What becomes of a session whose runner is lost."""
+
+    NEVER = "never"
+    BEFORE_MEDIA = "before_media"
+    ALWAYS = "always"
+
+
+type Actor = Literal["client", "api", "scheduler", "runner", "session", "recorder"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long each part of a session may take, in seconds."""
+
+    # The caller's patience: after this a queued session is `expired`.
+    queue_timeout_s: float = 30.0
+    # From the lease to `ready`; a warm start takes 20 ms, a first import of a bot's models some seconds.
+    start_timeout_s: float = 30.0
+    # From `ready`: the default is Pipecat Cloud's, 2 h.
+    max_duration_s: float = 7200.0
+    # Nobody came: the time between `ready` and the first connection.
+    join_timeout_s: float = 120.0
+    # The end ladder as a whole, goodbye included.
+    end_timeout_s: float = 10.0
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The whole document of a session, as each ledger message carries it.
+
+    Times are UTC. `epoch` counts the leases that were granted: it fences what an old lease may still write.
+    """
+
+    id: str
+    tenant: str
+    agent: str
+    bot: str
+    agent_version: int = 1
+    pool: str = "default"
+    transport: str = "websocket"
+    body: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    metadata: dict[str, str] = {}
+    limits: Limits = Limits()
+    on_loss: OnLoss = OnLoss.BEFORE_MEDIA
+    traceparent: str | None = None
+
+    state: State = State.REQUESTED
+    epoch: int = 0
+    # Counts the tries to run it: 1 from the request on, one more each time it is put back.
+    attempt: int = 1
+    runner_id: str | None = None
+    lease_expires_at: datetime | None = None
+    # Runners that refused this session, or let its lease run out.
+    refused_by: tuple[str, ...] = ()
+    # Whether somebody was connected in this attempt; decides for `on_loss = before_media`.
+    media_connected: bool = False
+
+    requested_at: datetime
+    queue_deadline_at: datetime
+    leased_at: datetime | None = None
+    started_at: datetime | None = None
+    ready_at: datetime | None = None
+    ending_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    outcome: Outcome | None = None
+    reason: str | None = None
+    # Who decided the end.
+    ended_by: Actor | None = None
+    detail: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session is over."""
+        return self.state is State.ENDED
+
+
+class Requested(msgspec.Struct, frozen=True, kw_only=True, tag="requested"):
+    """Somebody asked for a session: the commit point of the system."""
+
+    by: Actor = "api"
+    session: Session
+
+
+class Leased(msgspec.Struct, frozen=True, kw_only=True, tag="leased"):
+    """The scheduler granted a slot of `runner_id` until `expires_at`, fenced by `epoch` (the previous one + 1)."""
+
+    by: Actor = "scheduler"
+    runner_id: str
+    epoch: int
+    expires_at: datetime
+
+
+class Requeued(msgspec.Struct, frozen=True, kw_only=True, tag="requeued"):
+    """A runner refused, a lease ran out, or a runner was lost and the agent allows another try."""
+
+    by: Actor = "scheduler"
+    epoch: int
+    reason: str
+    # Whether the runner that held the lease must not be asked again for this session.
+    exclude_runner: bool = True
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
+    """The runner that holds the lease has a process for the session: the fenced claim."""
+
+    by: Actor = "runner"
+    runner_id: str
+    epoch: int
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The pipeline runs: whoever connects now is answered."""
+
+    by: Actor = "runner"
+    epoch: int
+
+
+class Connected(msgspec.Struct, frozen=True, kw_only=True, tag="connected"):
+    """Somebody is on the line. Doesn't change the state; from here on a loss can't be undone unheard."""
+
+    by: Actor = "runner"
+    epoch: int
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True, tag="ending"):
+    """Somebody decided that the session ends; `outcome` and `reason` are what the end will say unless it goes worse."""
+
+    by: Actor
+    epoch: int
+    outcome: Outcome = Outcome.COMPLETED
+    reason: str
+    detail: str | None = None
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+    """The session is over, and its process (if there was one) has been seen to exit or its runner was lost."""
+
+    by: Actor
+    epoch: int
+    outcome: Outcome
+    reason: str
+    detail: str | None = None
+
+
+type Transition = Requested | Leased | Requeued | Started | Ready | Connected | Ending | Ended
+
+# The table. From each state: the transitions that are legal there and where they lead.
+TABLE: Final[dict[State | None, dict[type, State]]] = {
+    None: {Requested: State.REQUESTED},
+    State.REQUESTED: {Leased: State.LEASED, Ended: State.ENDED},
+    State.LEASED: {Started: State.STARTED, Requeued: State.REQUESTED, Ending: State.ENDING, Ended: State.ENDED},
+    State.STARTED: {
+        Ready: State.READY,
+        Connected: State.STARTED,
+        Requeued: State.REQUESTED,
+        Ending: State.ENDING,
+        Ended: State.ENDED,
+    },
+    State.READY: {
+        Connected: State.READY,
+        Requeued: State.REQUESTED,
+        Ending: State.ENDING,
+        Ended: State.ENDED,
+    },
+    State.ENDING: {Ended: State.ENDED},
+    State.ENDED: {},
+}
+
+
+def may_requeue(session: Session) -> bool:
+    """Tell whether a session whose runner is lost may be tried again on another one."""
+    if session.state in {State.REQUESTED, State.ENDING, State.ENDED}:
+        return False
+    if session.state is State.LEASED or session.on_loss is OnLoss.ALWAYS:
+        return True
+    return session.on_loss is OnLoss.BEFORE_MEDIA and not session.media_connected
+
+
+def apply(session: Session | None, transition: Transition, at: datetime) -> Session:
+    """Return the session after `transition`, made at `at` (UTC).
+
+    Raises:
+        IllegalTransition: the table has no such arc from the session's state.
+        StaleEpoch: the transition belongs to a lease that is no longer the current one.
+    """
+    state = session.state if session else None
+    target = TABLE[state].get(type(transition))
+    if target is None:
+        name = type(transition).__name__.lower()
+        raise IllegalTransition(f"{name} isn't possible in state {state or 'none'}")
+    if session is None or isinstance(transition, Requested):
+        return _requested(transition, at)
+    expected = session.epoch + 1 if isinstance(transition, Leased) else session.epoch
+    if transition.epoch != expected:
+        raise StaleEpoch(f"epoch {transition.epoch} isn't the current one, {session.epoch}")
+    if isinstance(transition, Started) and transition.runner_id != session.runner_id:
+        raise StaleEpoch(f"runner {transition.runner_id} doesn't hold the lease")
+    return msgspec.structs.replace(session, state=target, **_changes(session, transition, at))
+
+
+def _requested(transition: Transition, at: datetime) -> Session:
+    if not isinstance(transition, Requested):
+        raise IllegalTransition("a session begins by being requested")
+    deadline = at + timedelta(seconds=transition.session.limits.queue_timeout_s)
+    return msgspec.structs.replace(
+        transition.session, state=State.REQUESTED, epoch=0, attempt=1, requested_at=at, queue_deadline_at=deadline
+    )
+
+
+def _changes(session: Session, transition: Transition, at: datetime) -> dict[str, Any]:
+    match transition:
+        case Leased():
+            return {
+                "epoch": transition.epoch,
+                "runner_id": transition.runner_id,
+                "lease_expires_at": transition.expires_at,
+                "leased_at": at,
+            }
+        case Requeued():
+            return _requeued(session, transition, at)
+        case Started():
+            return {"started_at": at, "lease_expires_at": None}
+        case Ready():
+            return {"ready_at": at}
+        case Connected():
+            return {"media_connected": True}
+        case Ending():
+            return {
+                "ending_at": at,
+                "outcome": transition.outcome,
+                "reason": transition.reason,
+                "ended_by": transition.by,
+                "detail": transition.detail,
+            }
+        case Ended():
+            return {
+                "ended_at": at,
+                "outcome": transition.outcome,
+                "reason": transition.reason,
+                "ended_by": transition.by,
+                "detail": transition.detail,
+                "lease_expires_at": None,
+            }
+        case Requested():
+            return {}
+
+
+def _requeued(session: Session, transition: Requeued, at: datetime) -> dict[str, Any]:
+    refused = session.refused_by
+    if transition.exclude_runner and session.runner_id and session.runner_id not in refused:
+        refused = (*refused, session.runner_id)
+    deadline = session.queue_deadline_at
+    if session.state is not State.LEASED:
+        # It had been running: the caller's patience starts anew, since the time on the lost runner wasn't waiting.
+        deadline = at + timedelta(seconds=session.limits.queue_timeout_s)
+    return {
+        "attempt": session.attempt + 1,
+        "runner_id": None,
+        "lease_expires_at": None,
+        "refused_by": refused,
+        "media_connected": False,
+        "queue_deadline_at": deadline,
+        "leased_at": None,
+        "started_at": None,
+        "ready_at": None,
+    }
+
+
+def diagram() -> str:
+    """Return the table as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2"]
+    for state, arcs in TABLE.items():
+        source = state or "[*]"
+        lines += [f"    {source} --> {target}: {kind.__name__}" for kind, target in arcs.items()]
+    lines.append(f"    {State.ENDED} --> [*]")
+    return "\n".join(lines)

@@ -1,0 +1,344 @@
+"""The broker as it really is: NATS with JetStream, through nats-py."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
+
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.js import JetStreamContext
+from nats.js import errors as js_errors
+
+from greenroom.common.broker import (
+    APPEND_TIMEOUT_S,
+    Delivery,
+    Handler,
+    Message,
+    NoResponder,
+    RequestTimeout,
+    Responder,
+    WrongLastSequence,
+)
+from greenroom.common.errors import BrokerUnavailable, TopologyMissing
+from greenroom.common.nats_message import received
+from greenroom.common.nats_reader import OrderedReader
+
+_log = structlog.get_logger()
+
+# JetStream API calls that aren't appends answer in a millisecond; a killed leader takes its successor seconds.
+_API_TIMEOUT_S: Final = 5.0
+_WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
+_PIPELINE_DEPTH: Final = 512
+
+
+class NatsBroker:
+    """A connection to NATS that never gives up.
+
+    While the server is away every call raises `BrokerUnavailable` at once: what must not be lost waits in
+    the ledger's retry or in the spool, and what is live (media) is better dropped than late.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._js: JetStreamContext = client.jetstream(timeout=_API_TIMEOUT_S, publish_async_max_pending=_PIPELINE_DEPTH)
+        self._inflight = asyncio.Semaphore(_PIPELINE_DEPTH)
+
+    @classmethod
+    async def connect(cls, url: str, *, name: str, timeout_s: float = 30.0) -> Self:
+        """Connect to one of the comma-separated servers of `url`.
+
+        Args:
+            url: for example `nats://127.0.0.1:4222`; credentials may be in it.
+            name: how the connection is called in the server's own reports.
+            timeout_s: how long the first connection may take; later ones are tried for ever.
+
+        Raises:
+            BrokerUnavailable: no server could be reached in time.
+        """
+        client = Client()
+
+        async def closed() -> None:
+            _log.debug("broker_connection_closed", connection=name)
+
+        async def lost() -> None:
+            if not client.is_closed:
+                _log.warning("broker_connection_lost", connection=name)
+
+        async def found() -> None:
+            _log.info("broker_connection_restored", connection=name)
+
+        async def failed(error: Exception) -> None:
+            _log.debug("broker_connection_error", connection=name, error=type(error).__name__, detail=str(error))
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                await client.connect(
+                    url.split(","),
+                    name=name,
+                    connect_timeout=2,
+                    reconnect_time_wait=0.1,  # pyright: ignore[reportArgumentType] - it is slept on, so a float is fine
+                    max_reconnect_attempts=-1,
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    error_cb=failed,
+                    disconnected_cb=lost,
+                    reconnected_cb=found,
+                    closed_cb=closed,
+                )
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            with contextlib.suppress(Exception):
+                await client.close()
+            raise BrokerUnavailable(f"no NATS server at {_without_password(url)}") from error
+        return cls(client)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands now."""
+        return self._client.is_connected
+
+    @property
+    def client(self) -> Client:
+        """The connection itself, for the administration of streams."""
+        return self._client
+
+    async def close(self) -> None:
+        """Send what is buffered (for 2 s at most) and close."""
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            if self._client.is_connected:
+                await self._client.flush(2)  # pyright: ignore[reportArgumentType]
+        await self._client.close()
+
+    async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """See `Broker.publish`."""
+        self._require_connection()
+        await self._client.publish(subject, data, headers=dict(headers) if headers else None)
+
+    async def request(
+        self, subject: str, data: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Message:
+        """See `Broker.request`."""
+        self._require_connection()
+        try:
+            reply = await self._client.request(
+                subject, data, timeout=timeout_s, headers=dict(headers) if headers else None
+            )
+        except nats.errors.NoRespondersError as error:
+            raise NoResponder(f"nobody listens on {subject}") from error
+        except (nats.errors.TimeoutError, TimeoutError) as error:
+            raise RequestTimeout(f"no answer on {subject} in {timeout_s:g} s") from error
+        except nats.errors.Error as error:
+            raise BrokerUnavailable(str(error)) from error
+        return received(reply)
+
+    async def subscribe(
+        self, subject: str, handler: Handler, *, queue: str = "", max_pending: int = 65_536
+    ) -> NatsSubscription:
+        """See `Broker.subscribe`."""
+
+        async def call(msg: Msg) -> None:
+            try:
+                await handler(received(msg))
+            except Exception:
+                _log.exception("message_handler_failed", subject=msg.subject)
+
+        return await self._client.subscribe(subject, queue=queue, cb=call, pending_msgs_limit=max_pending)
+
+    async def serve(self, subject: str, responder: Responder, *, queue: str = "") -> NatsSubscription:
+        """See `Broker.serve`."""
+
+        async def answer(message: Message) -> None:
+            reply = await responder(message)
+            if message.reply:
+                await self.publish(message.reply, reply)
+
+        return await self.subscribe(subject, answer, queue=queue)
+
+    async def append(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        msg_id: str | None = None,
+        expected_last: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = APPEND_TIMEOUT_S,
+    ) -> int:
+        """See `Broker.append`."""
+        self._require_connection()
+        try:
+            ack = await self._js.publish(
+                subject, data, timeout=timeout_s, headers=_append_headers(headers, msg_id, expected_last)
+            )
+        except Exception as error:
+            raise _append_error(error, subject) from error
+        return ack.seq
+
+    async def append_soon(
+        self, subject: str, data: bytes, *, msg_id: str, headers: Mapping[str, str] | None = None
+    ) -> asyncio.Future[int]:
+        """See `Broker.append_soon`; waits while 512 are under way."""
+        self._require_connection()
+        await self._inflight.acquire()
+        try:
+            pending = await self._js.publish_async(subject, data, headers=_append_headers(headers, msg_id, None))
+        except Exception as error:
+            self._inflight.release()
+            raise _append_error(error, subject) from error
+        stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        # nats-py leaves the future of a lost acknowledgement pending for ever: this is its deadline.
+        timer = asyncio.get_running_loop().call_later(APPEND_TIMEOUT_S, pending.cancel)
+
+        def done(future: asyncio.Future[Any]) -> None:
+            timer.cancel()
+            self._inflight.release()
+            if stored.done():
+                return
+            if future.cancelled():
+                stored.set_exception(BrokerUnavailable(f"{subject} wasn't acknowledged in {APPEND_TIMEOUT_S:g} s"))
+            elif error := future.exception():
+                stored.set_exception(_append_error(error, subject))
+            else:
+                stored.set_result(future.result().seq)
+
+        pending.add_done_callback(done)
+        return stored
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        """See `Broker.last`."""
+        self._require_connection()
+        try:
+            raw = await self._js.get_msg(stream, subject=subject, direct=True)
+        except js_errors.NotFoundError:
+            return None
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable(f"{stream} can't be read now") from error
+        return Message(
+            subject=raw.subject or subject,
+            data=raw.data or b"",
+            headers=raw.headers or {},
+            stream_seq=raw.seq or 0,
+            at=raw.time,
+        )
+
+    async def read(
+        self, stream: str, subjects: Sequence[str], *, after: int | None = None, last_per_subject: bool = False
+    ) -> OrderedReader:
+        """See `Broker.read`."""
+        self._require_connection()
+        reader = OrderedReader(self._client, stream, subjects, after=after, last_per_subject=last_per_subject)
+        await reader.open()
+        return reader
+
+    async def pull(self, stream: str, consumer: str) -> "NatsPull":
+        """See `Broker.pull`."""
+        self._require_connection()
+        try:
+            await self._js.consumer_info(stream, consumer)
+        except js_errors.NotFoundError as error:
+            raise TopologyMissing(f"stream {stream} has no consumer {consumer}: run `greenroom topology apply`") from error
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable(f"{stream} can't be read now") from error
+        subscription = await self._js.pull_subscribe_bind(consumer=consumer, stream=stream)
+        return NatsPull(subscription)
+
+    async def purge(self, stream: str, subject: str, *, up_to: int | None = None) -> None:
+        """See `Broker.purge`."""
+        self._require_connection()
+        try:
+            await self._js.purge_stream(stream, subject=subject, seq=up_to + 1 if up_to is not None else None)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable(f"{stream} can't be purged now") from error
+
+    async def count(self, stream: str, subject: str) -> int:
+        """See `Broker.count`."""
+        self._require_connection()
+        try:
+            info = await self._js.stream_info(stream, subjects_filter=subject)
+        except js_errors.NotFoundError as error:
+            raise TopologyMissing(f"there is no stream {stream}: run `greenroom topology apply`") from error
+        except (nats.errors.Error, TimeoutError) as error:
+            raise BrokerUnavailable(f"{stream} can't be read now") from error
+        return sum((info.state.subjects or {}).values())
+
+    def _require_connection(self) -> None:
+        if not self._client.is_connected:
+            raise BrokerUnavailable("the connection to NATS is down")
+
+
+class NatsPull:
+    """See `broker.Pull`."""
+
+    def __init__(self, subscription: JetStreamContext.PullSubscription) -> None:
+        self._subscription = subscription
+
+    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[Delivery]:
+        """See `Pull.fetch`."""
+        try:
+            batch = await self._subscription.fetch(max_messages, timeout=wait_s)
+        except (nats.errors.TimeoutError, TimeoutError):
+            return ()
+        except nats.errors.Error as error:
+            raise BrokerUnavailable(str(error)) from error
+        return [NatsDelivery(msg) for msg in batch]
+
+    async def close(self) -> None:
+        """See `Pull.close`."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._subscription.unsubscribe()
+
+
+class NatsDelivery:
+    """See `broker.Delivery`."""
+
+    __slots__ = ("_message", "_msg")
+
+    def __init__(self, msg: Msg) -> None:
+        self._msg = msg
+        self._message = received(msg)
+
+    @property
+    def message(self) -> Message:
+        """What was delivered."""
+        return self._message
+
+    async def ack(self) -> None:
+        """See `Delivery.ack`. An acknowledgement that is lost brings the message again: handlers are idempotent."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._msg.ack()
+
+    async def nak(self, delay_s: float) -> None:
+        """See `Delivery.nak`."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._msg.nak(delay=delay_s)
+
+
+def _append_headers(
+    headers: Mapping[str, str] | None, msg_id: str | None, expected_last: int | None
+) -> dict[str, str] | None:
+    merged = dict(headers or {})
+    if msg_id is not None:
+        merged["Nats-Msg-Id"] = msg_id
+    if expected_last is not None:
+        merged["Nats-Expected-Last-Subject-Sequence"] = str(expected_last)
+    return merged or None
+
+
+def _append_error(error: BaseException, subject: str) -> BaseException:
+    match error:
+        case js_errors.NoStreamResponseError():
+            return TopologyMissing(f"no stream takes {subject}: run `greenroom topology apply`")
+        case js_errors.APIError() if error.err_code in _WRONG_LAST_SEQUENCE:
+            return WrongLastSequence(f"the last message on {subject} is another one")
+        case nats.errors.Error() | TimeoutError():
+            return BrokerUnavailable(f"{subject} wasn't acknowledged: {type(error).__name__}")
+        case _:
+            return error
+
+
+def _without_password(url: str) -> str:
+    return ",".join(part.split("@")[-1] for part in url.split(","))

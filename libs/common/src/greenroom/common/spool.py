@@ -1,0 +1,143 @@
+"""What a session publishes, kept in order until the broker has it.
+
+Putting never blocks the pipeline. Messages go out pipelined; while the broker is away they wait here, bounded in
+bytes; each has an id, so that what is sent again after an outage is stored once.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import structlog
+
+from greenroom.common import errors
+from greenroom.common.broker import Broker
+
+_log = structlog.get_logger()
+
+# Two tracks at 16 kHz are 64 kB/s: this holds an outage of over eight minutes.
+DEFAULT_MAX_BYTES: Final = 32 * 1024 * 1024
+_WINDOW: Final = 256
+_RETRY_S: Final = 0.25
+# What a message costs beside its body, so that a flood of empty ones is bounded too.
+_OVERHEAD_BYTES: Final = 256
+
+
+class _Item(msgspec.Struct, frozen=True, kw_only=True):
+    subject: str
+    data: bytes
+    msg_id: str
+    headers: Mapping[str, str]
+    droppable: bool
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + _OVERHEAD_BYTES
+
+
+class Spool:
+    """An ordered, bounded outbox.
+
+    When it is full, the oldest droppable messages (audio) make room; if there are none, the new message is refused.
+    Both are counted in `dropped`.
+    """
+
+    def __init__(self, broker: Broker, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.published = 0
+        self.dropped = 0
+        self._broker = broker
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._items: deque[_Item] = deque()
+        self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        """How many messages the broker hasn't acknowledged yet."""
+        return len(self._items)
+
+    def put(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        msg_id: str,
+        headers: Mapping[str, str] | None = None,
+        droppable: bool = False,
+    ) -> bool:
+        """Hand over a message; returns False when it was refused because the spool is full."""
+        item = _Item(subject=subject, data=data, msg_id=msg_id, headers=headers or {}, droppable=droppable)
+        if self._bytes + item.size > self._max_bytes and not self._make_room(item.size):
+            self.dropped += 1
+            return False
+        self._items.append(item)
+        self._bytes += item.size
+        self._empty.clear()
+        self._wake.set()
+        return True
+
+    async def run(self) -> None:
+        """Publish until canceled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._items:
+                if not await self._publish_window():
+                    await asyncio.sleep(_RETRY_S)
+            self._empty.set()
+
+    async def flush(self, deadline_s: float) -> int:
+        """Wait until everything is published, `deadline_s` at most; return how many messages are left."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._empty.wait()
+        except TimeoutError:
+            _log.warning("spool_not_empty", messages=len(self._items), bytes=self._bytes)
+        return len(self._items)
+
+    async def _publish_window(self) -> bool:
+        """Publish the oldest messages; keep those from the first failure on. Returns whether all went out."""
+        window = [self._items[index] for index in range(min(_WINDOW, len(self._items)))]
+        pending: list[asyncio.Future[int]] = []
+        try:
+            for item in window:
+                future = await self._broker.append_soon(
+                    item.subject, item.data, msg_id=item.msg_id, headers=item.headers
+                )
+                pending.append(future)
+        except errors.BrokerUnavailable:
+            pass
+        results = await asyncio.gather(*pending, return_exceptions=True)
+        for item, result in zip(window, results, strict=False):
+            if isinstance(result, errors.BrokerUnavailable):
+                return False
+            if isinstance(result, BaseException):
+                # It can never be stored (no such stream, too large): don't block what is behind it.
+                self.dropped += 1
+                _log.error("message_not_storable", subject=item.subject, error=str(result))
+            else:
+                self.published += 1
+            self._remove_first(item)
+        return len(results) == len(window)
+
+    def _remove_first(self, item: _Item) -> None:
+        # While the window was under way, droppable messages may have been dropped from the front.
+        if self._items and self._items[0] is item:
+            self._items.popleft()
+            self._bytes -= item.size
+
+    def _make_room(self, size: int) -> bool:
+        kept: deque[_Item] = deque()
+        for item in self._items:
+            if item.droppable and self._bytes + size > self._max_bytes:
+                self._bytes -= item.size
+                self.dropped += 1
+            else:
+                kept.append(item)
+        self._items = kept
+        return self._bytes + size <= self._max_bytes
+
+

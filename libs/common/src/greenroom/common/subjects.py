@@ -1,0 +1,99 @@
+"""Every NATS subject of the system, each from one template that publishes, subscribes and parses.
+
+A placeholder `{name}` is one token; `{name*}` stands for the rest of the subject, dots included,
+and may only come last. Tokens are made of letters, digits, `_` and `-`, so that no tenant or id
+can ever contain a wildcard or a dot.
+"""
+
+import re
+from typing import Final
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_REST = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,7}")
+_PLACEHOLDER = re.compile(r"\{(\w+)(\*?)\}")
+
+
+class InvalidToken(ValueError):
+    """A value can't be a part of a subject: it is empty, too long or has characters of its own meaning."""
+
+
+class Subject:
+    """One subject template.
+
+    Args:
+        template: for example `gr.v1.leader.{pool}`.
+    """
+
+    def __init__(self, template: str) -> None:
+        self.template: Final = template
+        self.fields: Final = tuple(name for name, _ in _PLACEHOLDER.findall(template))
+        self._rest = next((name for name, star in _PLACEHOLDER.findall(template) if star), None)
+        pattern, end = "", 0
+        for match in _PLACEHOLDER.finditer(template):
+            token = _REST if match[2] else _TOKEN
+            pattern += re.escape(template[end : match.start()]) + f"(?P<{match[1]}>{token.pattern})"
+            end = match.end()
+        self._pattern = re.compile(pattern + re.escape(template[end:]))
+
+    def format(self, **tokens: str) -> str:
+        """Return the subject for publishing.
+
+        Raises:
+            InvalidToken: a token is missing, unknown or not allowed in a subject.
+        """
+        if tokens.keys() != set(self.fields):
+            msg = f"{self.template} takes {', '.join(self.fields)}; got {', '.join(tokens) or 'nothing'}"
+            raise InvalidToken(msg)
+        return self._fill(tokens)
+
+    def wildcard(self, **tokens: str) -> str:
+        """Return the subject for subscribing: placeholders without a token become `*` (the rest: `>`)."""
+        free = {name: ">" if name == self._rest else "*" for name in self.fields if name not in tokens}
+        return self._fill(tokens, free)
+
+    def parse(self, subject: str) -> dict[str, str] | None:
+        """Return the tokens of `subject`, or None when it isn't of this shape."""
+        match = self._pattern.fullmatch(subject)
+        return match.groupdict() if match else None
+
+    def _fill(self, tokens: dict[str, str], free: dict[str, str] | None = None) -> str:
+        def value(match: re.Match[str]) -> str:
+            name, rest = match[1], bool(match[2])
+            if free and name in free:
+                return free[name]
+            token = tokens[name]
+            if not (_REST if rest else _TOKEN).fullmatch(token):
+                msg = f"{name} {token!r} can't be part of the subject {self.template}"
+                raise InvalidToken(msg)
+            return token
+
+        return _PLACEHOLDER.sub(value, self.template)
+
+    def __repr__(self) -> str:
+        return f"Subject({self.template!r})"
+
+
+# A session: its lifecycle (the ledger), what happens in it, its audio, and the way to the living process.
+SESSION_LIFECYCLE: Final = Subject("gr.v1.session.{tenant}.{session_id}.lifecycle")
+SESSION_EVENT: Final = Subject("gr.v1.session.{tenant}.{session_id}.event.{type*}")
+SESSION_AUDIO: Final = Subject("gr.v1.session.{tenant}.{session_id}.audio.{track}")
+SESSION_CMD: Final = Subject("gr.v1.session.{tenant}.{session_id}.cmd.{name}")
+SESSION_MEDIA: Final = Subject("gr.v1.session.{tenant}.{session_id}.media.{direction}")
+SESSION_ALL: Final = Subject("gr.v1.session.{tenant}.{session_id}.{rest*}")
+
+# A runner: its heartbeat each second, and what it is told.
+RUNNER_HEARTBEAT: Final = Subject("gr.v1.runner.{pool}.{runner_id}.heartbeat")
+RUNNER_CMD: Final = Subject("gr.v1.runner.{pool}.{runner_id}.cmd.{name}")
+
+# One holder a name, by compare-and-set.
+LEADER: Final = Subject("gr.v1.leader.{name}")
+
+# Request/reply services.
+REQUEST: Final = Subject("gr.v1.req.{service}.{name}")
+
+# Written once, taken once (`key` is a digest: what is kept can't be used to get in).
+TICKET: Final = Subject("gr.v1.ticket.{key}")
+IDEMPOTENCY: Final = Subject("gr.v1.idempotency.{tenant}.{key}")
+
+# Messages that can't be processed, with the reason.
+PARKED: Final = Subject("gr.v1.parked.{stream}")

@@ -1,0 +1,101 @@
+"""The streams and durable consumers of the system, as data.
+
+`greenroom topology diff|apply` compares and makes them; services check that they are there and never
+create any, so that no service needs the permission to.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from greenroom.common import subjects
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A JetStream stream. Ages and windows in seconds, sizes in bytes; 0 means no limit."""
+
+    name: str
+    subjects: tuple[str, ...]
+    description: str
+    retention: Literal["limits", "workqueue"] = "limits"
+    max_age_s: float = 0
+    max_msgs_per_subject: int = -1
+    max_msg_size: int = -1
+    duplicate_window_s: float = 120
+
+
+class Consumer(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable pull consumer."""
+
+    stream: str
+    name: str
+    filters: tuple[str, ...]
+    description: str
+    # How long one delivery may be worked on before it is delivered again.
+    ack_wait_s: float = 30
+    max_ack_pending: int = 10_000
+
+
+DAY_S: Final = 86_400.0
+
+STREAMS: Final[tuple[Stream, ...]] = (
+    Stream(
+        name="SESSIONS",
+        subjects=(subjects.SESSION_LIFECYCLE.wildcard(), subjects.SESSION_EVENT.wildcard()),
+        description="The ledger, and what happens in each session, in one order.",
+        # The recorder purges a session some time after its end; this is for sessions nobody recorded.
+        max_age_s=7 * DAY_S,
+        max_msg_size=512 * 1024,
+    ),
+    Stream(
+        name="AUDIO",
+        subjects=(subjects.SESSION_AUDIO.wildcard(),),
+        description="Recorded audio on its way to the recorder; gone when it is stored.",
+        retention="workqueue",
+        max_age_s=2 * DAY_S,
+        max_msg_size=512 * 1024,
+    ),
+    Stream(
+        name="LEADERS",
+        subjects=(subjects.LEADER.wildcard(),),
+        description="Who leads.",
+        max_msgs_per_subject=1,
+    ),
+    Stream(
+        name="TICKETS",
+        subjects=(subjects.TICKET.wildcard(),),
+        description="Media tickets, by digest; empty once used.",
+        # A used ticket must be remembered for as long as it could be shown again.
+        max_age_s=600,
+        max_msgs_per_subject=1,
+    ),
+    Stream(
+        name="IDEMPOTENCY",
+        subjects=(subjects.IDEMPOTENCY.wildcard(),),
+        description="Answers to requests with an Idempotency-Key.",
+        max_age_s=DAY_S,
+        max_msgs_per_subject=1,
+    ),
+    Stream(
+        name="PARKED",
+        subjects=(subjects.PARKED.wildcard(),),
+        description="Messages that could not be processed.",
+        max_age_s=30 * DAY_S,
+    ),
+)
+
+CONSUMERS: Final[tuple[Consumer, ...]] = (
+    Consumer(
+        stream="SESSIONS",
+        name="recorder-sessions",
+        filters=(subjects.SESSION_LIFECYCLE.wildcard(), subjects.SESSION_EVENT.wildcard()),
+        description="The recorder stores transitions and events.",
+    ),
+    Consumer(
+        stream="AUDIO",
+        name="recorder-audio",
+        filters=(subjects.SESSION_AUDIO.wildcard(),),
+        description="The recorder stores audio.",
+        max_ack_pending=2_000,
+    ),
+)

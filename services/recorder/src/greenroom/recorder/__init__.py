@@ -1,0 +1,1 @@
+"""Keeps events and audio, and seals recordings."""

@@ -1,0 +1,1 @@
+"""Slots, session processes and the Pipecat bots in them."""

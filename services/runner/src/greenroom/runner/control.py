@@ -1,0 +1,97 @@
+"""What the runner and its session processes say to each other, over a `SOCK_SEQPACKET` socket pair.
+
+One packet is one message (msgpack). The other end closing is a message too: a session process whose runner is
+gone ends within a second, and a runner whose session process is gone waits for its exit.
+"""
+
+from typing import Final
+
+import msgspec
+
+from greenroom.common.lifecycle import Outcome, Session
+
+# The kernel's default limit for one packet is about 208 KiB; a session document is bounded at far less.
+MAX_PACKET_BYTES: Final = 160 * 1024
+
+
+class Assign(msgspec.Struct, frozen=True, kw_only=True, tag="assign"):
+    """Run this session now. Sent once in the life of a session process."""
+
+    session: Session
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
+    """End in order: the bot may finish its sentence (EndFrame) within `deadline_s`, then the pipeline is canceled."""
+
+    outcome: Outcome
+    reason: str
+    detail: str | None = None
+    deadline_s: float
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
+    """End at once: cancel the pipeline, flush events and audio, exit."""
+
+    reason: str
+
+
+type ToSession = Assign | Stop | Cancel
+
+
+class Standby(msgspec.Struct, frozen=True, kw_only=True, tag="standby"):
+    """Connected to the broker and warmed: can take a session."""
+
+
+class PipelineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The bot's pipeline runs (its StartFrame has come through)."""
+
+    # Milliseconds since `Assign`, by stage: `bot` (bot called), `worker` (pipeline built), `pipeline` (started).
+    stages_ms: dict[str, float] = {}
+
+
+class MediaConnected(msgspec.Struct, frozen=True, kw_only=True, tag="connected"):
+    """A client is on the line, for the first time."""
+
+
+class EndingNotice(msgspec.Struct, frozen=True, kw_only=True, tag="ending"):
+    """The session ends by itself (the bot said goodbye, the caller hung up, the bot raised …)."""
+
+    outcome: Outcome
+    reason: str
+    detail: str | None = None
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """Everything is published; the process exits next. The last word on the outcome, unless the exit says worse."""
+
+    outcome: Outcome
+    reason: str
+    detail: str | None = None
+    # Events and audio chunks that were published, and messages that had to be given up.
+    events: int = 0
+    chunks: int = 0
+    lost: int = 0
+
+
+class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
+    """Sent each second while a session runs: the worst lateness of the event loop since the last one."""
+
+    loop_lag_ms: float
+
+
+type FromSession = Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
+
+
+def encode(message: ToSession | FromSession) -> bytes:
+    """Return the packet."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode_to_session(packet: bytes) -> ToSession:
+    """Return what the runner said; raises `msgspec.ValidationError` for anything else."""
+    return msgspec.msgpack.decode(packet, type=ToSession)
+
+
+def decode_from_session(packet: bytes) -> FromSession:
+    """Return what the session process said; raises `msgspec.ValidationError` for anything else."""
+    return msgspec.msgpack.decode(packet, type=FromSession)

@@ -1,0 +1,1 @@
+"""Decides which runner takes which session."""
