@@ -122,7 +122,9 @@ class Broker(Protocol):
         """
         ...
 
-    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "", max_pending: int = 65_536) -> Subscription:
+    async def subscribe(
+        self, subject: str, handler: Handler, *, queue: str = "", max_pending: int = 65_536
+    ) -> Subscription:
         """Call `handler` for each message, one at a time and in order; it outlives reconnects."""
         ...
 
@@ -155,7 +157,8 @@ class Broker(Protocol):
             timeout_s: how long to wait for the acknowledgement.
 
         Raises:
-            WrongLastSequence: the subject's last message is another one.
+            WrongLastSequence: the subject's last message is another one, and not this one stored by an earlier try.
+            MessageTooLarge: more than the stream or the server takes.
             TopologyMissing: no stream takes the subject.
             BrokerUnavailable: not connected, or no acknowledgement in time (it may have been stored).
         """
@@ -220,6 +223,14 @@ class WrongLastSequence(GreenroomError):
     status = 409
     title = "Somebody else wrote in between"
     retryable = True
+
+
+class MessageTooLarge(GreenroomError):
+    """A message is larger than its stream or the server takes. Nothing was stored; pass large things by reference."""
+
+    code = "message-too-large"
+    status = 413
+    title = "The message is too large"
 
 
 class NoResponder(GreenroomError):

@@ -147,7 +147,7 @@ class Consumer[T]:
             else:
                 for item in batch:
                     await self._try([item])
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever a handler raises, the loop goes on and counts it
             self.counts.failed += len(batch)
             deliveries = max(item.delivery.message.deliveries for item in batch)
             delay_s = min(_FIRST_BACKOFF_S * 2 ** (deliveries - 1), _MAX_BACKOFF_S)

@@ -21,7 +21,8 @@ def generate() -> dict[str, str]:
     """Return file name → content."""
     return {
         "messages.md": _messages_page(),
-        "asyncapi.json": msgspec.json.format(msgspec.json.encode(_asyncapi(), order="sorted"), indent=2).decode() + "\n",
+        "asyncapi.json": msgspec.json.format(msgspec.json.encode(_asyncapi(), order="sorted"), indent=2).decode()
+        + "\n",
         "lifecycle.md": _lifecycle_page(),
     }
 
@@ -39,7 +40,13 @@ def _members(kind: Any) -> tuple[Any, ...]:
 
 
 def _messages_page() -> str:
-    lines = [_GENERATED, "# Messages", "", "Every message is JSON unless it says bytes; `gr.v1` is the version of the whole.", ""]
+    lines = [
+        _GENERATED,
+        "# Messages",
+        "",
+        "Every message is JSON unless it says bytes; `gr.v1` is the version of the whole.",
+        "",
+    ]
     lines += ["| subject | message | kind | stream | published by |", "|---|---|---|---|---|"]
     for row in CATALOG:
         names = " or ".join(_name(member) for member in _members(row.message))

@@ -5,13 +5,10 @@ Texts are not API, codes are. The docstring of a class is the help that the oper
 what raises them: subclassing `GreenroomError` is all the registration there is.
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
-
-from greenroom.common.reasons import Reason
 
 _registry: dict[str, type["GreenroomError"]] = {}
 
@@ -21,18 +18,6 @@ class FieldProblem(msgspec.Struct, frozen=True, kw_only=True):
 
     pointer: str
     detail: str
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the catalogue: an error (`status` set) or a reason of a session (`status` None)."""
-
-    code: str
-    title: str
-    help: str
-    retryable: bool
-    status: int | None = None
-    # With which outcome a session ends for this reason; None for errors and for reasons that don't end it.
-    outcome: str | None = None
 
 
 class GreenroomError(Exception):
@@ -97,19 +82,9 @@ class GreenroomError(Exception):
 _registry[GreenroomError.code] = GreenroomError
 
 
-def catalogue() -> dict[str, Entry]:
-    """Return every error known in this process and every reason, by code, sorted."""
-    entries = [_entry_of(error) for error in _registry.values()]
-    entries += [
-        Entry(code=reason.value, title=reason.title, help=reason.help, retryable=reason.retryable, outcome=reason.outcome)
-        for reason in Reason
-    ]
-    return {entry.code: entry for entry in sorted(entries, key=lambda entry: entry.code)}
-
-
-def lookup(code: str) -> Entry | None:
-    """Return what the catalogue says on `code`, or None."""
-    return catalogue().get(code)
+def registered() -> tuple[type[GreenroomError], ...]:
+    """Return every error class that was defined in this process so far."""
+    return tuple(_registry.values())
 
 
 def known(error: BaseException) -> GreenroomError:
@@ -117,21 +92,11 @@ def known(error: BaseException) -> GreenroomError:
     return error if isinstance(error, GreenroomError) else InternalError()
 
 
-def _entry_of(error: type[GreenroomError]) -> Entry:
-    return Entry(
-        code=error.code,
-        title=error.title,
-        help=inspect.cleandoc(error.__doc__ or ""),
-        retryable=error.retryable,
-        status=error.status,
-    )
-
-
 # ---------------------------------------------------------------------------- requests
 
 
 class InternalError(GreenroomError):
-    """A service met something it doesn't know. The log has it under `request_failed`, with the trace id of the response."""
+    """A service met something it doesn't know. Its log has the cause, with the trace id of the response."""
 
     code = "internal-error"
     title = "Internal error"
@@ -283,7 +248,7 @@ class IllegalTransition(GreenroomError):
 
 
 class StaleEpoch(GreenroomError):
-    """The writer's lease is no longer the current one: the session was given to another runner. The writer must stop."""
+    """The writer's lease is no longer the current one: the session was given to another runner. The writer stops."""
 
     code = "stale-epoch"
     status = 409
@@ -363,7 +328,7 @@ class BrokerUnavailable(GreenroomError):
 
 
 class DatabaseUnavailable(GreenroomError):
-    """PostgreSQL can't be reached. Live sessions and new ones go on; history and recordings wait. Check DATABASE_URL."""
+    """PostgreSQL can't be reached. Sessions go on, new ones too; history and recordings wait. Check DATABASE_URL."""
 
     code = "database-unavailable"
     status = 503

@@ -5,6 +5,7 @@ alive" shares nothing with what the service does. One request a connection, ever
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -12,11 +13,11 @@ from typing import Final, Self
 
 import msgspec
 
-from greenroom.common.errors import GreenroomError
+from greenroom.common.errors import GreenroomError, SettingsInvalid
 from greenroom.common.metrics import CONTENT_TYPE, Metrics
 
 # Returns None when ready, else the reason why not, as a code. Mustn't block the loop.
-type Check = Callable[[], str | None | Awaitable[str | None]]
+type Check = Callable[[], Awaitable[str | None] | str | None]
 
 MAX_HEAD_BYTES: Final = 8192
 MAX_CONNECTIONS: Final = 64
@@ -85,9 +86,15 @@ class HealthServer:
         self._began = time.monotonic()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(
-            self._serve, self._host, self._wanted_port, limit=MAX_HEAD_BYTES, backlog=MAX_CONNECTIONS
-        )
+        try:
+            self._server = await asyncio.start_server(
+                self._serve, self._host, self._wanted_port, limit=MAX_HEAD_BYTES, backlog=MAX_CONNECTIONS
+            )
+        except OSError as error:
+            raise SettingsInvalid(
+                f"GREENROOM_HEALTH_HOST and GREENROOM_HEALTH_PORT: can't listen on {self._host}:{self._wanted_port}"
+                f" ({os.strerror(error.errno) if error.errno else 'not an address'})"
+            ) from error
         return self
 
     async def __aexit__(
@@ -95,7 +102,6 @@ class HealthServer:
     ) -> None:
         if self._server is not None:
             self._server.close()
-            self._server.close_clients()
 
     @property
     def port(self) -> int:

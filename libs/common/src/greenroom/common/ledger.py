@@ -217,5 +217,3 @@ class LedgerReader:
     async def close(self) -> None:
         """Stop following."""
         await self._reader.close()
-
-

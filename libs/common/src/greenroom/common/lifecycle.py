@@ -26,7 +26,10 @@ class State(enum.StrEnum):
 
 
 class Outcome(enum.StrEnum):
-    """How it went, once a session has ended. State and outcome are separate: a call may end in order and have failed."""
+    """How it went, once a session has ended.
+
+    State and outcome are separate things: a call may end in order and have failed.
+    """
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -248,40 +251,29 @@ def _requested(transition: Transition, at: datetime) -> Session:
 
 def _changes(session: Session, transition: Transition, at: datetime) -> dict[str, Any]:
     match transition:
-        case Leased():
-            return {
-                "epoch": transition.epoch,
-                "runner_id": transition.runner_id,
-                "lease_expires_at": transition.expires_at,
-                "leased_at": at,
-            }
+        case Leased(runner_id=runner_id, epoch=epoch, expires_at=expires_at):
+            return {"epoch": epoch, "runner_id": runner_id, "lease_expires_at": expires_at, "leased_at": at}
         case Requeued():
             return _requeued(session, transition, at)
-        case Started():
-            return {"started_at": at, "lease_expires_at": None}
-        case Ready():
-            return {"ready_at": at}
-        case Connected():
-            return {"media_connected": True}
-        case Ending():
+        case Started() | Ready() | Connected():
+            return _progress(transition, at)
+        case Ending() | Ended():
+            when = {"ending_at": at} if isinstance(transition, Ending) else {"ended_at": at, "lease_expires_at": None}
             return {
-                "ending_at": at,
+                **when,
                 "outcome": transition.outcome,
                 "reason": transition.reason,
                 "ended_by": transition.by,
                 "detail": transition.detail,
-            }
-        case Ended():
-            return {
-                "ended_at": at,
-                "outcome": transition.outcome,
-                "reason": transition.reason,
-                "ended_by": transition.by,
-                "detail": transition.detail,
-                "lease_expires_at": None,
             }
         case Requested():
             return {}
+
+
+def _progress(transition: Started | Ready | Connected, at: datetime) -> dict[str, Any]:
+    if isinstance(transition, Connected):
+        return {"media_connected": True}
+    return {"started_at": at, "lease_expires_at": None} if isinstance(transition, Started) else {"ready_at": at}
 
 
 def _requeued(session: Session, transition: Requeued, at: datetime) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def configure_logging(
         instance_id: tells processes of one service apart; left out on a terminal.
         stream: where to; default standard error.
     """
-    stream = sys.stderr if stream is None else stream
-    json = form == "json" or (form == "auto" and not stream.isatty())
+    target: TextIO = sys.stderr if stream is None else stream
+    json = form == "json" or (form == "auto" and not target.isatty())
     origin = {"service": service, **({"instance": instance_id} if json and instance_id else {})}
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -59,10 +59,10 @@ def configure_logging(
     else:
         renderers.append(
             structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(), timestamp_key="at", exception_formatter=structlog.dev.plain_traceback
+                colors=target.isatty(), timestamp_key="at", exception_formatter=structlog.dev.plain_traceback
             )
         )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=renderers, foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared]
@@ -82,7 +82,7 @@ def configure_logging(
     )
 
 
-def bind_session(session_id: str, tenant: str) -> AbstractContextManager[Mapping[str, Any]]:
+def bind_session(session_id: str, tenant: str) -> AbstractContextManager[None]:
     """Put the session's ids on every record logged inside the block, in this task and those it starts."""
     return bound_contextvars(session_id=session_id, tenant=tenant)
 

@@ -215,7 +215,10 @@ class StartAccepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
 
 
 class StartRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
-    """The runner doesn't take it; `code`: `no-slot`, `draining`, `bot-unknown`, `bot-import-failed` or `stale-epoch`."""
+    """The runner doesn't take it.
+
+    `code` is `no-slot`, `draining`, `bot-unknown`, `bot-import-failed` or `stale-epoch`.
+    """
 
     code: str
     detail: str = ""

@@ -1,17 +1,17 @@
 """Metrics for Prometheus, on a registry of their own; what happens inside a trace points at it by an exemplar."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client import Counter as PrometheusCounter
 from prometheus_client import Gauge as PrometheusGauge
 from prometheus_client import Histogram as PrometheusHistogram
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.openmetrics import exposition
 
 from greenroom.common.telemetry import current_trace_id
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+CONTENT_TYPE: Final = exposition.CONTENT_TYPE_LATEST
 # From a warm start (5 ms) to a cold one (tens of seconds), about 2.5 steps a decade.
 LATENCY_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -85,7 +85,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return all metrics in the OpenMetrics text format (`CONTENT_TYPE`)."""
-        return generate_latest(self.registry)
+        return cast("bytes", exposition.generate_latest(self.registry))
 
 
 def _exemplar() -> dict[str, str] | None:

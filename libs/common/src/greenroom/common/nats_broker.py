@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import nats
 import nats.errors
@@ -110,7 +110,7 @@ class NatsBroker:
         """Send what is buffered (for 2 s at most) and close."""
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             if self._client.is_connected:
-                await self._client.flush(2)  # pyright: ignore[reportArgumentType]
+                await self._client.flush(2)
         await self._client.close()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
@@ -143,7 +143,7 @@ class NatsBroker:
         async def call(msg: Msg) -> None:
             try:
                 await handler(received(msg))
-            except Exception:
+            except Exception:  # noqa: BLE001 - nats-py would end the subscription
                 _log.exception("message_handler_failed", subject=msg.subject)
 
         return await self._client.subscribe(subject, queue=queue, cb=call, pending_msgs_limit=max_pending)
@@ -220,7 +220,7 @@ class NatsBroker:
         return Message(
             subject=raw.subject or subject,
             data=raw.data or b"",
-            headers=raw.headers or {},
+            headers=cast("dict[str, str]", raw.headers or {}),
             stream_seq=raw.seq or 0,
             at=raw.time,
         )
@@ -240,7 +240,9 @@ class NatsBroker:
         try:
             await self._js.consumer_info(stream, consumer)
         except js_errors.NotFoundError as error:
-            raise TopologyMissing(f"stream {stream} has no consumer {consumer}: run `greenroom topology apply`") from error
+            raise TopologyMissing(
+                f"stream {stream} has no consumer {consumer}: run `greenroom topology apply`"
+            ) from error
         except (nats.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable(f"{stream} can't be read now") from error
         subscription = await self._js.pull_subscribe_bind(consumer=consumer, stream=stream)

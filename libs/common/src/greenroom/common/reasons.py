@@ -14,129 +14,233 @@ class Reason(enum.StrEnum):
     Attributes:
         outcome: with which outcome a session ends for this reason; None where it doesn't end it.
         retryable: whether asking for a new session may go better without anybody changing anything.
-        title: one line for people.
+        summary: one line for people.
         help: what happened and what to do.
     """
 
     outcome: str | None
     retryable: bool
-    title: str
+    summary: str
     help: str
 
-    def __new__(cls, code: str, outcome: str | None, retryable: bool, title: str, text: str) -> Self:  # noqa: FBT001
+    def __new__(cls, code: str, outcome: str | None, retryable: bool, summary: str, text: str) -> Self:  # noqa: FBT001
         """Make a member; the code is its value."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.outcome = outcome
         member.retryable = retryable
-        member.title = title
+        member.summary = summary
         member.help = text
         return member
 
     # ------------------------------------------------------------------------ in order
     COMPLETED = (
-        "completed", "completed", False, "The bot ended the session",
+        "completed",
+        "completed",
+        False,
+        "The bot ended the session",
         "The bot finished and said no other reason. Nothing to do.",
-    )  # fmt: skip
+    )
     CLIENT_STOP = (
-        "client-stop", "completed", False, "Stopped by request",
+        "client-stop",
+        "completed",
+        False,
+        "Stopped by request",
         "Somebody with a key called `POST /v1/sessions/{id}/stop`, or `greenroom sessions stop`.",
-    )  # fmt: skip
+    )
     CLIENT_LEFT = (
-        "client-left", "completed", False, "The caller hung up",
+        "client-left",
+        "completed",
+        False,
+        "The caller hung up",
         "The caller's connection closed and the bot ended the session upon it.",
-    )  # fmt: skip
+    )
     CLIENT_CANCELED = (
-        "client-canceled", "canceled", False, "Canceled while waiting",
+        "client-canceled",
+        "canceled",
+        False,
+        "Canceled while waiting",
         "The session was stopped before a runner had it.",
-    )  # fmt: skip
+    )
     MAX_DURATION_EXCEEDED = (
-        "max-duration-exceeded", "completed", False, "The session reached its longest duration",
-        "`limits.max_duration_s` ended it. Raise the limit of the agent or the request if calls are meant to last longer.",
-    )  # fmt: skip
+        "max-duration-exceeded",
+        "completed",
+        False,
+        "The session reached its longest duration",
+        (
+            "`limits.max_duration_s` ended it. Raise the limit of the agent or the request if calls are meant to "
+            "last longer."
+        ),
+    )
     IDLE_TIMEOUT = (
-        "idle-timeout", "completed", False, "Nobody spoke for too long",
-        "The pipeline's idle limit ended the session. If somebody did speak, look for missing audio from the transport.",
-    )  # fmt: skip
+        "idle-timeout",
+        "completed",
+        False,
+        "Nobody spoke for too long",
+        (
+            "The pipeline's idle limit ended the session. If somebody did speak, look for missing audio from the "
+            "transport."
+        ),
+    )
     NOBODY_JOINED = (
-        "nobody-joined", "expired", True, "Nobody connected",
-        "The session was ready, but nobody connected within `limits.join_timeout_s`. Connect right after the request's answer.",
-    )  # fmt: skip
+        "nobody-joined",
+        "expired",
+        True,
+        "Nobody connected",
+        (
+            "The session was ready, but nobody connected within `limits.join_timeout_s`. Connect right after the "
+            "request's answer."
+        ),
+    )
     DRAIN_DEADLINE = (
-        "drain-deadline", "failed", True, "Its runner was stopped",
-        "The runner drained and its deadline ran out with the call still up. Raise GREENROOM_DRAIN_TIMEOUT_S and Nomad's kill_timeout.",
-    )  # fmt: skip
-
+        "drain-deadline",
+        "failed",
+        True,
+        "Its runner was stopped",
+        (
+            "The runner drained and its deadline ran out with the call still up. Raise GREENROOM_DRAIN_TIMEOUT_S "
+            "and Nomad's kill_timeout."
+        ),
+    )
     # ------------------------------------------------------------------------ never ran
     QUEUE_EXPIRED = (
-        "queue-expired", "expired", True, "No slot became free in time",
-        "The session waited for `limits.queue_timeout_s`. Add runners or slots, or let callers wait longer; "
-        "`waiting_reason` of the session said what it waited for.",
-    )  # fmt: skip
+        "queue-expired",
+        "expired",
+        True,
+        "No slot became free in time",
+        (
+            "The session waited for `limits.queue_timeout_s`. Add runners or slots, or let callers wait longer; "
+            "`waiting_reason` of the session said what it waited for."
+        ),
+    )
     NO_RUNNER_FOR_AGENT = (
-        "no-runner-for-agent", "rejected", True, "No runner has this bot",
-        "No live runner of the pool announces the agent's bot. Is the bot installed on the runners, and did its import succeed?",
-    )  # fmt: skip
+        "no-runner-for-agent",
+        "rejected",
+        True,
+        "No runner has this bot",
+        (
+            "No live runner of the pool announces the agent's bot. Is the bot installed on the runners, and did "
+            "its import succeed?"
+        ),
+    )
     ATTEMPTS_EXHAUSTED = (
-        "attempts-exhausted", "failed", True, "Every try failed",
+        "attempts-exhausted",
+        "failed",
+        True,
+        "Every try failed",
         "The session was tried on as many runners as it may; the history has the reason of each try.",
-    )  # fmt: skip
-
+    )
     # ------------------------------------------------------------------------ went wrong
     BOT_IMPORT_FAILED = (
-        "bot-import-failed", "failed", False, "The bot can't be imported",
-        "The entry point of the bot raised on import; the runner's log has the traceback under `bot_import_failed`.",
-    )  # fmt: skip
+        "bot-import-failed",
+        "failed",
+        False,
+        "The bot can't be imported",
+        ("The entry point of the bot raised on import; the runner's log has the traceback under `bot_import_failed`."),
+    )
     BOT_FAILED = (
-        "bot-failed", "failed", False, "The bot raised an exception",
-        "The bot's own code ended with an exception; the session's `error` event names its type, the log has the traceback.",
-    )  # fmt: skip
+        "bot-failed",
+        "failed",
+        False,
+        "The bot raised an exception",
+        (
+            "The bot's own code ended with an exception; the session's `error` event names its type, the log has "
+            "the traceback."
+        ),
+    )
     START_TIMEOUT = (
-        "start-timeout", "failed", True, "The pipeline wasn't ready in time",
-        "`limits.start_timeout_s` passed between the lease and a running pipeline. Often a model that is loaded at the start "
-        "or a provider that doesn't answer.",
-    )  # fmt: skip
+        "start-timeout",
+        "failed",
+        True,
+        "The pipeline wasn't ready in time",
+        (
+            "`limits.start_timeout_s` passed between the lease and a running pipeline. Often a model that is "
+            "loaded at the start or a provider that doesn't answer."
+        ),
+    )
     END_TIMEOUT = (
-        "end-timeout", "failed", False, "The session had to be killed at its end",
-        "It should have ended, but its process went on until `limits.end_timeout_s` and was killed. "
-        "The bot blocks its loop or swallows cancellation.",
-    )  # fmt: skip
+        "end-timeout",
+        "failed",
+        False,
+        "The session had to be killed at its end",
+        (
+            "It should have ended, but its process went on until `limits.end_timeout_s` and was killed. The bot "
+            "blocks its loop or swallows cancellation."
+        ),
+    )
     PROCESS_KILLED = (
-        "process-killed", "failed", True, "The session's process died",
-        "The process was killed by a signal or exited by itself; the detail has the signal. Signal 9 most often is the "
-        "kernel's out-of-memory killer: see `dmesg` and the memory metrics.",
-    )  # fmt: skip
+        "process-killed",
+        "failed",
+        True,
+        "The session's process died",
+        (
+            "The process was killed by a signal or exited by itself; the detail has the signal. Signal 9 most "
+            "often is the kernel's out-of-memory killer: see `dmesg` and the memory metrics."
+        ),
+    )
     RUNNER_LOST = (
-        "runner-lost", "lost", True, "The runner was lost",
-        "No heartbeat for 6 s: the host or the runner died, or its network is cut. What the agent's `on_loss` allows was tried.",
-    )  # fmt: skip
+        "runner-lost",
+        "lost",
+        True,
+        "The runner was lost",
+        (
+            "No heartbeat for 6 s: the host or the runner died, or its network is cut. What the agent's `on_loss` "
+            "allows was tried."
+        ),
+    )
     FENCED = (
-        "fenced", None, False, "The lease was taken away",
-        "Another runner holds the session now, so this one killed its process. Nothing to do: it prevents a second voice in the call.",
-    )  # fmt: skip
-
+        "fenced",
+        None,
+        False,
+        "The lease was taken away",
+        (
+            "Another runner holds the session now, so this one killed its process. Nothing to do: it prevents a "
+            "second voice in the call."
+        ),
+    )
     # ------------------------------------------------------------------------ back into the queue, or refused
     RUNNER_REFUSED = (
-        "runner-refused", None, True, "The runner refused the session",
-        "Its slots were taken, or it drains or brakes; the detail says which. The session goes to the next runner.",
-    )  # fmt: skip
+        "runner-refused",
+        None,
+        True,
+        "The runner refused the session",
+        ("Its slots were taken, or it drains or brakes; the detail says which. The session goes to the next runner."),
+    )
     RUNNER_DRAINING = (
-        "runner-draining", None, True, "The runner drains",
+        "runner-draining",
+        None,
+        True,
+        "The runner drains",
         "It takes no new sessions because it is being stopped.",
-    )  # fmt: skip
+    )
     RUNNER_OVERLOADED = (
-        "runner-overloaded", None, True, "The runner brakes",
-        "It has free slots, but its processors are busy or throttled, so it takes nothing new. Check the density of slots.",
-    )  # fmt: skip
+        "runner-overloaded",
+        None,
+        True,
+        "The runner brakes",
+        (
+            "It has free slots, but its processors are busy or throttled, so it takes nothing new. Check the "
+            "density of slots."
+        ),
+    )
     NO_FREE_SLOT = (
-        "no-free-slot", None, True, "All slots are taken",
+        "no-free-slot",
+        None,
+        True,
+        "All slots are taken",
         "The session waits for one, or the runner it was sent to had none left. Add slots if this lasts.",
-    )  # fmt: skip
+    )
     LEASE_EXPIRED = (
-        "lease-expired", None, True, "The runner didn't claim the session in time",
-        "The lease ran out without a claim; the session goes to another runner. Look at the first runner's log.",
-    )  # fmt: skip
+        "lease-expired",
+        None,
+        True,
+        "The runner didn't claim the session in time",
+        ("The lease ran out without a claim; the session goes to another runner. Look at the first runner's log."),
+    )
     TENANT_LIMIT = (
-        "tenant-limit", None, True, "The tenant's limit is reached",
+        "tenant-limit",
+        None,
+        True,
+        "The tenant's limit is reached",
         "As many sessions of the tenant run as it may have; the next starts when one ends.",
-    )  # fmt: skip
+    )

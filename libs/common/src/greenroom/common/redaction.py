@@ -62,9 +62,7 @@ def is_content(name: str, value: AttributeValue) -> bool:
     if not texts or name.startswith(_SAFE_PREFIXES):
         return False
     segments = name.split(".")
-    return (
-        segments[-1] in CONTENT_SEGMENTS or PII in segments or any(len(text) > _LONGEST_UNKNOWN for text in texts)
-    )
+    return segments[-1] in CONTENT_SEGMENTS or PII in segments or any(len(text) > _LONGEST_UNKNOWN for text in texts)
 
 
 class ContentFilter(SpanExporter):

@@ -19,7 +19,12 @@ import msgspec
 from greenroom.common.errors import SettingsInvalid
 
 PREFIX: Final = "GREENROOM_"
+_TYPE_NAMES: Final[dict[Any, str]] = {str: "text", int: "whole number", float: "number", bool: "true | false"}
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "bytes": "bytes", "mb": "megabytes", "hz": "hertz"}
+# What msgspec says on a number out of bounds.
+_BOUND: Final = re.compile(r"Expected `\w+` ([<>]=? .+)")
+_LONGEST_SHOWN: Final = 100
+# The credentials in a URL.
 _USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -75,15 +80,17 @@ class ServiceSettings(Settings, frozen=True, kw_only=True):
     instance_id: Annotated[str, Env(help="Name of this process among its like")] = msgspec.field(
         default_factory=default_instance_id
     )
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Env(help="Least level of what is logged")
-    ] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Env(help="Least level of what is logged")] = (
+        "info"
+    )
     log_format: Annotated[
         Literal["auto", "json", "console"], Env(help="Form of the log; auto: console on a terminal, else JSON")
     ] = "auto"
     health_host: Annotated[str, Env(help="Address of /livez, /readyz and /metrics")] = "127.0.0.1"
     health_port: Annotated[
-        int, msgspec.Meta(ge=0, le=65_535), Env(help="Port of /livez, /readyz and /metrics; 0: any free one, see the log")
+        int,
+        msgspec.Meta(ge=0, le=65_535),
+        Env(help="Port of /livez, /readyz and /metrics; 0: any free one, see the log"),
     ] = 0
     drain_timeout_s: Annotated[
         float, msgspec.Meta(ge=0), Env(help="How long a stopping service may take to finish what it has begun")
@@ -115,7 +122,7 @@ def load[S: Settings](settings_type: type[S], env: Mapping[str, str]) -> S:
         try:
             values[info.name] = _parse(raw, info.type)
         except ValueError as error:
-            problems.append(_complaint(row, raw, str(error)))
+            problems.append(_complaint(row, raw, error))
     if not problems:
         try:
             return settings_type(**values)
@@ -130,10 +137,15 @@ def describe(settings_type: type[Settings]) -> list[Row]:
 
 
 def unknown_variables(env: Iterable[str], settings_types: Iterable[type[Settings]]) -> dict[str, str | None]:
-    """Return the `GREENROOM_*` variables that no setting reads, each with the likeliest one that was meant (or None)."""
+    """Return the `GREENROOM_*` variables that no setting reads, each with the one most likely meant, or None."""
     known = {row.env for settings_type in settings_types for row in describe(settings_type)}
-    unknown = sorted(name for name in env if name.startswith(PREFIX) and name not in known)
-    return {name: next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None) for name in unknown}
+    tails = {name.removeprefix(PREFIX): name for name in known}
+    unknown: dict[str, str | None] = {}
+    for name in sorted(set(env) - known):
+        if name.startswith(PREFIX):
+            close = difflib.get_close_matches(name.removeprefix(PREFIX), tails, n=1, cutoff=0.7)
+            unknown[name] = tails[close[0]] if close else None
+    return unknown
 
 
 def redacted(settings: Settings) -> dict[str, Any]:
@@ -192,9 +204,7 @@ def _type_name(plain: Any) -> str:
         return f"list of {_type_name(choices[0])}"
     if choices:
         return " | ".join(_type_name(choice) for choice in choices)
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true | false"}.get(
-        plain.__name__, plain.__name__
-    )
+    return _TYPE_NAMES.get(plain, str(plain.__name__))
 
 
 def _parse(raw: str, field_type: Any) -> Any:
@@ -213,8 +223,10 @@ def _expectation(row: Row) -> str:
     return f" (expected: {row.type}{unit})"
 
 
-def _complaint(row: Row, raw: str, problem: str) -> str:
+def _complaint(row: Row, raw: str, error: ValueError) -> str:
     if row.secret:
-        return f"{row.env} has an unusable value, not shown{_expectation(row)}"
-    shown = _USERINFO.sub("***", raw)
-    return f"{row.env} is {shown[:100]!r}: {problem}{_expectation(row)}"
+        return f"{row.env} has an unusable value, not shown here{_expectation(row)}"
+    bound = _BOUND.fullmatch(str(error))
+    problem = f"must be {bound[1]}" if bound else "can't be used"
+    shown = _USERINFO.sub("***", raw)[:_LONGEST_SHOWN]
+    return f"{row.env} is {shown!r}, which {problem}{_expectation(row)}"

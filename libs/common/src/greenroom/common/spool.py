@@ -139,5 +139,3 @@ class Spool:
                 kept.append(item)
         self._items = kept
         return self._bytes + size <= self._max_bytes
-
-

@@ -5,7 +5,7 @@ short; those of a session are direct children of the span that asked for it (`Se
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
 
@@ -82,7 +82,7 @@ def span(
     links: Sequence[SpanContext | None] = (),
     attributes: Attributes | None = None,
     start_time_ns: int | None = None,
-) -> Iterator[Span]:
+) -> Generator[Span]:
     """Make a span and have it current inside the block.
 
     An error that leaves the block marks the span with its code (ours) or its class (others'): never with its
@@ -131,8 +131,11 @@ def session_span(
     links: Sequence[SpanContext | None] = (),
     attributes: Attributes | None = None,
     start_time_ns: int | None = None,
-) -> Iterator[Span]:
-    """Make the span of a stage of a session; child of `traceparent` (the session document's), else of the current span."""
+) -> Generator[Span]:
+    """Make the span of a stage of a session.
+
+    It is a child of `traceparent` (the one of the session document), or of the current span where that is None.
+    """
     with span(
         name,
         parent=context_from_traceparent(traceparent) if traceparent else None,
@@ -155,7 +158,7 @@ def message_span(
     consumer: str | None = None,
     stream_seq: int | None = None,
     attributes: Attributes | None = None,
-) -> Iterator[Span]:
+) -> Generator[Span]:
     """Make a span for one operation on a message, named as the semantic conventions for messaging have it.
 
     Args:

@@ -93,16 +93,20 @@ def install_exporter(
         RuntimeError: this process, or the one it was forked from, has a provider already.
     """
     if isinstance(trace.get_tracer_provider(), TracerProvider):
-        raise RuntimeError("tracing is set up already, in this process or in the one it was forked from")
+        raise RuntimeError("tracing is set up already, in this process or in the one it was forked from")  # noqa: TRY004 it is about when, not about a type
     # `Resource.create` would look through the metadata of all installed packages: too slow for a start of 20 ms.
-    resource = OTELResourceDetector().detect().merge(
-        Resource(
-            {
-                "service.name": service_name,
-                "service.namespace": "greenroom",
-                "service.instance.id": instance_id,
-                **({"service.version": version} if version else {}),
-            }
+    resource = (
+        OTELResourceDetector()
+        .detect()
+        .merge(
+            Resource(
+                {
+                    "service.name": service_name,
+                    "service.namespace": "greenroom",
+                    "service.instance.id": instance_id,
+                    **({"service.version": version} if version else {}),
+                }
+            )
         )
     )
     # Every session is traced: whether one was interesting is known at its end only (tail sampling, if any).

@@ -1,0 +1,52 @@
+# Greenroom from a fresh clone: `make demo`. Everything is made inside the checkout, from a Python and the package index.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+# A shell set up for something else must not change what is installed or how fast it starts.
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+ready := .venv/.ready
+inputs := tools/bootstrap.sh .python-version $(wildcard requirements/*.txt libs/*/pyproject.toml services/*/pyproject.toml)
+
+.PHONY: help demo up call test lint format bench requirements clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(ready) ## start everything, place a spoken call, show what was kept, stop
+	@.venv/bin/greenroom demo $(args)
+
+up: $(ready) ## start everything and stay; Ctrl-C stops it
+	@.venv/bin/greenroom up $(args)
+
+call: $(ready) ## speak with a bot of a running `make up`: make call agent=frontdesk
+	@.venv/bin/greenroom call $(or $(agent),frontdesk) $(args)
+
+test: $(ready) ## run all tests, or some: make test only=tests/unit
+	@.venv/bin/pytest $(only) $(args)
+
+lint: $(ready) ## check style, types and imports
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/pyright
+	@.venv/bin/lint-imports --no-logo
+
+format: $(ready) ## put the code into the shape that lint asks for
+	@.venv/bin/ruff check --fix-only --quiet
+	@.venv/bin/ruff format
+
+bench: $(ready) ## measure, all or some: make bench only=start
+	@.venv/bin/python -m tests.bench $(only) $(args)
+
+requirements: ## pin again after a change of dependencies; upgrade=1 takes the newest
+	@uv=$$(tools/bootstrap.sh uv); UV=$$uv tools/export_requirements.sh $(if $(upgrade),upgrade)
+
+clean: ## remove all that was made here: .greenroom (with its recordings), .venv, .uv, caches
+	@rm -rf .greenroom .venv .uv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find libs services tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(ready): $(inputs)
+	@tools/bootstrap.sh

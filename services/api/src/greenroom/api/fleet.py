@@ -1,0 +1,131 @@
+"""The runners as their heartbeats show them: for the status pages, and as the source of the announced agents.
+
+Nothing here decides on placement; that is the scheduler's picture.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+import structlog
+
+from greenroom.api.store import Store
+from greenroom.common import messages, subjects
+from greenroom.common.broker import Broker, Message, Subscription
+from greenroom.common.clock import Clock, SystemClock
+from greenroom.common.errors import DatabaseUnavailable
+from greenroom.common.messages import BotOffer, Heartbeat
+
+_log = structlog.get_logger()
+
+# The scheduler gives a runner up after this long without a heartbeat.
+LOST_AFTER_S: Final = 6.0
+# For so long a lost runner is still shown, as lost.
+_FORGET_AFTER_S: Final = 60.0
+_MAX_RUNNERS: Final = 10_000
+_ANNOUNCE_EVERY_S: Final = 0.5
+_RETRY_S: Final = 2.0
+_DEFAULT_POOL: Final = "default"
+
+
+class Runner(msgspec.Struct, frozen=True, kw_only=True):
+    """A runner, as last heard of `age_s` seconds ago."""
+
+    heartbeat: Heartbeat
+    age_s: float
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has been silent for too long."""
+        return self.age_s > LOST_AFTER_S
+
+
+class Fleet:
+    """Folds heartbeats, and announces the bots in them as agents."""
+
+    def __init__(self, broker: Broker, store: Store, *, clock: Clock | None = None) -> None:
+        """Hear heartbeats on `broker`, write agents to `store`."""
+        self._broker = broker
+        self._store = store
+        self._clock = clock or SystemClock()
+        # The newest heartbeat of each runner, and when it was heard.
+        self._heard: dict[tuple[str, str], tuple[Heartbeat, float]] = {}
+        self._announced: dict[str, tuple[str, BotOffer]] = {}
+        self._offers_changed = asyncio.Event()
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        self._subscription = await self._broker.subscribe(subjects.RUNNER_HEARTBEAT.wildcard(), self._on_heartbeat)
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+            self._subscription = None
+
+    def runners(self) -> list[Runner]:
+        """Return the runners that are there or were until a minute ago, by pool and id."""
+        now = self._clock.monotonic()
+        self._forget(now)
+        return [Runner(heartbeat=beat, age_s=now - at) for _, (beat, at) in sorted(self._heard.items())]
+
+    def offers(self) -> dict[str, tuple[str, BotOffer]]:
+        """Return the bots that can run now, by name, each with a pool where it can.
+
+        A bot that several pools offer belongs to `default` if that is one of them, else to the first by name, so that
+        every api instance says the same.
+        """
+        found: dict[str, tuple[str, BotOffer]] = {}
+        for runner in self.runners():
+            pool = runner.heartbeat.pool
+            if runner.lost or runner.heartbeat.draining:
+                continue
+            for offer in runner.heartbeat.bots:
+                known = found.get(offer.name)
+                if offer.error is None and (known is None or (pool == _DEFAULT_POOL != known[0])):
+                    found[offer.name] = (pool, offer)
+        return found
+
+    async def run(self) -> None:
+        """Announce bots as agents whenever they are new or changed, until cancelled."""
+        while True:
+            await self._offers_changed.wait()
+            self._offers_changed.clear()
+            await asyncio.sleep(_ANNOUNCE_EVERY_S if await self._announce() else _RETRY_S)
+
+    async def _announce(self) -> bool:
+        offers = self.offers()
+        changed = [name for name, offer in offers.items() if self._announced.get(name) != offer]
+        if not changed:
+            return True
+        try:
+            await self._store.announce_agents([offers[name] for name in changed])
+        except DatabaseUnavailable:
+            self._offers_changed.set()
+            return False
+        self._announced |= {name: offers[name] for name in changed}
+        _log.info("agents_announced", agents=sorted(changed))
+        return True
+
+    async def _on_heartbeat(self, message: Message) -> None:
+        try:
+            beat = messages.decode(message.data, Heartbeat)
+        except msgspec.MsgspecError as error:
+            _log.warning("heartbeat_malformed", subject=message.subject, error=str(error))
+            return
+        key = (beat.pool, beat.runner_id)
+        known = self._heard.get(key)
+        if known is not None and (known[0].started_at, known[0].seq) > (beat.started_at, beat.seq):
+            return
+        if known is None:
+            self._forget(self._clock.monotonic())
+            if len(self._heard) >= _MAX_RUNNERS:
+                return
+        self._heard[key] = (beat, self._clock.monotonic())
+        if known is None or known[0].bots != beat.bots or known[0].draining != beat.draining:
+            self._offers_changed.set()
+
+    def _forget(self, now: float) -> None:
+        for key in [key for key, (_, at) in self._heard.items() if now - at > _FORGET_AFTER_S]:
+            del self._heard[key]

@@ -1,0 +1,102 @@
+"""Errors as answers: RFC 9457 problem details, from our own catalogue and from what Litestar raises."""
+
+from typing import Any, Final, cast
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
+from litestar.types import ExceptionHandlersMap
+
+from greenroom.common import errors
+from greenroom.common.errors import FieldProblem, GreenroomError, InternalError
+
+_log = structlog.get_logger()
+
+MEDIA_TYPE: Final = "application/problem+json"
+# What a route counts as refused, for the metrics: set by the handlers below, read by the outermost layer.
+CODE_KEY: Final = "greenroom.problem"
+_SERVER_ERROR: Final = 500
+
+type AnyRequest = Request[Any, Any, Any]
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Problem details (RFC 9457). `code` is stable, texts are not; `greenroom error CODE` explains it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    # Whether the same request may succeed later without anybody changing anything.
+    retryable: bool
+    instance: str | None = None
+    # How long to wait before that, in seconds; also in the header `Retry-After`.
+    retry_after_s: float | None = None
+    # The problems field by field, where a body is at fault; JSON pointers (RFC 6901).
+    errors: list[FieldProblem] = []
+    # Of the session, where there is one already.
+    session_id: str | None = None
+    outcome: str | None = None
+
+
+def handlers() -> ExceptionHandlersMap:
+    """Return the exception handlers of the app."""
+    return {GreenroomError: _ours, HTTPException: _litestar, Exception: _unknown}
+
+
+def body_and_headers(error: GreenroomError, instance: str) -> tuple[bytes, dict[str, str]]:
+    """Return the JSON of an error and the headers that go with it (its content type included)."""
+    headers = {"content-type": MEDIA_TYPE, "cache-control": "no-store"}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if isinstance(error, errors.Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
+    return msgspec.json.encode(error.problem(instance)), headers
+
+
+def _ours(request: AnyRequest, error: GreenroomError) -> Response[bytes]:
+    request.scope["state"][CODE_KEY] = error.code
+    body, headers = body_and_headers(error, request.scope["path"])
+    return Response(body, status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def _litestar(request: AnyRequest, error: HTTPException) -> Response[bytes]:
+    if error.status_code >= _SERVER_ERROR:
+        return _unknown(request, error)
+    response = _ours(request, _translated(error))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _unknown(request: AnyRequest, error: Exception) -> Response[bytes]:
+    route = request.scope.get("path_template", "")
+    _log.error("request_failed", route=route, error=type(error).__name__, exc_info=error)
+    return _ours(request, InternalError())
+
+
+def _translated(error: HTTPException) -> GreenroomError:
+    match error:
+        case NotFoundException():
+            return errors.NotFound()
+        case MethodNotAllowedException():
+            return errors.MethodNotAllowed()
+        case ValidationException():
+            return errors.InvalidQuery(_query_detail(error))
+        case HTTPException(status_code=413):
+            return errors.BodyTooLarge()
+        case _:
+            return errors.InvalidQuery("The request can't be understood.")
+
+
+def _query_detail(error: ValidationException) -> str:
+    """Return what is wrong with the query parameters, one sentence each; Litestar's own text repeats the whole URL."""
+    found: object = error.extra
+    problems = cast("list[dict[str, str]]", found) if isinstance(found, list) else []
+    return "; ".join(f"{problem.get('key', 'query')}: {problem['message']}" for problem in problems)

@@ -1,0 +1,255 @@
+"""What the api reads from PostgreSQL, and the little it writes there (announced agents, last use of keys).
+
+The schema is the recorder's. Every statement is bounded in time; while the server is away a call fails at once
+instead of waiting for a connection again and again.
+"""
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+
+from greenroom.api import sql
+from greenroom.api.sql import SessionFilter
+from greenroom.common.errors import DatabaseUnavailable
+from greenroom.common.lifecycle import Limits, OnLoss, Session
+from greenroom.common.messages import BotOffer
+
+# A page of events takes 2 ms; whoever waits longer than this waits for a server that is in trouble.
+_STATEMENT_TIMEOUT_S: Final = 5.0
+_CONNECT_TIMEOUT_S: Final = 2.0
+_POOL_SIZE: Final = 8
+# After a failure nobody tries to connect again for this long.
+_AWAY_S: Final = 0.5
+
+# asyncpg ships no types.
+type _Pool = Any
+type _Connection = Any
+
+_AWAY: Final = (
+    OSError,  # TimeoutError and ConnectionError are such
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InterfaceError,  # the connection was closed under the statement
+)
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as it is stored; the key itself is known to its holder only."""
+
+    id: str
+    tenant: str
+    sha256: str
+    scopes: frozenset[str]
+    expires_at: datetime | None = None
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent: a bot and how it is configured. Tenant `*` shares one with all tenants."""
+
+    tenant: str
+    name: str
+    version: int
+    bot: str
+    pool: str = "default"
+    description: str = ""
+    body_schema: dict[str, Any] | None = None
+    config: dict[str, Any] = {}
+    limits: Limits = Limits()
+    on_loss: OnLoss = OnLoss.BEFORE_MEDIA
+    transports: tuple[str, ...] = ("websocket",)
+
+
+class EventRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An event as it is stored; `stream_seq` is what readers resume behind."""
+
+    stream_seq: int
+    id: str
+    tenant: str
+    session_id: str
+    type: str
+    at: datetime
+    seq: int
+    epoch: int
+    source: str
+    data: msgspec.Raw
+
+
+class Recording(msgspec.Struct, frozen=True, kw_only=True):
+    """A sealed recording; `path` is relative to the recordings' folder."""
+
+    session_id: str
+    path: str
+    format: str
+    duration_s: float
+    channels: int
+    rate: int
+    bytes: int
+    sha256: str
+    manifest: msgspec.Raw
+    saved_at: datetime
+
+
+class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as it is stored; `sealed` once its recording is, or it is known that there is none."""
+
+    session: Session
+    sealed: bool
+
+
+class Store:
+    """PostgreSQL, as the api needs it. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, pool: _Pool) -> None:
+        """Use a pool made by `open_store`."""
+        self._pool = pool
+        self._away_until = 0.0
+
+    async def close(self) -> None:
+        """Close all connections; those in use are cut."""
+        self._pool.terminate()
+
+    async def api_key(self, sha256: str) -> ApiKey | None:
+        """Return the key with this digest (hex), unless it is revoked."""
+        row = await self._row(sql.API_KEY, sha256)
+        if row is None:
+            return None
+        return ApiKey(
+            id=row["id"],
+            tenant=row["tenant"],
+            sha256=row["sha256"],
+            scopes=frozenset(row["scopes"]),
+            expires_at=row["expires_at"],
+        )
+
+    async def touch_api_keys(self, used: Mapping[str, datetime]) -> None:
+        """Write down when keys (by id) were last used."""
+        async with self._connection() as connection:
+            await connection.execute(sql.TOUCH_API_KEYS, list(used), list(used.values()))
+
+    async def agent(self, tenant: str, name: str) -> Agent | None:
+        """Return the newest version of an agent: the tenant's own, else the one shared with all."""
+        row = await self._row(sql.AGENT, tenant, name)
+        return _agent(row) if row else None
+
+    async def agents(self, tenant: str) -> list[Agent]:
+        """Return the newest version of each agent that a tenant can use, by name."""
+        async with self._connection() as connection:
+            return [_agent(row) for row in await connection.fetch(sql.AGENTS, tenant)]
+
+    async def announce_agents(self, offers: Sequence[tuple[str, BotOffer]]) -> None:
+        """Make or update the agents (tenant `*`, version 1) that bots are announced as; each with its pool."""
+        rows = [
+            (
+                offer.name,
+                pool,
+                offer.description,
+                msgspec.json.encode(offer.body_schema).decode() if offer.body_schema is not None else None,
+                list(offer.transports),
+            )
+            for pool, offer in offers
+        ]
+        async with self._connection() as connection:
+            await connection.executemany(sql.ANNOUNCE_AGENT, rows)
+
+    async def session(self, tenant: str, session_id: str) -> StoredSession | None:
+        """Return a session."""
+        row = await self._row(sql.SESSION, tenant, session_id)
+        if row is None:
+            return None
+        session = msgspec.json.decode(row["document"], type=Session)
+        return StoredSession(session=session, sealed=row["sealed_at"] is not None)
+
+    async def sessions(self, tenant: str, wanted: SessionFilter, limit: int) -> list[Session]:
+        """Return sessions, newest first."""
+        query, values = sql.sessions(tenant, wanted, limit)
+        async with self._connection() as connection:
+            rows = await connection.fetch(query, *values)
+        return [msgspec.json.decode(row["document"], type=Session) for row in rows]
+
+    async def session_counts(self, tenant: str) -> dict[str, int]:
+        """Return how many sessions of a tenant are in each state, ended ones aside."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(sql.SESSION_COUNTS, tenant)
+        return {row["state"]: row["count"] for row in rows}
+
+    async def events(self, session_id: str, *, after: int, limit: int) -> list[EventRow]:
+        """Return events of a session behind stream sequence `after`, in order."""
+        async with self._connection() as connection:
+            rows = await connection.fetch(sql.EVENTS, session_id, after, limit)
+        return [_event(row) for row in rows]
+
+    async def recording(self, session_id: str) -> Recording | None:
+        """Return the sealed recording of a session."""
+        row = await self._row(sql.RECORDING, session_id)
+        if row is None:
+            return None
+        return Recording(**{**row, "manifest": msgspec.Raw(row["manifest"].encode())})
+
+    async def schema_version(self) -> str | None:
+        """Return the name of the newest migration that is applied."""
+        row = await self._row(sql.SCHEMA_VERSION)
+        return row["name"] if row else None
+
+    async def _row(self, query: str, *values: object) -> Any:
+        async with self._connection() as connection:
+            return await connection.fetchrow(query, *values)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[_Connection]:
+        if time.monotonic() < self._away_until:
+            raise DatabaseUnavailable
+        try:
+            connection = await self._pool.acquire(timeout=_CONNECT_TIMEOUT_S)
+        except _AWAY as error:
+            self._away_until = time.monotonic() + _AWAY_S
+            raise DatabaseUnavailable from error
+        try:
+            yield connection
+        except asyncpg.UndefinedTableError as error:
+            raise DatabaseUnavailable("the database has no schema yet: run `greenroom migrate`") from error
+        except _AWAY as error:
+            raise DatabaseUnavailable from error
+        finally:
+            await self._pool.release(connection)
+
+
+async def open_store(dsn: str) -> Store:
+    """Return the store; no connection is made before one is needed, so the server may be away."""
+    pool = await asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=_POOL_SIZE,
+        timeout=_CONNECT_TIMEOUT_S,
+        command_timeout=_STATEMENT_TIMEOUT_S,
+        server_settings={"application_name": "greenroom-api"},
+    )
+    return Store(pool)
+
+
+def _agent(row: Mapping[str, Any]) -> Agent:
+    schema = row["body_schema"]
+    return Agent(
+        tenant=row["tenant"],
+        name=row["name"],
+        version=row["version"],
+        bot=row["bot"],
+        pool=row["pool"],
+        description=row["description"],
+        body_schema=msgspec.json.decode(schema, type=dict[str, Any]) if schema is not None else None,
+        config=msgspec.json.decode(row["config"], type=dict[str, Any]),
+        limits=msgspec.json.decode(row["limits"], type=Limits),
+        on_loss=OnLoss(row["on_loss"]),
+        transports=tuple(row["transports"]),
+    )
+
+
+def _event(row: Mapping[str, Any]) -> EventRow:
+    return EventRow(**{**row, "data": msgspec.Raw(row["data"].encode())})

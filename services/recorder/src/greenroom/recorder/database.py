@@ -1,0 +1,87 @@
+"""Connections to PostgreSQL, and what its errors mean: away, or never."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from greenroom.common.errors import DatabaseUnavailable
+
+# How long one statement may take: a batch of 500 rows takes 4 ms, a lock held by a migration longer.
+STATEMENT_TIMEOUT_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 3.0
+_CONNECT_RETRY_S: Final = 0.1
+
+# asyncpg ships no types for these two.
+type Connection = Any
+type Pool = Any
+
+# The server is away, starting, stopping, full, or undid the transaction for somebody else's sake: later it will do.
+_AWAY: Final = (
+    OSError,  # TimeoutError and ConnectionError are such
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,  # a primary that has just become a standby
+    asyncpg.InterfaceError,  # the connection was closed under the statement
+)
+# What is wrong with the rows themselves: a NUL in a text, a number out of range, a broken rule of the schema.
+_NEVER: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+
+
+class UnstorableRow(Exception):
+    """PostgreSQL refuses a row and will always do so; carries the reason without the row's values."""
+
+
+async def connect(
+    dsn: str, *, timeout_s: float, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S
+) -> Connection:
+    """Return a connection, however long the server takes to come up, within `timeout_s`.
+
+    Raises:
+        DatabaseUnavailable: not within `timeout_s`, or it refuses us (unknown database, wrong password).
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=statement_timeout_s)
+        except _AWAY as error:
+            if time.monotonic() >= deadline:
+                raise DatabaseUnavailable(f"PostgreSQL can't be reached: {type(error).__name__}") from error
+        except asyncpg.PostgresError as error:
+            raise DatabaseUnavailable(f"PostgreSQL refuses the connection: {type(error).__name__}") from error
+        await asyncio.sleep(_CONNECT_RETRY_S)
+
+
+async def open_pool(dsn: str, *, size: int) -> Pool:
+    """Return a pool of up to `size` connections; none is made before it is needed, so the server may be away."""
+    return await asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=size,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=STATEMENT_TIMEOUT_S,
+        # A recorder that is cut off in mid-transaction must not hold its row locks for the next one to wait on.
+        server_settings={"idle_in_transaction_session_timeout": "15s", "application_name": "greenroom-recorder"},
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the errors of asyncpg into the two that matter.
+
+    Raises:
+        DatabaseUnavailable: try again later.
+        UnstorableRow: never.
+    """
+    try:
+        yield
+    except _NEVER as error:
+        raise UnstorableRow(f"PostgreSQL refuses it: {type(error).__name__}") from error
+    except _AWAY as error:
+        raise DatabaseUnavailable(f"PostgreSQL can't be reached: {type(error).__name__}") from error

@@ -1,0 +1,240 @@
+"""The consumer of SESSIONS: transitions and events become rows, in batches, acknowledged once they are committed.
+
+The projection believes the ledger only as far as the lifecycle table allows. Each ledger message says on which
+revision it was written (the header of its compare-and-set): where that is the revision we have, the step must be
+a legal one; where it is a later one, a message in between hasn't come yet, and the newer document stands.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+from opentelemetry.trace import SpanKind
+
+from greenroom.common import lifecycle, messages, subjects, telemetry
+from greenroom.common.broker import Broker, Message
+from greenroom.common.consumer import Consumer, Drop, Retry, malformed
+from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable, IllegalTransition, MalformedEvent, StaleEpoch
+from greenroom.common.events import decode_event
+from greenroom.common.ledger import STREAM
+from greenroom.common.lifecycle import Session
+from greenroom.common.messages import Event, LedgerEntry
+from greenroom.common.metrics import Metrics
+from greenroom.recorder.database import UnstorableRow
+from greenroom.recorder.store import Store, StoredEvent, StoredSession
+
+_log = structlog.get_logger()
+
+CONSUMER: Final = "recorder-sessions"
+EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
+# While PostgreSQL is away; messages wait in the broker meanwhile.
+AWAY_RETRY_S: Final = 1.0
+# An event that has overtaken the request of its session: that one is on its way.
+OVERTAKEN_RETRY_S: Final = 0.25
+# Ids and sources are indexed or shown; nobody's are longer.
+MAX_NAME: Final = 256
+BATCH_ROWS_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of the stream: an event, and for a transition the ledger entry it comes from."""
+
+    stored: StoredEvent
+    entry: LedgerEntry | None = None
+    # The revision that the entry was written on.
+    written_on: int = 0
+
+    @property
+    def session_id(self) -> str:
+        """Whose."""
+        return self.stored.event.session_id
+
+    @property
+    def tenant(self) -> str:
+        """Whose session."""
+        return self.stored.event.tenant
+
+
+def decode(message: Message) -> Incoming:
+    """Return what is in a message of SESSIONS.
+
+    Raises:
+        Drop: it is malformed.
+    """
+    if tokens := subjects.SESSION_LIFECYCLE.parse(message.subject):
+        return _decode_transition(message, tokens["tenant"], tokens["session_id"])
+    try:
+        event = decode_event(message)
+    except (MalformedEvent, OverflowError) as error:  # the latter: a time at the edge of the calendar
+        raise Drop(f"malformed: {error}") from error
+    if len(event.id) > MAX_NAME or len(event.source) > MAX_NAME:
+        raise Drop(f"malformed: `id` and `source` have at most {MAX_NAME} characters")
+    return Incoming(stored=StoredEvent(event=event, stream_seq=message.stream_seq))
+
+
+def _decode_transition(message: Message, tenant: str, session_id: str) -> Incoming:
+    try:
+        entry = messages.decode(message.data, LedgerEntry)
+    except msgspec.MsgspecError as error:
+        raise malformed(error) from error
+    if (entry.session.tenant, entry.session.id) != (tenant, session_id):
+        raise Drop("malformed: the document is another session's than the subject says")
+    written_on = message.headers.get(EXPECTED_LAST, "")
+    if not written_on.isdecimal():
+        raise Drop("malformed: it wasn't written by compare-and-set")
+    event = Event(
+        id=entry.id,
+        tenant=tenant,
+        session_id=session_id,
+        type=f"session.{entry.transition.__struct_config__.tag}",
+        at=entry.at,
+        epoch=entry.session.epoch,
+        source="ledger",
+        data=_transition_data(entry),
+    )
+    stored = StoredEvent(event=event, stream_seq=message.stream_seq)
+    return Incoming(stored=stored, entry=entry, written_on=int(written_on))
+
+
+def _transition_data(entry: LedgerEntry) -> dict[str, Any]:
+    """Return what the history shows of a transition: its fields, without the document, and where it led."""
+    fields = {
+        name: getattr(entry.transition, name) for name in entry.transition.__struct_fields__ if name != "session"
+    }
+    return {"state": entry.session.state, "attempt": entry.session.attempt, **fields}
+
+
+class Ingest:
+    """Stores transitions and events.
+
+    Args:
+        broker: where they come from.
+        store: where they go.
+        on_ended: called with each session whose end is stored, also when it was stored before.
+        metrics: rows, batches, duplicates.
+        max_batch: messages in one transaction at most.
+    """
+
+    def __init__(
+        self, *, broker: Broker, store: Store, on_ended: Callable[[Session], None], metrics: Metrics, max_batch: int
+    ) -> None:
+        self.consumer: Final = Consumer(
+            broker, STREAM, CONSUMER, decode=decode, handle=self.handle, max_batch=max_batch
+        )
+        self._broker = broker
+        self._store = store
+        self._on_ended = on_ended
+        self._rows = metrics.counter("recorder_rows", "Rows stored", ["table"])
+        self._duplicates = metrics.counter("recorder_duplicate_events", "Events that were stored already")
+        self._batch_rows = metrics.histogram(
+            "recorder_batch_rows", "Messages in one transaction", buckets=BATCH_ROWS_BUCKETS
+        )
+        self._batch_s = metrics.histogram("recorder_batch_seconds", "From a batch's arrival to its commit")
+
+    async def run(self) -> None:
+        """Consume until canceled."""
+        await self.consumer.run()
+
+    async def handle(self, batch: Sequence[Incoming]) -> None:
+        """Store a batch; when this returns, it is committed.
+
+        Raises:
+            Retry: PostgreSQL or the broker is away, or a session's request hasn't come yet.
+            Drop: something in it can never be stored.
+        """
+        began_ns, began = time.time_ns(), time.monotonic()
+        ordered = sorted(batch, key=lambda item: item.stored.stream_seq)
+        try:
+            async with self._store.transaction() as transaction:
+                known = await transaction.sessions(item.session_id for item in ordered)
+                changed = await self._fold(ordered, known)
+                await transaction.save_sessions(changed)
+                stored = await transaction.add_events([item.stored for item in ordered])
+        except (DatabaseUnavailable, BrokerUnavailable) as error:
+            _log.warning("batch_not_stored", code=error.code, messages=len(batch), again_in_s=AWAY_RETRY_S)
+            raise Retry(AWAY_RETRY_S) from error
+        except UnstorableRow as error:
+            raise Drop(str(error)) from error
+        self._rows.inc(len(changed), table="sessions")
+        self._rows.inc(stored.rows, table="session_events")
+        self._duplicates.inc(len(ordered) - stored.rows)
+        self._batch_rows.observe(len(ordered))
+        self._batch_s.observe(time.monotonic() - began)
+        self._after_commit(ordered, stored.ended, began_ns)
+
+    async def _fold(self, batch: Sequence[Incoming], known: dict[str, StoredSession]) -> list[StoredSession]:
+        """Return the documents that `batch` leads to, one a session, and put them into `known`."""
+        changed: dict[str, StoredSession] = {}
+        for item in batch:
+            before = known.get(item.session_id)
+            if before is not None and before.session.tenant != item.tenant:
+                raise Drop("the session belongs to another tenant")
+            if item.entry is not None:
+                after = _advance(before, item, item.entry)
+                if after is not before:
+                    known[item.session_id] = changed[item.session_id] = after
+            elif before is None:
+                await self._refuse_unknown(item)
+        return list(changed.values())
+
+    async def _refuse_unknown(self, item: Incoming) -> None:
+        subject = subjects.SESSION_LIFECYCLE.format(tenant=item.tenant, session_id=item.session_id)
+        if await self._broker.last(STREAM, subject) is not None:
+            raise Retry(OVERTAKEN_RETRY_S)
+        raise Drop("there is no such session")
+
+    def _after_commit(self, batch: Sequence[Incoming], newly_ended: frozenset[str], began_ns: int) -> None:
+        for item in batch:
+            if item.entry is None or not isinstance(item.entry.transition, lifecycle.Ended):
+                continue
+            session = item.entry.session
+            if session.id in newly_ended:
+                _log.info("session_stored", session_id=session.id, tenant=session.tenant, outcome=session.outcome)
+                if session.traceparent is not None:
+                    _trace_persist(session, began_ns, len(batch))
+            self._on_ended(session)
+
+
+def _trace_persist(session: Session, began_ns: int, batch_rows: int) -> None:
+    """Leave one span in the session's trace: from the arrival of its end to the commit."""
+    with telemetry.session_span(
+        "session.persist",
+        session_id=session.id,
+        tenant=session.tenant,
+        traceparent=session.traceparent,
+        kind=SpanKind.CONSUMER,
+        start_time_ns=began_ns,
+        attributes={"greenroom.outcome": session.outcome or "", "greenroom.batch_rows": batch_rows},
+    ):
+        pass
+
+
+def _advance(before: StoredSession | None, item: Incoming, entry: LedgerEntry) -> StoredSession:
+    """Return what is known after a ledger message.
+
+    Raises:
+        Drop: the lifecycle table has no such step, or it contradicts what was stored before.
+    """
+    revision = item.stored.stream_seq
+    if before is not None and revision <= before.revision:
+        return before
+    written_on = before.revision if before is not None else 0
+    if item.written_on < written_on:
+        raise Drop(f"it was written on revision {item.written_on}, but the session is at {written_on}")
+    after = StoredSession(session=entry.session, revision=revision)
+    if item.written_on > written_on:
+        return after
+    try:
+        expected = lifecycle.apply(before.session if before else None, entry.transition, entry.at)
+    except (IllegalTransition, StaleEpoch) as error:
+        raise Drop(f"{error.code}: {error.detail}") from error
+    if _place(expected) != _place(entry.session):
+        raise Drop(f"the document says {_place(entry.session)}, the lifecycle table {_place(expected)}")
+    return after
+
+
+def _place(session: Session) -> tuple[str, int, int, str | None]:
+    """Return what the lifecycle decides of a session; other fields may grow with versions."""
+    return (session.state.value, session.epoch, session.attempt, session.outcome and session.outcome.value)

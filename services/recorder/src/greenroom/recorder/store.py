@@ -1,0 +1,307 @@
+"""All SQL of the recorder: a line over each query says what it is for.
+
+Every method raises `DatabaseUnavailable` when the same call may succeed later, and `UnstorableRow` when it never
+will.
+"""
+
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+
+from greenroom.common import messages
+from greenroom.common.lifecycle import Session
+from greenroom.common.messages import Event
+from greenroom.recorder.database import Connection, Pool, translated
+
+# The sessions of a batch as they are stored, locked, in the order of their ids so that no two recorders deadlock.
+_SELECT_SESSIONS: Final = """
+SELECT id, tenant, ledger_revision, document
+FROM sessions WHERE id = ANY($1::text[])
+ORDER BY id
+FOR NO KEY UPDATE
+"""
+
+# Newer documents over older ones, never the other way round; all columns are read out of the document.
+_UPSERT_SESSIONS: Final = """
+INSERT INTO sessions AS stored (
+    id, tenant, agent, agent_version, bot, pool, transport, on_loss,
+    state, epoch, attempt, runner_id, media_connected,
+    requested_at, queue_deadline_at, lease_expires_at, leased_at, started_at, ready_at, ending_at, ended_at,
+    outcome, reason, ended_by, detail, traceparent,
+    document, ledger_revision
+)
+SELECT new.*, given.document, given.revision
+FROM unnest($1::jsonb[], $2::bigint[]) AS given (document, revision)
+CROSS JOIN LATERAL jsonb_to_record(given.document) AS new (
+    id text, tenant text, agent text, agent_version integer, bot text, pool text, transport text, on_loss text,
+    state text, epoch integer, attempt integer, runner_id text, media_connected boolean,
+    requested_at timestamptz, queue_deadline_at timestamptz, lease_expires_at timestamptz, leased_at timestamptz,
+    started_at timestamptz, ready_at timestamptz, ending_at timestamptz, ended_at timestamptz,
+    outcome text, reason text, ended_by text, detail text, traceparent text
+)
+ON CONFLICT (id) DO UPDATE SET
+    state = excluded.state, epoch = excluded.epoch, attempt = excluded.attempt, runner_id = excluded.runner_id,
+    media_connected = excluded.media_connected, queue_deadline_at = excluded.queue_deadline_at,
+    lease_expires_at = excluded.lease_expires_at, leased_at = excluded.leased_at, started_at = excluded.started_at,
+    ready_at = excluded.ready_at, ending_at = excluded.ending_at, ended_at = excluded.ended_at,
+    outcome = excluded.outcome, reason = excluded.reason, ended_by = excluded.ended_by, detail = excluded.detail,
+    document = excluded.document, ledger_revision = excluded.ledger_revision
+WHERE stored.ledger_revision < excluded.ledger_revision
+"""
+
+# What happened, each once: what is there already (same stream sequence, or same id sent twice) is passed over.
+# Says how many were new, and which sessions have ended by them.
+_INSERT_EVENTS: Final = """
+WITH stored AS (
+    INSERT INTO session_events (session_id, stream_seq, tenant, id, seq, epoch, source, type, at, data)
+    SELECT * FROM unnest(
+        $1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::integer[], $7::text[], $8::text[],
+        $9::timestamptz[], $10::jsonb[]
+    )
+    ON CONFLICT DO NOTHING
+    RETURNING session_id, type
+)
+SELECT count(*) AS rows, coalesce(array_agg(session_id) FILTER (WHERE type = 'session.ended'), '{}') AS ended
+FROM stored
+"""
+
+# Something came after the purge: there is something to be purged again.
+_REVIVE_PURGE: Final = """
+UPDATE sessions SET purged_at = NULL WHERE id = ANY($1::text[]) AND purged_at IS NOT NULL
+"""
+
+# Who may still add audio to which sessions.
+_SELECT_FOR_AUDIO: Final = """
+SELECT id, tenant, document, sealed_at IS NOT NULL AS sealed FROM sessions WHERE id = ANY($1::text[])
+"""
+
+# Ended and not sealed: the ones a recorder before us left behind, oldest first.
+_SELECT_UNSEALED: Final = """
+SELECT document FROM sessions
+WHERE state = 'ended' AND sealed_at IS NULL AND NOT id = ANY($1::text[])
+ORDER BY ended_at LIMIT $2
+"""
+
+# The recording as it lies on the disk; written again when sealing was interrupted behind this point.
+_UPSERT_RECORDING: Final = """
+INSERT INTO recordings (session_id, tenant, path, format, duration_s, channels, rate, bytes, sha256, gaps, manifest)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11::jsonb)
+ON CONFLICT (session_id) DO UPDATE SET
+    path = excluded.path, format = excluded.format, duration_s = excluded.duration_s, channels = excluded.channels,
+    rate = excluded.rate, bytes = excluded.bytes, sha256 = excluded.sha256, gaps = excluded.gaps,
+    manifest = excluded.manifest
+"""
+
+# From here on no audio is taken for the session, and it may be purged.
+_MARK_SEALED: Final = "UPDATE sessions SET sealed_at = now() WHERE id = $1 AND sealed_at IS NULL"
+
+# Whose parts are left over from a sealing that stopped behind its commit.
+_SELECT_SEALED: Final = "SELECT id FROM sessions WHERE id = ANY($1::text[]) AND sealed_at IS NOT NULL"
+
+# Sealed sessions in which nothing has happened for the time of grace, with the last thing that is stored of each.
+_SELECT_PURGEABLE: Final = """
+SELECT session.id, session.tenant, newest.stream_seq
+FROM sessions AS session
+CROSS JOIN LATERAL (
+    SELECT stream_seq, stored_at FROM session_events
+    WHERE session_id = session.id ORDER BY stream_seq DESC LIMIT 1
+) AS newest
+WHERE session.sealed_at IS NOT NULL AND session.purged_at IS NULL
+    AND session.ended_at < now() - make_interval(secs => $1)
+    AND newest.stored_at < now() - make_interval(secs => $1)
+ORDER BY session.ended_at LIMIT $2
+"""
+
+# The broker has forgotten it up to $2; not true any more if something was stored since.
+_MARK_PURGED: Final = """
+UPDATE sessions SET purged_at = now()
+WHERE id = $1 AND NOT EXISTS (SELECT FROM session_events WHERE session_id = $1 AND stream_seq > $2)
+"""
+
+# An escaped NUL, which PostgreSQL can't store; an even number of backslashes before it are backslashes of their own.
+_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as the projection has it."""
+
+    session: Session
+    # Stream sequence of the ledger message that the document comes from.
+    revision: int
+
+
+class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event and where it is in the stream."""
+
+    event: Event
+    stream_seq: int
+
+
+class AudioPermit(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose audio a session takes."""
+
+    session: Session
+    sealed: bool
+
+
+class RecordingRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A sealed recording; `path` is relative to the folder of recordings."""
+
+    session_id: str
+    tenant: str
+    path: str
+    format: str
+    duration_s: float
+    channels: int
+    rate: int
+    bytes: int
+    sha256: str
+    gaps: Any
+    manifest: Any
+
+
+class Purgeable(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that the broker may forget up to `stream_seq`."""
+
+    session_id: str
+    tenant: str
+    stream_seq: int
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch of events added: new rows, and the ids of the sessions whose end is among them."""
+
+    rows: int
+    ended: frozenset[str]
+
+
+class Transaction:
+    """One batch: read what is known, decide, write. Committed when its block is left without an error."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def sessions(self, ids: Iterable[str]) -> dict[str, StoredSession]:
+        """Return and lock the stored sessions among `ids`."""
+        rows = await self._connection.fetch(_SELECT_SESSIONS, sorted(set(ids)))
+        return {
+            row["id"]: StoredSession(session=_session(row["document"]), revision=row["ledger_revision"]) for row in rows
+        }
+
+    async def save_sessions(self, sessions: Sequence[StoredSession]) -> None:
+        """Store the documents, one a session, unless a newer one is there."""
+        if not sessions:
+            return
+        ordered = sorted(sessions, key=lambda stored: stored.session.id)
+        await self._connection.execute(
+            _UPSERT_SESSIONS,
+            [_whole_document(stored.session) for stored in ordered],
+            [stored.revision for stored in ordered],
+        )
+
+    async def add_events(self, events: Sequence[StoredEvent]) -> Stored:
+        """Store events whose sessions are stored; those that are there already are passed over."""
+        row = await self._connection.fetchrow(
+            _INSERT_EVENTS,
+            [stored.event.session_id for stored in events],
+            [stored.stream_seq for stored in events],
+            [stored.event.tenant for stored in events],
+            [stored.event.id for stored in events],
+            [stored.event.seq for stored in events],
+            [stored.event.epoch for stored in events],
+            [stored.event.source for stored in events],
+            [stored.event.type for stored in events],
+            [stored.event.at for stored in events],
+            [_json(stored.event.data) for stored in events],
+        )
+        if row["rows"]:
+            await self._connection.execute(_REVIVE_PURGE, sorted({stored.event.session_id for stored in events}))
+        return Stored(rows=row["rows"], ended=frozenset(row["ended"]))
+
+
+class Store:
+    """What the recorder keeps in PostgreSQL."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Begin a batch."""
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                yield Transaction(connection)
+
+    async def ping(self) -> None:
+        """Make sure that the database answers."""
+        with translated():
+            await self._pool.fetchval("SELECT 1")
+
+    async def audio_permits(self, ids: Iterable[str]) -> dict[str, AudioPermit]:
+        """Return the stored sessions among `ids`, and whether each is sealed."""
+        with translated():
+            rows = await self._pool.fetch(_SELECT_FOR_AUDIO, sorted(set(ids)))
+        return {row["id"]: AudioPermit(session=_session(row["document"]), sealed=row["sealed"]) for row in rows}
+
+    async def unsealed(self, *, besides: Iterable[str], limit: int) -> list[Session]:
+        """Return sessions that have ended and aren't sealed, without those of `besides`, oldest end first."""
+        with translated():
+            rows = await self._pool.fetch(_SELECT_UNSEALED, sorted(besides), limit)
+        return [_session(row["document"]) for row in rows]
+
+    async def sealed(self, ids: Iterable[str]) -> set[str]:
+        """Return those of `ids` that are sealed."""
+        with translated():
+            rows = await self._pool.fetch(_SELECT_SEALED, sorted(set(ids)))
+        return {row["id"] for row in rows}
+
+    async def save_recording(self, row: RecordingRow) -> None:
+        """Store where a session's recording is."""
+        with translated():
+            await self._pool.execute(
+                _UPSERT_RECORDING,
+                row.session_id,
+                row.tenant,
+                row.path,
+                row.format,
+                row.duration_s,
+                row.channels,
+                row.rate,
+                row.bytes,
+                row.sha256,
+                _json(row.gaps),
+                _json(row.manifest),
+            )
+
+    async def mark_sealed(self, session_id: str) -> None:
+        """Say that the session's recording is done, or that there is none."""
+        with translated():
+            await self._pool.execute(_MARK_SEALED, session_id)
+
+    async def purgeable(self, *, grace_s: float, limit: int) -> list[Purgeable]:
+        """Return sealed sessions in which nothing has happened for `grace_s`, oldest end first."""
+        with translated():
+            rows = await self._pool.fetch(_SELECT_PURGEABLE, grace_s, limit)
+        return [Purgeable(session_id=row["id"], tenant=row["tenant"], stream_seq=row["stream_seq"]) for row in rows]
+
+    async def mark_purged(self, purged: Purgeable) -> None:
+        """Say that the broker has forgotten the session up to `purged.stream_seq`."""
+        with translated():
+            await self._pool.execute(_MARK_PURGED, purged.session_id, purged.stream_seq)
+
+
+def _session(document: str) -> Session:
+    return messages.decode(document.encode(), Session)
+
+
+def _whole_document(session: Session) -> str:
+    """Return the document with its defaults, which `Session` leaves out on the wire, so that SQL sees them."""
+    return _json({name: getattr(session, name) for name in session.__struct_fields__})
+
+
+def _json(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return _NUL.sub(r"\1\\ufffd", text) if "\\u0000" in text else text

@@ -1,0 +1,137 @@
+"""What a session process owes to the runner: it is on its own, and it doesn't outlive it.
+
+Called between the fork and the session's own code, in the only thread there is.
+"""
+
+import contextlib
+import ctypes
+import errno
+import gc
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final, NoReturn
+
+import structlog
+
+# A lost runner leaves no second voice in a room: its session processes are gone within a second.
+ORPHAN_GRACE_S: Final = 0.7
+# The kernel, when it runs out of memory, shall take a session before the runner (0) or the broker.
+_OOM_SCORE_ADJ: Final = "300"
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_STDIO: Final = 3
+
+_log = structlog.get_logger()
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_session(control_fd: int, keep: Collection[int]) -> None:
+    """Turn a fresh fork into a process of its own.
+
+    It leads a session and process group (so that it can be killed with all its children), adopts the orphans among
+    its descendants, has no file but standard output, standard error, its control socket and those in `keep`, takes
+    signals as any new program does, and collects garbage again.
+    """
+    os.setsid()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _close_files({control_fd, *keep})
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    _make_expendable()
+    _reseed()
+    gc.enable()
+
+
+def watch_runner(control_fd: int) -> None:
+    """Start a thread that ends this process and its group within a second of the runner's death.
+
+    The session ends in order if its event loop sees the closed socket and is quick; this is for a loop that hangs.
+    """
+    threading.Thread(target=_end_with_runner, args=(control_fd,), name="runner-watch", daemon=True).start()
+
+
+def leave(control_fd: int, code: int) -> NoReturn:
+    """End this process with `code`, without exit handlers: those were registered for the zygote."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if _hangup(control_fd, timeout_ms=0):
+            # The runner is gone: nobody is left to kill what this process has started.
+            os.killpg(0, signal.SIGKILL)
+    finally:
+        os._exit(code)
+
+
+def kill_group(pid: int) -> None:
+    """Kill what is left of the group of a process that has exited but isn't reaped yet."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is alone, or died before it led a group
+        os.killpg(pid, signal.SIGKILL)
+
+
+def open_files() -> frozenset[int]:
+    """Return the file descriptors of this process."""
+    found: set[int] = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one the directory was read through is closed by now
+            os.fstat(int(name))
+            found.add(int(name))
+    return frozenset(found)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of descendants that lose theirs, so that their exits are seen."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _end_with_runner(control_fd: int) -> None:
+    _hangup(control_fd, timeout_ms=None)
+    time.sleep(ORPHAN_GRACE_S)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _hangup(control_fd: int, timeout_ms: int | None) -> list[tuple[int, int]]:
+    poll = select.poll()
+    poll.register(control_fd, 0)  # only hang-up and error: whoever reads messages is somebody else
+    return poll.poll(timeout_ms)
+
+
+def _close_files(keep: set[int]) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    # What was begun to be written before the fork belongs to the parent.
+    kept = sorted({*keep, *range(_STDIO)})
+    for low, high in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
+        os.closerange(low + 1, high)
+
+
+def _make_expendable() -> None:
+    try:
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE_ADJ)
+    except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EROFS}:
+            raise
+        _log.debug("oom_score_unchanged", error=error.strerror)
+
+
+def _reseed() -> None:
+    # `random` reseeds itself after a fork; NumPy doesn't, and all sessions would draw the same numbers.
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed(int.from_bytes(os.urandom(4)))
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

@@ -1,0 +1,121 @@
+"""The bots of this runner: entry points of the group `greenroom.bots`, and what their modules say about themselves.
+
+A bot is Pipecat's `async def bot(runner_args)`. Its module may also define
+
+- `DESCRIPTION` (text), `TRANSPORTS` (default `("websocket",)`) and `BODY_SCHEMA` (JSON Schema of a request's `body`);
+- `warm()`, plain or async: called once before any session is forked, so that what it loads is shared by all.
+  It must leave no thread and no open connection behind.
+"""
+
+import importlib
+import inspect
+import traceback
+from collections.abc import Callable, Coroutine, Iterable
+from importlib import metadata
+from types import ModuleType
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from greenroom.common.messages import BotOffer
+
+GROUP: Final = "greenroom.bots"
+# Offers go over the wire each second.
+MAX_SCHEMA_BYTES: Final = 16 * 1024
+_MAX_TEXT: Final = 500
+
+_log = structlog.get_logger()
+
+type BotFunction = Callable[[Any], Coroutine[Any, Any, Any]]
+type WarmFunction = Callable[[], Coroutine[Any, Any, None] | None]
+
+
+class BotSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a bot is; nothing of it is imported yet. `target` is `module:function`."""
+
+    name: str
+    target: str
+
+
+class Bot(msgspec.Struct, frozen=True, kw_only=True):
+    """A bot after its import; `entry` is None when that failed (`offer.error` has the reason)."""
+
+    offer: BotOffer
+    entry: BotFunction | None = None
+    warm: WarmFunction | None = None
+
+
+class UnusableBot(Exception):
+    """A module was imported, but what it holds can't be run as a bot."""
+
+
+def discover(extra: Iterable[str] = ()) -> tuple[BotSpec, ...]:
+    """Return the bots that are installed, and `extra` ones (`name=module:function`), sorted by name.
+
+    An extra bot takes the place of an installed one of the same name.
+    """
+    found = {point.name: point.value for point in metadata.entry_points(group=GROUP)}
+    found |= {name: target for name, _, target in (item.partition("=") for item in extra)}
+    return tuple(BotSpec(name=name, target=target) for name, target in sorted(found.items()))
+
+
+def load(spec: BotSpec) -> Bot:
+    """Import a bot; whatever goes wrong is told in its offer."""
+    try:
+        return _load(spec)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 anything may happen in the code of others; it is reported
+        _log.warning("bot_import_failed", bot=spec.name, target=spec.target, exc_info=True)
+        return failed(spec.name, last_line(error))
+
+
+def failed(name: str, error: str) -> Bot:
+    """Return a bot that can't run here, and why."""
+    return Bot(offer=BotOffer(name=name, error=error[:_MAX_TEXT]))
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's traceback, e.g. `ModuleNotFoundError: No module named 'x'`."""
+    lines = traceback.format_exception_only(error)
+    return lines[-1].strip()[:_MAX_TEXT]
+
+
+def _load(spec: BotSpec) -> Bot:
+    module_name, _, attribute = spec.target.partition(":")
+    module = importlib.import_module(module_name)
+    entry = getattr(module, attribute)
+    if not inspect.iscoroutinefunction(entry):
+        raise UnusableBot(f"{spec.target} isn't an async function")
+    try:
+        inspect.signature(entry).bind(None)
+    except TypeError as error:
+        raise UnusableBot(f"{spec.target} doesn't take the runner arguments alone: {error}") from error
+    warm = getattr(module, "warm", None)
+    if warm is not None and not callable(warm):
+        raise UnusableBot(f"{module_name}.warm isn't a function")
+    offer = BotOffer(
+        name=spec.name,
+        description=_description(module),
+        transports=tuple(getattr(module, "TRANSPORTS", ("websocket",))),
+        body_schema=_body_schema(module),
+    )
+    return Bot(offer=offer, entry=entry, warm=warm)
+
+
+def _description(module: ModuleType) -> str:
+    text = getattr(module, "DESCRIPTION", None) or (module.__doc__ or "").strip().partition("\n")[0]
+    return str(text)[:_MAX_TEXT]
+
+
+def _body_schema(module: ModuleType) -> dict[str, Any] | None:
+    schema = getattr(module, "BODY_SCHEMA", None)
+    if schema is None:
+        return None
+    try:
+        size = len(msgspec.json.encode(schema))
+        converted = msgspec.convert(schema, dict[str, Any])
+    except (TypeError, ValueError, msgspec.ValidationError) as error:
+        raise UnusableBot(f"{module.__name__}.BODY_SCHEMA isn't a JSON object: {error}") from error
+    if size > MAX_SCHEMA_BYTES:
+        raise UnusableBot(f"{module.__name__}.BODY_SCHEMA has {size} bytes, {MAX_SCHEMA_BYTES} at most")
+    return converted

@@ -1,0 +1,151 @@
+"""What the zygote does before it forks anything: import, warm, rehearse, and make sure that it still has one thread."""
+
+import asyncio
+import importlib
+import inspect
+import time
+from collections.abc import Callable, Coroutine
+from importlib import metadata
+from typing import Any, Final
+
+import msgspec
+import structlog
+from loguru import logger as loguru_logger
+
+from greenroom.common import tracing
+from greenroom.runner import discovery, warmup
+from greenroom.runner.discovery import Bot, BotSpec
+from greenroom.runner.forkwire import FromZygote, Loaded, Loading, Prepare, Warm
+from greenroom.runner.session.context import SessionContext
+
+_log = structlog.get_logger()
+
+_JOIN_S: Final = 5.0
+_REHEARSAL_S: Final = 20.0
+
+type Run = Callable[[int, SessionContext], int]
+type Say = Callable[[FromZygote], None]
+
+
+class Preloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fork needs: what to run, and what to hand to it."""
+
+    run: Run
+    context: SessionContext
+
+
+class CannotFork(Exception):
+    """Threads are left that don't end: a fork could wait for ever for a lock that one of them holds.
+
+    Attributes:
+        bot: whose fault it is; empty if it is no bot's.
+        detail: which threads.
+    """
+
+    def __init__(self, bot: str, detail: str) -> None:
+        super().__init__(detail)
+        self.bot = bot
+        self.detail = detail
+
+
+class _Stages:
+    """Milliseconds by stage."""
+
+    def __init__(self) -> None:
+        self.took_ms: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def end(self, name: str) -> None:
+        now = time.perf_counter()
+        self.took_ms[name] = round((now - self._since) * 1000, 1)
+        self._since = now
+
+
+def preload(order: Prepare, say: Say) -> Preloaded:
+    """Do as ordered, telling the runner beforehand what comes next, so that it knows whose fault an end or a hang is.
+
+    Raises:
+        CannotFork: there are threads that don't end.
+    """
+    stages = _Stages()
+    say(Loading(stage="pipecat"))
+    warmup.share_models()
+    warmup.share_tls_contexts()
+    tracing.preload()
+    stages.end("pipecat")
+    say(Loading(stage="session"))
+    run = _load_run(order.run)
+    stages.end("session")
+    if order.rehearse:
+        say(Loading(stage="rehearsal"))
+        _rehearse()
+        stages.end("rehearsal")
+    _require_one_thread("")
+    bots = [_bot(spec, order.spoiled.get(spec.name), say) for spec in order.bots]
+    stages.end("bots")
+    context = SessionContext(
+        runner_id=order.settings.runner_id,
+        settings=order.settings,
+        bots={bot.offer.name: bot.entry for bot in bots if bot.entry is not None},
+        version=metadata.version("greenroom-runner"),
+    )
+    warmup.settle()
+    stages.end("settle")
+    say(Warm(stages_ms=stages.took_ms))
+    return Preloaded(run=run, context=context)
+
+
+def _bot(spec: BotSpec, spoiled: str | None, say: Say) -> Bot:
+    say(Loading(stage="bot", bot=spec.name))
+    bot = _warm(discovery.load(spec)) if spoiled is None else discovery.failed(spec.name, spoiled)
+    _require_one_thread(spec.name)
+    say(Loaded(offer=bot.offer))
+    return bot
+
+
+def _require_one_thread(bot: str) -> None:
+    names = warmup.join_threads(_JOIN_S)
+    if names:
+        raise CannotFork(bot, f"{len(names)} threads were left running: {', '.join(names[:8])}")
+
+
+def _load_run(target: str) -> Run:
+    """Import what a fork runs; its module may have a `warm()` of its own."""
+    module_name, _, attribute = target.partition(":")
+    module = importlib.import_module(module_name)
+    warm = getattr(module, "warm", None)
+    if warm is not None:
+        _call(warm)
+    return getattr(module, attribute)
+
+
+def _warm(bot: Bot) -> Bot:
+    if bot.warm is None:
+        return bot
+    try:
+        _call(bot.warm)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 anything may happen in the code of others; it is reported
+        _log.warning("bot_warm_failed", bot=bot.offer.name, exc_info=True)
+        return discovery.failed(bot.offer.name, f"warm() failed: {discovery.last_line(error)}")
+    return bot
+
+
+def _call(warm: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
+    if inspect.iscoroutinefunction(warm):
+        asyncio.run(warm())
+    else:
+        warm()
+
+
+def _rehearse() -> None:
+    """Rehearse a turn; without one the first sessions are slower, and no more than that."""
+    rehearse: Callable[[float], Coroutine[Any, Any, bool]]
+    rehearse = importlib.import_module("greenroom.runner.rehearsal").rehearse
+    loguru_logger.disable("pipecat")  # nobody is to wonder about a call that wasn't
+    try:
+        if not asyncio.run(rehearse(_REHEARSAL_S)):
+            _log.warning("rehearsal_without_answer")
+    except Exception:
+        _log.warning("rehearsal_failed", exc_info=True)
+    finally:
+        loguru_logger.enable("pipecat")

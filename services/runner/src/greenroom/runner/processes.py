@@ -1,0 +1,181 @@
+"""A session process as the runner sees it: a control socket, a pidfd, and an exit that is seen exactly once."""
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from greenroom.runner import childlife, control
+from greenroom.runner.control import FromSession, Standby, ToSession
+
+_log = structlog.get_logger()
+
+# How long after a process's exit the zygote may take to report the status before it counts as unknown.
+_STATUS_TIMEOUT_S: Final = 1.0
+# Messages of one process that are taken before others have their turn.
+_BATCH: Final = 16
+# A process that waits for its session says nothing but `Standby`.
+_MAX_UNHEARD: Final = 64
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process ended; `code` is negative for a signal, None where nobody was left to see it."""
+
+    code: int | None
+    max_rss_bytes: int = 0
+    cpu_s: float = 0.0
+
+    @property
+    def signal_name(self) -> str | None:
+        """The signal that killed it, e.g. `SIGKILL`; None if it ended in another way."""
+        if self.code is None or self.code >= 0:
+            return None
+        try:
+            return signal.Signals(-self.code).name
+        except ValueError:
+            return f"signal {-self.code}"
+
+
+class SessionProcess:
+    """A process that was forked for one session.
+
+    Must be made on the event loop. `on_message` is called for each message once it is set; what came before is kept.
+
+    Attributes:
+        pid: its process id, which is its process group's too.
+        standby: set once it has said that it is warm and connected.
+        exited: done once the kernel has said that it is gone; never raises.
+    """
+
+    def __init__(self, pid: int, pidfd: int, channel: socket.socket) -> None:
+        self.pid: Final = pid
+        self.forked_at: Final = time.monotonic()
+        self.standby = asyncio.Event()
+        self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._pidfd = pidfd
+        self._channel = channel
+        self._reported: Exit | None = None
+        self._gone = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._on_message: Callable[[FromSession], None] | None = None
+        self._unheard: list[FromSession] = []
+        channel.setblocking(False)  # noqa: FBT003 the standard library's own signature
+        self._loop.add_reader(channel, self._readable)
+        self._loop.add_reader(pidfd, self._on_exit)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, asked of the kernel now."""
+        if self._gone:
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def listen(self, on_message: Callable[[FromSession], None]) -> None:
+        """Hand every message, those that were unheard so far too, to `on_message`."""
+        self._on_message = on_message
+        unheard, self._unheard = self._unheard, []
+        for message in unheard:
+            on_message(message)
+
+    def send(self, message: ToSession) -> bool:
+        """Send a message; return False when the process doesn't take it any more."""
+        try:
+            self._channel.send(control.encode(message))
+        except OSError as error:
+            _log.warning("session_process_deaf", pid=self.pid, message=type(message).__name__, error=error.strerror)
+            return False
+        return True
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to the process itself; its group is killed when its exit is seen."""
+        if not self._gone:
+            with contextlib.suppress(ProcessLookupError):  # its exit is about to be seen
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def hang_up(self) -> None:
+        """Close the control socket: an idle process leaves, any other ends within a second."""
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
+
+    def report(self, status: Exit) -> None:
+        """Take the zygote's report of the exit status."""
+        self._reported = status
+        if self._gone:
+            self._finish(status)
+
+    def orphaned(self) -> None:
+        """Take notice that the zygote is dead: the exit status comes from the kernel, for the runner adopts it."""
+        if self._gone and not self.exited.done():
+            self._finish(self._reap())
+
+    # ------------------------------------------------------------------------ events of the loop
+
+    def _readable(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                packet = self._channel.recv(control.MAX_PACKET_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self._loop.remove_reader(self._channel)
+                return
+            self._hear(packet)
+
+    def _hear(self, packet: bytes) -> None:
+        try:
+            message = control.decode_from_session(packet)
+        except msgspec.MsgspecError as error:
+            _log.error("session_message_malformed", pid=self.pid, error=str(error))  # noqa: TRY400 the trace says nothing more
+            return
+        if isinstance(message, Standby):
+            self.standby.set()
+        elif self._on_message is not None:
+            self._on_message(message)
+        elif len(self._unheard) < _MAX_UNHEARD:
+            self._unheard.append(message)
+
+    def _on_exit(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        # What it said last is still in the socket.
+        if self._channel.fileno() >= 0:
+            self._readable()
+        self._gone = True
+        if self._reported is not None:
+            self._finish(self._reported)
+        else:
+            self._timer = self._loop.call_later(_STATUS_TIMEOUT_S, lambda: self._finish(self._reap()))
+
+    def _reap(self) -> Exit:
+        """Take the status as the process's new parent; unknown if it isn't (the zygote took it, and died or hangs)."""
+        try:
+            result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if result is None:
+                return Exit(code=None)
+            childlife.kill_group(self.pid)
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return Exit(code=None)
+        return Exit(code=result.si_status if result.si_code == os.CLD_EXITED else -result.si_status)
+
+    def _finish(self, status: Exit) -> None:
+        if self.exited.done():
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self.hang_up()
+        os.close(self._pidfd)
+        self.exited.set_result(status)

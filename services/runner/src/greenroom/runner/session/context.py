@@ -1,0 +1,27 @@
+"""What a session process inherits from the runner: settings and the bots that the zygote has imported."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from greenroom.common.settings import ServiceSettings
+
+# Pipecat's own convention: `async def bot(runner_args)`.
+type Bot = Callable[[Any], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionContext:
+    """Given to `process.run` in the child; everything in it was made before the fork.
+
+    Attributes:
+        runner_id: the runner this process belongs to.
+        settings: of the runner; of these the broker's address, logs and traces are used.
+        bots: by entry point name (group `greenroom.bots`), imported.
+        version: of the runner, for the traces.
+    """
+
+    runner_id: str
+    settings: ServiceSettings
+    bots: Mapping[str, Bot]
+    version: str = ""

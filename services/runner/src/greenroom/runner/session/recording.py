@@ -1,0 +1,157 @@
+"""Records both sides of a call: takes audio frames as they pass, and publishes them as chunks on one timeline.
+
+Taking a frame is an append to a list; a few times a second what was taken is resampled (if need be), placed and cut
+into chunks, off the pipeline's path. A chunk leaves before its first sample is a second old, so that a process that
+is killed loses no more than that.
+"""
+
+import asyncio
+import time
+from collections import deque
+from typing import Final, NamedTuple
+
+import numpy as np
+from pipecat.audio.resamplers.soxr_stream_resampler import SOXRStreamAudioResampler
+from pipecat.frames.frames import AudioRawFrame
+
+from greenroom.common.messages import Track
+from greenroom.runner.session.audio import RATE, WIDTH, Anchor, Chunker, Placer
+from greenroom.runner.session.clock import CallClock
+from greenroom.runner.session.emitter import Emitter
+
+TICK_S: Final = 0.2
+# With the tick, a sample waits 0.95 s at most.
+MAX_AGE_S: Final = 0.75
+# A side that has been quiet this long has paused: what its resampler still holds is let out.
+_PAUSED_S: Final = 0.5
+# Frames between two ticks, by far: 10 ms frames for 10 s.
+_MAX_TAKEN: Final = 1_000
+# How late a frame may be and still continue the one before. The caller's frames cross networks; the bot's are paced
+# by this process, whose own lateness is all there is.
+_USER_TOLERANCE: Final = RATE // 5
+_BOT_TOLERANCE: Final = RATE // 16
+
+
+class _Taken(NamedTuple):
+    """A frame as it passed."""
+
+    at_ns: int
+    pcm: bytes
+    rate: int
+    channels: int
+
+
+class TrackRecorder:
+    """One side.
+
+    Args:
+        track: which.
+        anchor: see `audio.Placer`.
+        tolerance: see `audio.Placer`, in samples.
+        clock: the call's timeline.
+        emitter: takes the chunks.
+    """
+
+    def __init__(self, track: Track, anchor: Anchor, tolerance: int, clock: CallClock, emitter: Emitter) -> None:
+        self.dropped = 0
+        self._track: Final[Track] = track
+        self._clock = clock
+        self._emitter = emitter
+        self._taken: deque[_Taken] = deque(maxlen=_MAX_TAKEN)
+        self._placer = Placer(anchor=anchor, tolerance=tolerance)
+        self._chunker = Chunker()
+        self._resampler: SOXRStreamAudioResampler | None = None
+        self._rate = RATE
+        self._last_ns = 0
+
+    def take(self, frame: AudioRawFrame) -> None:
+        """Take a frame that passes now."""
+        self._clock.begin()
+        if len(self._taken) == _MAX_TAKEN:
+            self.dropped += 1
+        self._taken.append(_Taken(time.monotonic_ns(), frame.audio, frame.sample_rate, frame.num_channels))
+
+    async def work(self) -> None:
+        """Place what was taken since the last time, and publish what is full or due."""
+        while self._taken:
+            await self._place(self._taken.popleft())
+        now_ns = time.monotonic_ns()
+        if self._last_ns and now_ns - self._last_ns > _PAUSED_S * 1e9:
+            await self._end_run()
+        self._publish_due(now_ns / 1e9 - MAX_AGE_S)
+
+    async def close(self) -> None:
+        """Publish everything."""
+        await self.work()
+        await self._end_run()
+        self._publish_due(float("inf"))
+
+    async def _place(self, taken: _Taken) -> None:
+        pcm = _mono(taken.pcm, taken.channels)
+        if not pcm or taken.rate <= 0:
+            return
+        if taken.rate != self._rate:
+            await self._end_run()
+            self._resampler, self._rate = None, taken.rate
+        samples = len(pcm) // WIDTH * RATE // taken.rate
+        placement = self._placer.place(self._clock.sample(taken.at_ns), samples)
+        if placement.begins_run:
+            await self._let_out()
+            position = placement.position
+        else:
+            position = self._chunker.end
+        self._last_ns = taken.at_ns
+        self._add(position, await self._resample(pcm))
+
+    def _add(self, position: int, pcm: bytes) -> None:
+        for chunk in self._chunker.add(position, pcm, self._last_ns / 1e9):
+            self._emitter.audio(self._track, chunk, self._clock.origin_ns)
+
+    def _publish_due(self, before_s: float) -> None:
+        for chunk in self._chunker.due(before_s):
+            self._emitter.audio(self._track, chunk, self._clock.origin_ns)
+
+    async def _resample(self, pcm: bytes) -> bytes:
+        if self._rate == RATE:
+            return pcm
+        if self._resampler is None:
+            # It is told about pauses, and mustn't guess them from the time between two ticks.
+            self._resampler = SOXRStreamAudioResampler(quality="HQ", clear_after_secs=None)
+        return await self._resampler.resample(pcm, self._rate, RATE)
+
+    async def _end_run(self) -> None:
+        self._placer.end_run()
+        self._last_ns = self._last_ns if self._taken else 0
+        await self._let_out()
+
+    async def _let_out(self) -> None:
+        """Add the end of the last run, which the resampler's filter still holds."""
+        if self._resampler is not None and (tail := await self._resampler.flush()):
+            self._add(self._chunker.end, tail)
+
+
+class Recorder:
+    """Both sides."""
+
+    def __init__(self, clock: CallClock, emitter: Emitter) -> None:
+        self.user = TrackRecorder("user", "last_sample", _USER_TOLERANCE, clock, emitter)
+        self.bot = TrackRecorder("bot", "first_sample", _BOT_TOLERANCE, clock, emitter)
+
+    async def run(self) -> None:
+        """Work until canceled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            await self.user.work()
+            await self.bot.work()
+
+    async def close(self) -> None:
+        """Publish everything that was recorded."""
+        await self.user.close()
+        await self.bot.close()
+
+
+def _mono(pcm: bytes, channels: int) -> bytes:
+    whole = len(pcm) - len(pcm) % (WIDTH * max(channels, 1))
+    if channels <= 1:
+        return pcm if whole == len(pcm) else pcm[:whole]
+    return np.frombuffer(pcm[:whole], dtype="<i2").reshape(-1, channels).mean(axis=1).astype("<i2").tobytes()

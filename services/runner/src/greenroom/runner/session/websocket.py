@@ -1,0 +1,271 @@
+"""The client's WebSocket as the bot sees it: Starlette's own class, its frames carried by NATS.
+
+Any instance of the api may hold the client's connection. It asks this process to take the client (`cmd.connect`),
+then every frame travels as one message, in order, on `media.in` and `media.out`:
+
+    kind (1 byte) · sequence (4 bytes, big-endian, from 0 in each direction) · payload
+
+The bot gets a socket that is accepted, but whose client isn't there yet: nothing is sent until somebody connects.
+"""
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+import structlog
+from starlette.types import Message as AsgiMessage
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnected, WebSocketState
+
+from greenroom.common import subjects
+from greenroom.common.broker import Broker, Message, Subscription
+from greenroom.common.errors import BrokerUnavailable, MediaAlreadyConnected, SessionEnded
+from greenroom.common.lifecycle import Session
+from greenroom.common.messages import (
+    ConnectMedia,
+    MediaAccepted,
+    MediaAnswer,
+    MediaKind,
+    MediaRefused,
+    decode,
+    encode,
+)
+
+_log = structlog.get_logger()
+
+_HEADER: Final = struct.Struct(">BI")
+_CLOSE: Final = struct.Struct(">H")
+# RFC 6455: a close frame holds 125 bytes, two of them the code.
+_MAX_REASON_BYTES: Final = 123
+CLOSE_NORMAL: Final = 1000
+CLOSE_NO_CODE: Final = 1005
+# Five seconds of 20 ms frames: a bot that is further behind won't catch up, and old audio is worth nothing.
+MAX_INBOX_FRAMES: Final = 250
+MAX_INBOX_BYTES: Final = 2 * 1024 * 1024
+# NATS takes 1 MiB; no audio frame comes near.
+MAX_FRAME_BYTES: Final = 512 * 1024
+
+
+class MediaCounts(msgspec.Struct, kw_only=True):
+    """What happened to frames, for the call's last event."""
+
+    received: int = 0
+    sent: int = 0
+    # Sequence numbers that never came.
+    lost: int = 0
+    # Came, but were thrown away because the bot was behind.
+    dropped_in: int = 0
+    # Couldn't be sent: the broker was away.
+    dropped_out: int = 0
+
+
+class NatsWebSocket(WebSocket):
+    """A WebSocket that is accepted from the beginning, and connected once somebody is there.
+
+    `application_state` is CONNECTED as after `accept()`, which Pipecat leaves to the server; `client_state` stays
+    CONNECTING until a client comes, so that transports send nothing before.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send)
+        self.application_state = WebSocketState.CONNECTED
+        self._over = False
+
+    async def receive(self) -> AsgiMessage:
+        """Return the next message, waiting for the client to come if need be; the last is `websocket.disconnect`.
+
+        Raises:
+            WebSocketDisconnected: the disconnect has been received already.
+        """
+        if self._over:
+            raise WebSocketDisconnected('Cannot call "receive" once a disconnect message has been received.')
+        message = await self._receive()
+        self._over = message["type"] == "websocket.disconnect"
+        return message
+
+    def client_came(self, headers: Mapping[str, str], query: Mapping[str, str]) -> None:
+        """Make the handshake visible, and let frames out."""
+        self.scope["headers"] = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        self.scope["query_string"] = urlencode(query).encode()
+        for cached in ("_headers", "_query_params"):
+            self.__dict__.pop(cached, None)
+        self.client_state = WebSocketState.CONNECTED
+
+    def client_left(self) -> None:
+        """Let nothing more out; what came in before is still received."""
+        self.client_state = WebSocketState.DISCONNECTED
+
+
+class MediaLink:
+    """The way between the client, wherever it is connected, and the bot's WebSocket.
+
+    Args:
+        broker: carries the frames.
+        session: whose media it is.
+        on_connected: called once, when somebody is there.
+        on_disconnected: called once, with who closed (`client` or `bot`), code and reason.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        session: Session,
+        *,
+        on_connected: Callable[[ConnectMedia], None],
+        on_disconnected: Callable[[str, int, str], None],
+    ) -> None:
+        self.counts = MediaCounts()
+        self.websocket = NatsWebSocket(
+            {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "subprotocols": []},
+            self._receive,
+            self._send,
+        )
+        self._broker = broker
+        self._tenant, self._session_id = session.tenant, session.id
+        self._out = self._media_subject("out")
+        self._on_connected = on_connected
+        self._on_disconnected = on_disconnected
+        self._connection: str | None = None
+        self._ended = False
+        self._expected = 0
+        self._sequence = 0
+        self._inbox: deque[AsgiMessage] = deque()
+        self._inbox_bytes = 0
+        self._arrived = asyncio.Event()
+        self._subscriptions: list[Subscription] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether a client is there now."""
+        return self._connection is not None and not self._ended
+
+    async def open(self) -> None:
+        """Begin to listen for the client and its frames."""
+        connect = subjects.SESSION_CMD.format(tenant=self._tenant, session_id=self._session_id, name="connect")
+        self._subscriptions = [
+            await self._broker.subscribe(self._media_subject("in"), self._on_frame),
+            await self._broker.serve(connect, self._on_connect),
+        ]
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the client's connection, if there is one, and listen no more."""
+        if self.connected:
+            await self._send_close(code, reason)
+        self._ended = True
+        self._arrived.set()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        self._subscriptions.clear()
+
+    # ------------------------------------------------------------------------ from the client
+
+    async def _on_connect(self, message: Message) -> bytes:
+        return encode(self._connect(decode(message.data, ConnectMedia)))
+
+    def _connect(self, request: ConnectMedia) -> MediaAnswer:
+        if self._ended:
+            return MediaRefused(code=SessionEnded.code)
+        if self._connection is None:
+            self._connection = request.connection_id
+            self.websocket.client_came(request.headers, request.query)
+            self._on_connected(request)
+        elif self._connection != request.connection_id:
+            return MediaRefused(code=MediaAlreadyConnected.code)
+        return MediaAccepted(connection_id=request.connection_id)
+
+    async def _on_frame(self, message: Message) -> None:
+        data = message.data
+        if not self.connected or len(data) < _HEADER.size:
+            return
+        kind, sequence = _HEADER.unpack_from(data)
+        if sequence < self._expected:
+            return  # a repetition
+        self.counts.lost += sequence - self._expected
+        self._expected = sequence + 1
+        self.counts.received += 1
+        payload = data[_HEADER.size :]
+        if kind == MediaKind.BINARY:
+            self._take({"type": "websocket.receive", "bytes": payload})
+        elif kind == MediaKind.TEXT:
+            self._take({"type": "websocket.receive", "text": payload.decode(errors="replace")})
+        elif kind == MediaKind.CLOSE:
+            code = _CLOSE.unpack_from(payload)[0] if len(payload) >= _CLOSE.size else CLOSE_NO_CODE
+            self._disconnected("client", code, payload[_CLOSE.size :].decode(errors="replace"))
+
+    def _take(self, message: AsgiMessage) -> None:
+        self._inbox.append(message)
+        self._inbox_bytes += _size(message)
+        while len(self._inbox) > MAX_INBOX_FRAMES or self._inbox_bytes > MAX_INBOX_BYTES:
+            self._drop_oldest()
+        self._arrived.set()
+
+    def _drop_oldest(self) -> None:
+        # Text is control more often than audio: binary frames go first.
+        oldest = next((index for index, message in enumerate(self._inbox) if "bytes" in message), 0)
+        self._inbox_bytes -= _size(self._inbox[oldest])
+        del self._inbox[oldest]
+        self.counts.dropped_in += 1
+
+    async def _receive(self) -> AsgiMessage:
+        while True:
+            if self._inbox:
+                message = self._inbox.popleft()
+                self._inbox_bytes -= _size(message)
+                return message
+            if self._ended:
+                return {"type": "websocket.disconnect", "code": CLOSE_NORMAL, "reason": ""}
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    # ------------------------------------------------------------------------ to the client
+
+    async def _send(self, message: AsgiMessage) -> None:
+        if not self.connected:
+            return
+        if message["type"] == "websocket.close":
+            await self._send_close(message.get("code", CLOSE_NORMAL), message.get("reason") or "")
+        elif (text := message.get("text")) is not None:
+            await self._publish(MediaKind.TEXT, text.encode())
+        elif (payload := message.get("bytes")) is not None:
+            await self._publish(MediaKind.BINARY, payload)
+
+    async def _send_close(self, code: int, reason: str) -> None:
+        # Cut behind a whole character.
+        short = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+        await self._publish(MediaKind.CLOSE, _CLOSE.pack(code) + short.encode())
+        self._disconnected("bot", code, short)
+
+    async def _publish(self, kind: MediaKind, payload: bytes) -> None:
+        if len(payload) > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame has {len(payload)} bytes, {MAX_FRAME_BYTES} are allowed")
+        frame = _HEADER.pack(kind, self._sequence) + payload
+        self._sequence += 1
+        try:
+            await self._broker.publish(self._out, frame)
+            self.counts.sent += 1
+        except BrokerUnavailable:
+            # Live audio is better dropped than late; the receiver sees the hole by the sequence.
+            self.counts.dropped_out += 1
+
+    # ------------------------------------------------------------------------ both
+
+    def _disconnected(self, by: str, code: int, reason: str) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self.websocket.client_left()
+        self._inbox.append({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._arrived.set()
+        self._on_disconnected(by, code, reason)
+
+    def _media_subject(self, direction: str) -> str:
+        return subjects.SESSION_MEDIA.format(tenant=self._tenant, session_id=self._session_id, direction=direction)
+
+
+def _size(message: AsgiMessage) -> int:
+    payload: Any = message.get("bytes") or message.get("text") or b""
+    return len(payload)

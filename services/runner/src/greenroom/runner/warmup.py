@@ -1,0 +1,153 @@
+"""What is loaded once, in the zygote, and then shared by every session process.
+
+Models and TLS contexts are the two things that every Pipecat session would otherwise load for itself: 35 MB and 50 ms.
+Both are read-only once they are loaded, so forks can use those of their parent.
+"""
+
+import gc
+import importlib
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import structlog
+
+_log = structlog.get_logger()
+
+# HTTP clients that build a TLS context for each client object; the module that looks `create_ssl_context` up.
+_HTTP_CLIENTS: Final = ("httpx._transports.default", "httpx2._transports.default")
+_POLL_S: Final = 0.005
+
+type TlsKey = tuple[bool, str | None, str | None]
+
+
+def share_models() -> None:
+    """Make every `onnxruntime.InferenceSession` of one model file with the same options one and the same object.
+
+    A session has no state of its own between two runs (what Silero remembers is kept outside and passed in), and
+    `run` may be called from several threads. Options that were left open become one thread and no memory arena:
+    threads don't survive a fork, and an arena keeps what it once had.
+    """
+    runtime: Any = importlib.import_module("onnxruntime")
+    if not issubclass(runtime.InferenceSession, _Shared):
+        runtime.InferenceSession = _shared_type(runtime.InferenceSession, runtime.SessionOptions)
+
+
+class _Shared:
+    """Marks the class that `share_models` puts in place."""
+
+
+def _shared_type(base: Any, options_type: Any) -> type:
+    built: dict[tuple[object, ...], Any] = {}
+
+    class SharedInferenceSession(_Shared, base):
+        def __new__(cls, model: object, sess_options: Any = None, *args: object, **kwargs: object) -> Any:
+            options = _frugal(options_type() if sess_options is None else sess_options)
+            key = _model_key(model, options, *args, **kwargs)
+            if key is None:
+                return super().__new__(cls)
+            if key not in built:
+                built[key] = super().__new__(cls)
+            return built[key]
+
+        def __init__(self, model: object, sess_options: Any = None, *args: object, **kwargs: object) -> None:
+            if not getattr(self, "_greenroom_loaded", False):
+                options = _frugal(options_type() if sess_options is None else sess_options)
+                super().__init__(model, options, *args, **kwargs)
+                self._greenroom_loaded = True
+
+    SharedInferenceSession.__name__ = SharedInferenceSession.__qualname__ = base.__name__
+    return SharedInferenceSession
+
+
+def _frugal(options: Any) -> Any:
+    options.enable_cpu_mem_arena = False
+    options.intra_op_num_threads = options.intra_op_num_threads or 1
+    options.inter_op_num_threads = options.inter_op_num_threads or 1
+    return options
+
+
+def _model_key(model: object, options: Any, *args: object, **kwargs: object) -> tuple[object, ...] | None:
+    if not isinstance(model, str | os.PathLike):
+        return None
+    path = os.path.realpath(os.fspath(model))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    shape = (options.intra_op_num_threads, options.inter_op_num_threads, options.graph_optimization_level)
+    return (path, shape, repr(args), repr(sorted(kwargs.items())))
+
+
+def share_tls_contexts() -> None:
+    """Let all HTTP clients of a process that verify with the usual certificates use one TLS context.
+
+    Only the default is shared. A caller that brings its own certificates, or verifies nothing, gets a context of
+    its own as ever: changing that one must not change what others verify.
+    """
+    for name in _HTTP_CLIENTS:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+        _share_default_context(module)
+
+
+def _share_default_context(module: ModuleType) -> None:
+    create: Any = module.create_ssl_context
+    if getattr(create, "shares_default", False):
+        return
+    built: dict[TlsKey, ssl.SSLContext] = {}
+
+    def shared(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:  # noqa: FBT001, FBT002 the signature is theirs
+        if verify is not True or cert is not None:
+            return create(verify=verify, cert=cert, trust_env=trust_env)
+        key = (trust_env, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        if key not in built:
+            built[key] = create(verify=True, cert=None, trust_env=trust_env)
+        return built[key]
+
+    shared.shares_default = True  # pyright: ignore[reportFunctionMemberAccess]
+    module.create_ssl_context = shared  # pyright: ignore[reportAttributeAccessIssue]
+    shared()
+
+
+def join_threads(timeout_s: float) -> tuple[str, ...]:
+    """Let idle pool threads end, and return the names of the threads that remain beside the calling one.
+
+    A pool whose owner is gone ends its threads when it is collected; native threads (of libraries) never end, and are
+    named as the kernel has them.
+    """
+    gc.collect()
+    deadline = time.monotonic() + timeout_s
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))
+    # A thread that has been joined is seen by the kernel for a moment longer.
+    while (names := _other_threads()) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return names
+
+
+def _other_threads() -> tuple[str, ...]:
+    own = threading.get_native_id()
+    names: list[str] = []
+    for task in Path("/proc/self/task").iterdir():
+        if int(task.name) != own:
+            try:
+                names.append((task / "comm").read_text().strip())
+            except OSError:
+                continue  # it ended meanwhile
+    return tuple(sorted(names))
+
+
+def settle(collect: Callable[[], int] = gc.collect) -> None:
+    """Put everything that is alive out of reach of the garbage collector.
+
+    A collection in a child writes to the header of every object it looks at, and so copies every page: without this,
+    one full collection takes a session process from 4 to 49 MB of its own.
+    """
+    gc.disable()
+    collect()
+    gc.freeze()

@@ -1,0 +1,171 @@
+"""The streams and durable consumers of the memory broker."""
+
+import asyncio
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from greenroom.common import topology
+from greenroom.common.broker import Message, MessageTooLarge, WrongLastSequence
+from greenroom.common.clock import utcnow
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Tell whether a subject is one of a pattern with `*` (one token) and `>` (one or more, at the end)."""
+    wanted, given = pattern.split("."), subject.split(".")
+    for index, token in enumerate(wanted):
+        if token == ">":
+            return len(given) > index
+        if index >= len(given) or token not in {"*", given[index]}:
+            return False
+    return len(wanted) == len(given)
+
+
+class Signal:
+    """Wakes everybody who waits, each time it is given."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def give(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        except TimeoutError:
+            return
+
+
+class MemoryStream:
+    """One stream: its messages, what it knows of ids, and who follows it."""
+
+    def __init__(self, config: topology.Stream) -> None:
+        self.config = config
+        self.messages: dict[int, Message] = {}
+        self.last_seq = 0
+        self.by_subject: dict[str, list[int]] = {}
+        self.followers: list[Backlog] = []
+        self._ids: dict[str, tuple[int, float]] = {}
+
+    def takes(self, subject: str) -> bool:
+        return any(matches(pattern, subject) for pattern in self.config.subjects)
+
+    def store(
+        self, subject: str, data: bytes, headers: Mapping[str, str], msg_id: str | None, expected_last: int | None
+    ) -> int:
+        if 0 < self.config.max_msg_size < len(data):
+            raise MessageTooLarge(f"{len(data)} bytes on {subject}")
+        sequences = self.by_subject.get(subject, [])
+        if expected_last is not None and expected_last != (sequences[-1] if sequences else 0):
+            following = next((seq for seq in sequences if seq > expected_last), None)
+            if msg_id and following and self.messages[following].headers.get("Nats-Msg-Id") == msg_id:
+                return following
+            raise WrongLastSequence(f"the last message on {subject} is another one")
+        now = asyncio.get_running_loop().time()
+        known = self._ids.get(msg_id) if msg_id else None
+        if known is not None and now - known[1] < self.config.duplicate_window_s:
+            return known[0]
+        self.last_seq += 1
+        if msg_id:
+            self._ids[msg_id] = (self.last_seq, now)
+        self.messages[self.last_seq] = Message(
+            subject=subject, data=data, headers=headers, stream_seq=self.last_seq, at=utcnow()
+        )
+        self.by_subject.setdefault(subject, []).append(self.last_seq)
+        limit = self.config.max_msgs_per_subject
+        if limit > 0:
+            self.remove(self.by_subject[subject][:-limit])
+        for follower in self.followers:
+            follower.offer(self.messages[self.last_seq])
+        return self.last_seq
+
+    def remove(self, sequences: Iterable[int]) -> None:
+        for seq in list(sequences):
+            message = self.messages.pop(seq, None)
+            if message is None:
+                continue
+            left = self.by_subject[message.subject]
+            left.remove(seq)
+            if not left:
+                del self.by_subject[message.subject]
+
+    def on(self, pattern: str) -> Iterator[Message]:
+        return (message for message in self.messages.values() if matches(pattern, message.subject))
+
+
+class Backlog:
+    """The messages of a stream that one reader or consumer hasn't been given yet, in order."""
+
+    def __init__(self, stream: MemoryStream, patterns: Sequence[str]) -> None:
+        self.stream = stream
+        self.patterns = patterns
+        self.waiting: collections.deque[int] = collections.deque()
+        self.signal = Signal()
+        stream.followers.append(self)
+
+    def wants(self, subject: str) -> bool:
+        return any(matches(pattern, subject) for pattern in self.patterns)
+
+    def offer(self, message: Message) -> None:
+        if self.wants(message.subject):
+            self.waiting.append(message.stream_seq)
+            self.signal.give()
+
+    def take(self) -> Message | None:
+        while self.waiting:
+            message = self.stream.messages.get(self.waiting.popleft())
+            if message is not None:
+                return message
+        return None
+
+
+class MemoryConsumer:
+    """A durable consumer: what is delivered and waits for its verdict."""
+
+    def __init__(self, stream: MemoryStream, config: topology.Consumer) -> None:
+        self.config = config
+        self.backlog = Backlog(stream, config.filters)
+        self._deliveries: collections.Counter[int] = collections.Counter()
+        # When each undecided message is delivered again: its acknowledgement deadline, or what `nak` asked for.
+        self._again_at: dict[int, float] = {}
+
+    def next(self, now: float) -> Message | None:
+        due = sorted(seq for seq, at in self._again_at.items() if at <= now)
+        message = next((self.backlog.stream.messages[seq] for seq in due if seq in self.backlog.stream.messages), None)
+        if message is None and len(self._again_at) < self.config.max_ack_pending:
+            message = self.backlog.take()
+        if message is None:
+            return None
+        seq = message.stream_seq
+        self._deliveries[seq] += 1
+        self._again_at[seq] = now + self.config.ack_wait_s
+        return redelivered(message, deliveries=self._deliveries[seq], pending=len(self.backlog.waiting))
+
+    def wait_s(self, now: float) -> float:
+        return max(min(self._again_at.values(), default=now + 60.0) - now, 0.0)
+
+    def ack(self, seq: int) -> None:
+        if self._again_at.pop(seq, None) is not None:
+            del self._deliveries[seq]
+        if self.backlog.stream.config.retention == "workqueue":
+            self.backlog.stream.remove([seq])
+
+    def nak(self, seq: int, at: float) -> None:
+        if seq in self._again_at:
+            self._again_at[seq] = at
+            self.backlog.signal.give()
+
+
+def redelivered(message: Message, *, pending: int, deliveries: int = 1) -> Message:
+    """Return a stored message as it is handed to a reader."""
+    return Message(
+        subject=message.subject,
+        data=message.data,
+        headers=message.headers,
+        stream_seq=message.stream_seq,
+        at=message.at,
+        deliveries=deliveries,
+        pending=pending,
+    )
