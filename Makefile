@@ -1,4 +1,4 @@
-# Greenroom from a fresh clone: `make demo`. Everything is made inside the checkout, from a Python and the package index.
+# Greenroom from a fresh clone: `make demo`. All is made inside the checkout, from a Python and the package index.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,7 +9,8 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 ready := .venv/.ready
-inputs := tools/bootstrap.sh .python-version $(wildcard requirements/*.txt libs/*/pyproject.toml services/*/pyproject.toml)
+inputs := tools/bootstrap.sh .python-version requirements/build.txt requirements/dev.txt \
+	$(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
 
 .PHONY: help demo up call test lint format bench requirements clean
 

@@ -46,7 +46,7 @@ find_python() {
 # fetch_uv: install the pinned uv into .uv/ with nothing but Python and pip.
 fetch_uv() {
     local python pip
-    python=$(find_python) || die "no Python 3.11 or newer on PATH, and no uv either: install one of them, then run make again"
+    python=$(find_python) || die "neither uv nor Python 3.11 or newer is on PATH: install one, then run make again"
     say "fetching uv into .uv/ with $python"
     rm -rf .uv
     # Debian's Python comes without ensurepip, but perhaps with pip: then that pip fills the venv.
@@ -58,8 +58,9 @@ fetch_uv() {
         rm -rf .uv
         die "$python has neither ensurepip nor pip: install python3-venv (Debian, Ubuntu) or uv, then run make again"
     fi
-    "${pip[@]}" --quiet --disable-pip-version-check --no-warn-script-location --require-hashes --only-binary :all: \
-        -r requirements/build.txt >&2 || die "uv could not be fetched from the package index (see above)"
+    "${pip[@]}" --quiet --disable-pip-version-check --root-user-action=ignore --no-warn-script-location \
+        --require-hashes --only-binary :all: -r requirements/build.txt >&2 ||
+        die "uv could not be fetched from the package index (see above)"
     uv_works .uv/bin/uv || die ".uv/bin/uv does not run on this machine"
 }
 
@@ -93,7 +94,7 @@ find_uv() {
     borrow_pip_settings
 }
 
-python_fits() { [[ -x .venv/bin/python ]] && .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; }
+python_fits() { .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; }
 
 # The Python of .python-version: one that uv finds, one that only pyenv knows, or one that uv may fetch. When there is
 # none of them, the newest that the services support.

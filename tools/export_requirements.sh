@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/*.txt from the pyproject files: `make requirements`, or `make requirements upgrade=1` for newer pins.
+# Writes requirements/*.txt from the pyproject files: `make requirements`; `make requirements upgrade=1` for new pins.
 #
 # The files are the lock: pins that still fit are kept, each carries the hashes of all its archives, and no index is
 # named, so that they install the same from any mirror. dev.txt is resolved first and lends its pins to the others.
@@ -28,7 +28,7 @@ compile() {
     "$uv" pip compile --quiet --universal --python-version "$python" --generate-hashes --no-header \
         --no-emit-index-url --no-emit-find-links "${members[@]}" --output-file "$target" "$@"
     {
-        printf '# Made by `make requirements` from the pyproject files; not to be edited.\n'
+        echo '# Made by "make requirements" from the pyproject files; not to be edited.'
         sed '/^# The following packages were excluded/,$d' "$target" | sed -e :a -e '/^\n*$/{$d;N;ba' -e '}'
     } >"$target.new"
     mv "$target.new" "$target"

@@ -1,1 +1,1 @@
-"""Tests."""
+"""What tests share: servers, stand-ins and observers."""

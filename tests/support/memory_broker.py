@@ -273,7 +273,7 @@ class _Subscription:
             message = await self._messages.get()
             try:
                 await self._handler(message)
-            except Exception:
+            except Exception:  # noqa: BLE001 - what a handler raises is its own affair, as it is over NATS
                 _log.exception("message_handler_failed", subject=message.subject)
 
 

@@ -27,10 +27,12 @@ class Signal:
         self._event = asyncio.Event()
 
     def give(self) -> None:
+        """Wake them."""
         self._event.set()
         self._event = asyncio.Event()
 
     async def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for the next one, or until the time is up."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._event.wait()
@@ -50,18 +52,17 @@ class MemoryStream:
         self._ids: dict[str, tuple[int, float]] = {}
 
     def takes(self, subject: str) -> bool:
+        """Tell whether the stream stores messages of a subject."""
         return any(matches(pattern, subject) for pattern in self.config.subjects)
 
     def store(
         self, subject: str, data: bytes, headers: Mapping[str, str], msg_id: str | None, expected_last: int | None
     ) -> int:
+        """Store a message, or recognise it as one that is stored, and return its sequence; see `Broker.append`."""
         if 0 < self.config.max_msg_size < len(data):
             raise MessageTooLarge(f"{len(data)} bytes on {subject}")
         sequences = self.by_subject.get(subject, [])
         if expected_last is not None and expected_last != (sequences[-1] if sequences else 0):
-            following = next((seq for seq in sequences if seq > expected_last), None)
-            if msg_id and following and self.messages[following].headers.get("Nats-Msg-Id") == msg_id:
-                return following
             raise WrongLastSequence(f"the last message on {subject} is another one")
         now = asyncio.get_running_loop().time()
         known = self._ids.get(msg_id) if msg_id else None
@@ -82,6 +83,7 @@ class MemoryStream:
         return self.last_seq
 
     def remove(self, sequences: Iterable[int]) -> None:
+        """Forget messages."""
         for seq in list(sequences):
             message = self.messages.pop(seq, None)
             if message is None:
@@ -92,6 +94,7 @@ class MemoryStream:
                 del self.by_subject[message.subject]
 
     def on(self, pattern: str) -> Iterator[Message]:
+        """Iterate over the messages of a subject, which may have wildcards."""
         return (message for message in self.messages.values() if matches(pattern, message.subject))
 
 
@@ -106,14 +109,17 @@ class Backlog:
         stream.followers.append(self)
 
     def wants(self, subject: str) -> bool:
+        """Tell whether messages of a subject belong to it."""
         return any(matches(pattern, subject) for pattern in self.patterns)
 
     def offer(self, message: Message) -> None:
+        """Take note of a message that was just stored."""
         if self.wants(message.subject):
             self.waiting.append(message.stream_seq)
             self.signal.give()
 
     def take(self) -> Message | None:
+        """Return the next message that is still there, or None."""
         while self.waiting:
             message = self.stream.messages.get(self.waiting.popleft())
             if message is not None:
@@ -132,8 +138,11 @@ class MemoryConsumer:
         self._again_at: dict[int, float] = {}
 
     def next(self, now: float) -> Message | None:
-        due = sorted(seq for seq, at in self._again_at.items() if at <= now)
-        message = next((self.backlog.stream.messages[seq] for seq in due if seq in self.backlog.stream.messages), None)
+        """Return what is to be delivered next, or None: first what is due again, then what is new."""
+        stored = self.backlog.stream.messages
+        self._again_at = {seq: at for seq, at in self._again_at.items() if seq in stored}  # the others were purged
+        due = min((seq for seq, at in self._again_at.items() if at <= now), default=None)
+        message = stored[due] if due is not None else None
         if message is None and len(self._again_at) < self.config.max_ack_pending:
             message = self.backlog.take()
         if message is None:
@@ -144,15 +153,18 @@ class MemoryConsumer:
         return redelivered(message, deliveries=self._deliveries[seq], pending=len(self.backlog.waiting))
 
     def wait_s(self, now: float) -> float:
+        """Return how long until something is due again."""
         return max(min(self._again_at.values(), default=now + 60.0) - now, 0.0)
 
     def ack(self, seq: int) -> None:
+        """Be done with a message."""
         if self._again_at.pop(seq, None) is not None:
             del self._deliveries[seq]
         if self.backlog.stream.config.retention == "workqueue":
             self.backlog.stream.remove([seq])
 
     def nak(self, seq: int, at: float) -> None:
+        """Deliver a message again at the loop time `at`."""
         if seq in self._again_at:
             self._again_at[seq] = at
             self.backlog.signal.give()

@@ -157,7 +157,7 @@ class Broker(Protocol):
             timeout_s: how long to wait for the acknowledgement.
 
         Raises:
-            WrongLastSequence: the subject's last message is another one, and not this one stored by an earlier try.
+            WrongLastSequence: the subject's last message is another one.
             MessageTooLarge: more than the stream or the server takes.
             TopologyMissing: no stream takes the subject.
             BrokerUnavailable: not connected, or no acknowledgement in time (it may have been stored).
@@ -168,6 +168,9 @@ class Broker(Protocol):
         self, subject: str, data: bytes, *, msg_id: str, headers: Mapping[str, str] | None = None
     ) -> asyncio.Future[int]:
         """Like `append`, but return a future for the sequence, so that many can be under way at once.
+
+        The future raises as `append` does, except that a stream which isn't there is only unavailable: one whose
+        leader has just died looks the same, and what is published this way can wait.
 
         Raises:
             BrokerUnavailable: not connected.

@@ -4,7 +4,8 @@
 - it raises `Retry`: all come again after a while, without being counted as failures;
 - it raises `Drop`: the message is parked with the reason; in a batch of several each is tried alone first, so
   that one poisonous message takes nobody with it;
-- it raises anything else: all come again with growing delays, and a counter counts.
+- it raises anything else: all come again with growing delays, and a counter counts; a batch that goes on failing
+  is tried message by message, so that one that can't be handled doesn't hold up the others.
 """
 
 import asyncio
@@ -25,6 +26,10 @@ _log = structlog.get_logger()
 
 _FIRST_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 30.0
+# Once a message has come this often, what fails together with it is tried one by one.
+_ALONE_FROM: Final = 3
+# That many failures in a row are an outage, not messages that can't be handled.
+_OUTAGE: Final = 3
 _BROKER_RETRY_S: Final = 0.25
 
 
@@ -131,39 +136,64 @@ class Consumer[T]:
                 batch.append(_Item(delivery, self._decode(delivery.message)))
             except Drop as drop:
                 await self._park(delivery, drop.reason)
-        if batch:
-            self.counts.batches += 1
-            await self._try(batch)
+            except Exception:  # noqa: BLE001 - a message that decode chokes on must not end the loop
+                await self._failed([delivery])
+        if not batch:
+            return
+        self.counts.batches += 1
+        if pause_s := await self._try(batch):
+            # What would come next needs the same thing that is away: leave it with the broker for as long, which
+            # also keeps the order of what was put back.
+            await asyncio.sleep(pause_s)
 
-    async def _try(self, batch: list[_Item[T]]) -> None:
+    async def _try(self, batch: list[_Item[T]]) -> float:
+        """Have a batch handled and settle it; return for how long nothing else is worth trying."""
+        deliveries = [item.delivery for item in batch]
         try:
             await self._handle([item.value for item in batch])
         except Retry as retry:
             self.counts.retried += len(batch)
-            await self._nak(batch, retry.after_s)
+            await _put_back(deliveries, retry.after_s)
+            return retry.after_s
         except Drop as drop:
-            if len(batch) == 1:
-                await self._park(batch[0].delivery, drop.reason)
-            else:
-                for item in batch:
-                    await self._try([item])
+            if len(batch) > 1:
+                return await self._try_each(batch)
+            await self._park(deliveries[0], drop.reason)
         except Exception:  # noqa: BLE001 - whatever a handler raises, the loop goes on and counts it
-            self.counts.failed += len(batch)
-            deliveries = max(item.delivery.message.deliveries for item in batch)
-            delay_s = min(_FIRST_BACKOFF_S * 2 ** (deliveries - 1), _MAX_BACKOFF_S)
-            _log.exception("consumer_failed", consumer=self._name, messages=len(batch), again_in_s=delay_s)
-            await self._nak(batch, delay_s)
+            if len(batch) > 1 and max(delivery.message.deliveries for delivery in deliveries) >= _ALONE_FROM:
+                return await self._try_each(batch)
+            return await self._failed(deliveries)
         else:
             self.counts.handled += len(batch)
-            for item in batch:
-                await item.delivery.ack()
+            for delivery in deliveries:
+                await delivery.ack()
+        return 0.0
 
-    async def _nak(self, batch: list[_Item[T]], delay_s: float) -> None:
-        for item in batch:
-            await item.delivery.nak(delay_s)
-        # What would come next needs the same thing that is away: leave it with the broker for as long, which
-        # also keeps the order of what was put back.
-        await asyncio.sleep(delay_s)
+    async def _try_each(self, batch: list[_Item[T]]) -> float:
+        """Have the messages of a batch handled one by one, until what they need turns out to be away."""
+        in_a_row = 0
+        for index, item in enumerate(batch):
+            failed_before = self.counts.failed
+            pause_s = await self._try([item])
+            in_a_row = in_a_row + 1 if self.counts.failed > failed_before else 0
+            if 0 < in_a_row < _OUTAGE:
+                continue
+            if in_a_row:
+                pause_s /= 2  # what wasn't tried yet comes back before what failed, and so without it
+            if pause_s:
+                await _put_back([item.delivery for item in batch[index + 1 :]], pause_s)
+                return pause_s
+        return 0.0
+
+    async def _failed(self, deliveries: Sequence[Delivery]) -> float:
+        """Count and put back what raised something unforeseen; to be called where it was caught."""
+        self.counts.failed += len(deliveries)
+        tries = max(delivery.message.deliveries for delivery in deliveries)
+        # The exponent is bounded too: a float ends at 2 ** 1024, and there are that many tries in a night.
+        delay_s = min(_FIRST_BACKOFF_S * 2 ** min(tries - 1, 16), _MAX_BACKOFF_S)
+        _log.exception("consumer_failed", consumer=self._name, messages=len(deliveries), again_in_s=delay_s)
+        await _put_back(deliveries, delay_s)
+        return delay_s
 
     async def _park(self, delivery: Delivery, reason: str) -> None:
         message = delivery.message
@@ -196,6 +226,11 @@ class Consumer[T]:
             reason=reason,
         )
         await delivery.ack()
+
+
+async def _put_back(deliveries: Sequence[Delivery], delay_s: float) -> None:
+    for delivery in deliveries:
+        await delivery.nak(delay_s)
 
 
 def malformed(error: msgspec.MsgspecError) -> Drop:

@@ -1,17 +1,24 @@
 """Events as readers see them: the envelope completed and checked, whoever published it."""
 
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Message
+from greenroom.common.clock import utcnow
 from greenroom.common.errors import MalformedEvent
 from greenroom.common.ids import derived_id
 from greenroom.common.messages import Event, ExternalEvent
 
-# Event names of one service: `call_started`; of others: `crm.ticket_opened`.
-MAX_DATA_BYTES = 256 * 1024
+# The whole body: what happened, not the file that it is about.
+MAX_DATA_BYTES: Final = 256 * 1024
+# Ids and sources are indexed or shown; nobody's are longer.
+_MAX_NAME: Final = 256
+# What a bigint and an integer of PostgreSQL hold.
+_MAX_SEQ: Final = 2**63 - 1
+_MAX_EPOCH: Final = 2**31 - 1
 
 
 def decode_event(message: Message) -> Event:
@@ -21,7 +28,8 @@ def decode_event(message: Message) -> Event:
     time, so that any NATS client can publish events with nothing but a JSON object.
 
     Raises:
-        MalformedEvent: it isn't JSON, has unknown fields or a wrong type, or contradicts its subject.
+        MalformedEvent: it isn't JSON, has unknown fields, a wrong type or a value out of range, or contradicts its
+            subject.
     """
     tokens = subjects.SESSION_EVENT.parse(message.subject)
     if tokens is None:
@@ -36,17 +44,28 @@ def decode_event(message: Message) -> Event:
         value = getattr(given, name)
         if value is not None and value != tokens[name]:
             raise MalformedEvent(f"{name} is {value!r}, the subject says {tokens[name]!r}")
-    if given.at is not None and given.at.tzinfo is None:
-        raise MalformedEvent("`at` has no time zone")
     event_id = given.id or message.headers.get("Nats-Msg-Id") or derived_id(message.subject, str(message.stream_seq))
+    if max(len(event_id), len(given.source)) > _MAX_NAME:
+        raise MalformedEvent(f"`id` and `source` have at most {_MAX_NAME} characters")
+    if not (0 <= given.seq <= _MAX_SEQ and 0 <= given.epoch <= _MAX_EPOCH):
+        raise MalformedEvent("`seq` or `epoch` is out of range")
     return Event(
         id=event_id,
         tenant=tokens["tenant"],
         session_id=tokens["session_id"],
         type=tokens["type"],
-        at=(given.at or message.at or datetime.now(UTC)).astimezone(UTC),
+        at=_utc(given.at) if given.at is not None else message.at or utcnow(),
         seq=given.seq,
         epoch=given.epoch,
         source=given.source,
         data=given.data,
     )
+
+
+def _utc(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise MalformedEvent("`at` has no time zone")
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise MalformedEvent("`at` is no time in UTC that the calendar has") from error

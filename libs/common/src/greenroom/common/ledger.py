@@ -5,7 +5,7 @@ The last message of a session's subject is its state now; all of them are its hi
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -23,8 +23,11 @@ STREAM: Final = "SESSIONS"
 
 # A JetStream leader that is killed takes up to 8.4 s to be replaced; a write tries for longer than that.
 _WRITE_DEADLINE_S: Final = 15.0
+_TRY_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.2
 _MOVE_TRIES: Final = 10
+# A session's history is a dozen messages: they are read in some milliseconds.
+_READ_TIMEOUT_S: Final = 5.0
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,18 +129,7 @@ class Ledger:
             BrokerUnavailable: the ledger can't be read now.
         """
         subject = subjects.SESSION_LIFECYCLE.format(tenant=tenant, session_id=session_id)
-        reader = await self._broker.read(STREAM, [subject], after=0)
-        entries: list[Entry] = []
-        try:
-            if reader.caught_up.is_set():
-                return entries
-            async for message in reader:
-                entries.append(decode_entry(message))
-                if reader.caught_up.is_set():
-                    break
-        finally:
-            await reader.close()
-        return entries
+        return [decode_entry(message) for message in await self._read(subject, after=0)]
 
     async def watch(self) -> "LedgerReader":
         """Follow all sessions: first the last entry of each, then every entry as it is written.
@@ -165,37 +157,61 @@ class Ledger:
         return Entry(session=after, transition=transition, at=at, revision=sequence, traceparent=traceparent)
 
     async def _append(self, subject: str, entry: LedgerEntry, revision: int) -> int:
-        data, headers = messages.encode(entry), telemetry.inject()
+        """Append, again and again while the broker is away, and return the sequence."""
+        headers = telemetry.inject()
         deadline = self._clock.monotonic() + _WRITE_DEADLINE_S
-        tried = False
+        repeated = False
         while True:
             try:
-                return await self._broker.append(
-                    subject, data, msg_id=entry.id, expected_last=revision, headers=headers, timeout_s=5.0
-                )
-            except WrongLastSequence:
-                # The first try may have been stored although its acknowledgement was lost.
-                if tried and (stored := await self._find(subject, entry.id, after=revision)):
-                    return stored
-                raise
+                return await self._try(subject, entry, revision, headers, repeated=repeated)
             except BrokerUnavailable:
-                if self._clock.monotonic() >= deadline:
+                if self._clock.monotonic() + _RETRY_S >= deadline:
                     raise
-            tried = True
+            repeated = True
             await self._clock.sleep(_RETRY_S)
 
-    async def _find(self, subject: str, entry_id: str, *, after: int) -> int | None:
-        """Return the sequence of the message of `subject` behind `after` that has the id, or None."""
+    async def _try(
+        self, subject: str, entry: LedgerEntry, revision: int, headers: Mapping[str, str], *, repeated: bool
+    ) -> int:
+        try:
+            return await self._broker.append(
+                subject,
+                messages.encode(entry),
+                msg_id=entry.id,
+                expected_last=revision,
+                headers=headers,
+                timeout_s=_TRY_TIMEOUT_S,
+            )
+        except WrongLastSequence:
+            if not repeated:
+                raise
+            # An earlier try may have been stored although its acknowledgement was lost.
+            for message in await self._read(subject, after=revision):
+                if message.headers.get("Nats-Msg-Id") == entry.id:
+                    return message.stream_seq
+            raise
+
+    async def _read(self, subject: str, *, after: int) -> list[Message]:
+        """Return what the ledger holds on a subject behind a sequence, in order.
+
+        Raises:
+            BrokerUnavailable: it can't be read now.
+        """
+        found: list[Message] = []
         reader = await self._broker.read(STREAM, [subject], after=after)
         try:
-            async for message in reader:
-                if message.headers.get("Nats-Msg-Id") == entry_id:
-                    return message.stream_seq
-                if reader.caught_up.is_set():
-                    break
+            if reader.caught_up.is_set():
+                return found
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                async for message in reader:
+                    found.append(message)
+                    if reader.caught_up.is_set():
+                        break
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"{subject} couldn't be read in {_READ_TIMEOUT_S:g} s") from error
         finally:
             await reader.close()
-        return None
+        return found
 
 
 class LedgerReader:

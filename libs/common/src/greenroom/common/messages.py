@@ -449,12 +449,15 @@ def decode[T](data: bytes, kind: type[T]) -> T:
 
     Raises:
         msgspec.ValidationError: it is JSON, but not such a message (the error names the field).
-        msgspec.DecodeError: it isn't JSON.
+        msgspec.DecodeError: it isn't JSON, or is nested more deeply than anybody's data is.
     """
     decoder = _DECODERS.get(kind)
     if decoder is None:
         decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
-    return decoder.decode(data)
+    try:
+        return decoder.decode(data)
+    except RecursionError as error:
+        raise msgspec.DecodeError("JSON is nested too deeply") from error
 
 
 _ENCODER: Final = msgspec.json.Encoder()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Self, cast
+from typing import Final, Self, cast
 
 import nats
 import nats.errors
@@ -22,18 +22,19 @@ from greenroom.common.broker import (
     NoResponder,
     RequestTimeout,
     Responder,
-    WrongLastSequence,
 )
 from greenroom.common.errors import BrokerUnavailable, TopologyMissing
+from greenroom.common.nats_errors import append_error, publish_error
 from greenroom.common.nats_message import received
+from greenroom.common.nats_pipeline import Pipeline
 from greenroom.common.nats_reader import OrderedReader
 
 _log = structlog.get_logger()
 
 # JetStream API calls that aren't appends answer in a millisecond; a killed leader takes its successor seconds.
 _API_TIMEOUT_S: Final = 5.0
-_WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
-_PIPELINE_DEPTH: Final = 512
+# What a direct read adds to the headers that the message was stored with.
+_DIRECT_HEADERS: Final = frozenset({"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"})
 
 
 class NatsBroker:
@@ -45,8 +46,8 @@ class NatsBroker:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._js: JetStreamContext = client.jetstream(timeout=_API_TIMEOUT_S, publish_async_max_pending=_PIPELINE_DEPTH)
-        self._inflight = asyncio.Semaphore(_PIPELINE_DEPTH)
+        self._js: JetStreamContext = client.jetstream(timeout=_API_TIMEOUT_S)
+        self._pipeline = Pipeline(client)
 
     @classmethod
     async def connect(cls, url: str, *, name: str, timeout_s: float = 30.0) -> Self:
@@ -111,12 +112,18 @@ class NatsBroker:
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             if self._client.is_connected:
                 await self._client.flush(2)
+        if not self._client.is_connected:
+            # nats-py would write what is still buffered to the connection that is gone, and stop half-closed.
+            self._client._pending, self._client._pending_data_size = [], 0  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         await self._client.close()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         """See `Broker.publish`."""
         self._require_connection()
-        await self._client.publish(subject, data, headers=dict(headers) if headers else None)
+        try:
+            await self._client.publish(subject, data, headers=dict(headers) if headers else None)
+        except nats.errors.Error as error:
+            raise publish_error(error, subject) from error
 
     async def request(
         self, subject: str, data: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
@@ -132,7 +139,7 @@ class NatsBroker:
         except (nats.errors.TimeoutError, TimeoutError) as error:
             raise RequestTimeout(f"no answer on {subject} in {timeout_s:g} s") from error
         except nats.errors.Error as error:
-            raise BrokerUnavailable(str(error)) from error
+            raise publish_error(error, subject) from error
         return received(reply)
 
     async def subscribe(
@@ -174,8 +181,12 @@ class NatsBroker:
             ack = await self._js.publish(
                 subject, data, timeout=timeout_s, headers=_append_headers(headers, msg_id, expected_last)
             )
+        except js_errors.NoStreamResponseError as error:
+            if await self._stream_is_missing(subject):
+                raise TopologyMissing(f"no stream takes {subject}: run `greenroom topology apply`") from error
+            raise append_error(error, subject) from error
         except Exception as error:
-            raise _append_error(error, subject) from error
+            raise append_error(error, subject) from error
         return ack.seq
 
     async def append_soon(
@@ -183,30 +194,7 @@ class NatsBroker:
     ) -> asyncio.Future[int]:
         """See `Broker.append_soon`; waits while 512 are under way."""
         self._require_connection()
-        await self._inflight.acquire()
-        try:
-            pending = await self._js.publish_async(subject, data, headers=_append_headers(headers, msg_id, None))
-        except Exception as error:
-            self._inflight.release()
-            raise _append_error(error, subject) from error
-        stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        # nats-py leaves the future of a lost acknowledgement pending for ever: this is its deadline.
-        timer = asyncio.get_running_loop().call_later(APPEND_TIMEOUT_S, pending.cancel)
-
-        def done(future: asyncio.Future[Any]) -> None:
-            timer.cancel()
-            self._inflight.release()
-            if stored.done():
-                return
-            if future.cancelled():
-                stored.set_exception(BrokerUnavailable(f"{subject} wasn't acknowledged in {APPEND_TIMEOUT_S:g} s"))
-            elif error := future.exception():
-                stored.set_exception(_append_error(error, subject))
-            else:
-                stored.set_result(future.result().seq)
-
-        pending.add_done_callback(done)
-        return stored
+        return await self._pipeline.append(subject, data, _append_headers(headers, msg_id, None))
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """See `Broker.last`."""
@@ -220,7 +208,11 @@ class NatsBroker:
         return Message(
             subject=raw.subject or subject,
             data=raw.data or b"",
-            headers=cast("dict[str, str]", raw.headers or {}),
+            headers={
+                name: value
+                for name, value in cast("dict[str, str]", raw.headers or {}).items()
+                if name not in _DIRECT_HEADERS
+            },
             stream_seq=raw.seq or 0,
             at=raw.time,
         )
@@ -246,7 +238,7 @@ class NatsBroker:
         except (nats.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable(f"{stream} can't be read now") from error
         subscription = await self._js.pull_subscribe_bind(consumer=consumer, stream=stream)
-        return NatsPull(subscription)
+        return NatsPull(self._client, subscription)
 
     async def purge(self, stream: str, subject: str, *, up_to: int | None = None) -> None:
         """See `Broker.purge`."""
@@ -267,6 +259,19 @@ class NatsBroker:
             raise BrokerUnavailable(f"{stream} can't be read now") from error
         return sum((info.state.subjects or {}).values())
 
+    async def _stream_is_missing(self, subject: str) -> bool:
+        """Tell whether there is no stream for `subject`, or only nobody who answers for it.
+
+        A stream whose leader has just died has no listener either, for the seconds until it has another one.
+        """
+        try:
+            await self._js.find_stream_name_by_subject(subject)
+        except js_errors.NotFoundError:
+            return True
+        except (nats.errors.Error, TimeoutError):
+            return False
+        return False
+
     def _require_connection(self) -> None:
         if not self._client.is_connected:
             raise BrokerUnavailable("the connection to NATS is down")
@@ -275,14 +280,17 @@ class NatsBroker:
 class NatsPull:
     """See `broker.Pull`."""
 
-    def __init__(self, subscription: JetStreamContext.PullSubscription) -> None:
+    def __init__(self, client: Client, subscription: JetStreamContext.PullSubscription) -> None:
+        self._client = client
         self._subscription = subscription
 
     async def fetch(self, max_messages: int, wait_s: float) -> Sequence[Delivery]:
         """See `Pull.fetch`."""
+        self._require_connection()
         try:
             batch = await self._subscription.fetch(max_messages, timeout=wait_s)
         except (nats.errors.TimeoutError, TimeoutError):
+            self._require_connection()
             return ()
         except nats.errors.Error as error:
             raise BrokerUnavailable(str(error)) from error
@@ -292,6 +300,11 @@ class NatsPull:
         """See `Pull.close`."""
         with contextlib.suppress(nats.errors.Error):
             await self._subscription.unsubscribe()
+
+    def _require_connection(self) -> None:
+        # Without one, nats-py lets a fetch time out as if nothing had come.
+        if not self._client.is_connected:
+            raise BrokerUnavailable("the connection to NATS is down")
 
 
 class NatsDelivery:
@@ -328,18 +341,6 @@ def _append_headers(
     if expected_last is not None:
         merged["Nats-Expected-Last-Subject-Sequence"] = str(expected_last)
     return merged or None
-
-
-def _append_error(error: BaseException, subject: str) -> BaseException:
-    match error:
-        case js_errors.NoStreamResponseError():
-            return TopologyMissing(f"no stream takes {subject}: run `greenroom topology apply`")
-        case js_errors.APIError() if error.err_code in _WRONG_LAST_SEQUENCE:
-            return WrongLastSequence(f"the last message on {subject} is another one")
-        case nats.errors.Error() | TimeoutError():
-            return BrokerUnavailable(f"{subject} wasn't acknowledged: {type(error).__name__}")
-        case _:
-            return error
 
 
 def _without_password(url: str) -> str:

@@ -1,10 +1,13 @@
 """What a session publishes, kept in order until the broker has it.
 
 Putting never blocks the pipeline. Messages go out pipelined; while the broker is away they wait here, bounded in
-bytes; each has an id, so that what is sent again after an outage is stored once.
+bytes. Each has an id, so that what is sent again after an outage is stored once. (After one that is longer than the
+stream's duplicate window, the few that were stored but not acknowledged when it began are stored twice: readers know
+them by their ids.)
 """
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Mapping
 from typing import Final
@@ -50,6 +53,7 @@ class Spool:
         self._broker = broker
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._droppable_bytes = 0
         self._items: deque[_Item] = deque()
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
@@ -70,11 +74,14 @@ class Spool:
     ) -> bool:
         """Hand over a message; returns False when it was refused because the spool is full."""
         item = _Item(subject=subject, data=data, msg_id=msg_id, headers=headers or {}, droppable=droppable)
-        if self._bytes + item.size > self._max_bytes and not self._make_room(item.size):
+        missing = self._bytes + item.size - self._max_bytes
+        if missing > self._droppable_bytes:
             self.dropped += 1
             return False
+        if missing > 0:
+            self._make_room(missing)
         self._items.append(item)
-        self._bytes += item.size
+        self._count(item, 1)
         self._empty.clear()
         self._wake.set()
         return True
@@ -100,22 +107,25 @@ class Spool:
 
     async def _publish_window(self) -> bool:
         """Publish the oldest messages; keep those from the first failure on. Returns whether all went out."""
-        window = [self._items[index] for index in range(min(_WINDOW, len(self._items)))]
+        window = list(itertools.islice(self._items, _WINDOW))
         pending: list[asyncio.Future[int]] = []
-        try:
-            for item in window:
+        for item in window:
+            try:
                 future = await self._broker.append_soon(
                     item.subject, item.data, msg_id=item.msg_id, headers=item.headers
                 )
-                pending.append(future)
-        except errors.BrokerUnavailable:
-            pass
+            except errors.BrokerUnavailable:
+                break
+            except errors.GreenroomError as error:
+                future = asyncio.get_running_loop().create_future()
+                future.set_exception(error)
+            pending.append(future)
         results = await asyncio.gather(*pending, return_exceptions=True)
         for item, result in zip(window, results, strict=False):
             if isinstance(result, errors.BrokerUnavailable):
                 return False
             if isinstance(result, BaseException):
-                # It can never be stored (no such stream, too large): don't block what is behind it.
+                # It can never be stored (it is too large): don't block what is behind it.
                 self.dropped += 1
                 _log.error("message_not_storable", subject=item.subject, error=str(result))
             else:
@@ -126,16 +136,21 @@ class Spool:
     def _remove_first(self, item: _Item) -> None:
         # While the window was under way, droppable messages may have been dropped from the front.
         if self._items and self._items[0] is item:
-            self._items.popleft()
-            self._bytes -= item.size
+            self._count(self._items.popleft(), -1)
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, missing: int) -> None:
+        """Drop the oldest droppable messages, `missing` bytes or a little more."""
+        enough = self._bytes - missing
         kept: deque[_Item] = deque()
         for item in self._items:
-            if item.droppable and self._bytes + size > self._max_bytes:
-                self._bytes -= item.size
+            if item.droppable and self._bytes > enough:
+                self._count(item, -1)
                 self.dropped += 1
             else:
                 kept.append(item)
         self._items = kept
-        return self._bytes + size <= self._max_bytes
+
+    def _count(self, item: _Item, sign: int) -> None:
+        self._bytes += sign * item.size
+        if item.droppable:
+            self._droppable_bytes += sign * item.size

@@ -47,7 +47,14 @@ class Subject:
         return self._fill(tokens)
 
     def wildcard(self, **tokens: str) -> str:
-        """Return the subject for subscribing: placeholders without a token become `*` (the rest: `>`)."""
+        """Return the subject for subscribing: placeholders without a token become `*` (the rest: `>`).
+
+        Raises:
+            InvalidToken: a token is unknown (nobody gets more than was asked for) or not allowed in a subject.
+        """
+        if unknown := tokens.keys() - set(self.fields):
+            msg = f"{self.template} takes {', '.join(self.fields)}; got {', '.join(sorted(unknown))}"
+            raise InvalidToken(msg)
         free = {name: ">" if name == self._rest else "*" for name in self.fields if name not in tokens}
         return self._fill(tokens, free)
 

@@ -21,6 +21,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     max_age_s: float = 0
     max_msgs_per_subject: int = -1
     max_msg_size: int = -1
+    # For how long a message that is sent again is recognised by its id; the server keeps the ids in memory.
     duplicate_window_s: float = 120
 
 

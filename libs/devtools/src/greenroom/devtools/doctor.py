@@ -145,14 +145,15 @@ async def _api() -> str:
 
 async def _runners() -> str:
     async with ApiClient(connection()) as client:
-        runners = (await client.get("/v1/runners"))["items"]
-    if not runners:
+        runners = (await client.get("/v1/runners"))["runners"]
+    serving = [runner for runner in runners if runner["state"] == "serving"]
+    if not serving:
         raise _NotWell("no runner reports in", "start one (`greenroom-runner`); look at its log")
-    broken = [bot for runner in runners for bot in runner.get("bots", ()) if bot.get("error")]
+    broken = [bot for runner in serving for bot in runner.get("bots", ()) if bot.get("error")]
     if broken:
         raise _NotWell(f"bot {broken[0]['name']} can't be run: {broken[0]['error']}", "mend its import on the runner")
-    slots = sum(runner["slots"] for runner in runners)
-    return f"{len(runners)} reporting, {slots} slots"
+    slots = sum(runner["slots"] for runner in serving)
+    return f"{len(serving)} reporting, {slots} slots"
 
 
 async def _traces(state: UpState | None) -> str:

@@ -22,9 +22,9 @@ async def sessions(console: Console, *, state: str | None, agent: str | None, li
     async with ApiClient(connection()) as client:
         page = await client.get("/v1/sessions", state=state, agent=agent, limit=limit)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("session", "agent", "state", "outcome", "requested", "took", "runner"):
+    for column in ("session", "agent", "state", "outcome", "requested", "took"):
         table.add_column(column, no_wrap=True)
-    for session in page["items"]:
+    for session in page["sessions"]:
         outcome = session.get("outcome") or ""
         reason = f" ({session['reason']})" if session.get("reason") else ""
         table.add_row(
@@ -34,9 +34,8 @@ async def sessions(console: Console, *, state: str | None, agent: str | None, li
             f"[{_OUTCOME_COLOURS.get(outcome, 'white')}]{outcome}[/]{reason}" if outcome else "",
             str(session["requested_at"])[:19].replace("T", " "),
             _took(session),
-            session.get("runner_id") or "",
         )
-    console.print(table if page["items"] else "no sessions yet: `greenroom call frontdesk` places one")
+    console.print(table if page["sessions"] else "no sessions yet: `greenroom call frontdesk` places one")
 
 
 async def tail(console: Console, session_id: str | None, *, as_json: bool) -> None:
@@ -66,9 +65,9 @@ async def trace(console: Console, session_id: str | None) -> None:
 
 async def _newest(client: ApiClient) -> dict[str, Any]:
     page = await client.get("/v1/sessions", limit=1)
-    if not page["items"]:
+    if not page["sessions"]:
         raise SessionNotFound("there are no sessions yet")
-    return page["items"][0]
+    return page["sessions"][0]
 
 
 def _took(session: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +43,7 @@ class Stack:
         on_line: called with a service's name and each line it prints.
         on_step: called with a few words when something is begun that may take over a second.
         api_port: preferred port of the API; another free one is taken when it isn't free.
+        without: services that aren't to be started.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Stack:
         on_line: OnLine,
         on_step: OnStep = lambda _: None,
         api_port: int = 0,
+        without: Sequence[str] = (),
     ) -> None:
         self.folder: Final = folder
         self.services: dict[str, ServiceProcess] = {}
@@ -66,6 +68,7 @@ class Stack:
         self._env = dict(env)
         self._on_line = on_line
         self._on_step = on_step
+        self._started = [name for name in SERVICES if name not in without]
         self._receiver: OtlpReceiver | None = None
 
     @property
@@ -100,7 +103,7 @@ class Stack:
         """
         try:
             await self._start_parts()
-            for name in SERVICES:
+            for name in self._started:
                 await self.start_service(name)
             self._on_step("waiting for the services (the runner loads Pipecat and its models)")
             async with asyncio.TaskGroup() as tasks:

@@ -4,6 +4,7 @@ Nothing here decides on placement; that is the scheduler's picture.
 """
 
 import asyncio
+import contextlib
 from typing import Final
 
 import msgspec
@@ -77,20 +78,20 @@ class Fleet:
         every api instance says the same.
         """
         found: dict[str, tuple[str, BotOffer]] = {}
-        for runner in self.runners():
-            pool = runner.heartbeat.pool
-            if runner.lost or runner.heartbeat.draining:
-                continue
-            for offer in runner.heartbeat.bots:
-                known = found.get(offer.name)
-                if offer.error is None and (known is None or (pool == _DEFAULT_POOL != known[0])):
-                    found[offer.name] = (pool, offer)
+        usable = [runner.heartbeat for runner in self.runners() if not runner.lost and not runner.heartbeat.draining]
+        for beat in sorted(usable, key=lambda beat: (beat.pool != _DEFAULT_POOL, beat.pool)):
+            for offer in beat.bots:
+                if offer.error is None:
+                    found.setdefault(offer.name, (beat.pool, offer))
         return found
 
     async def run(self) -> None:
         """Announce bots as agents whenever they are new or changed, until cancelled."""
         while True:
-            await self._offers_changed.wait()
+            # A pool may also change by a runner's silence, which no heartbeat tells.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOST_AFTER_S):
+                    await self._offers_changed.wait()
             self._offers_changed.clear()
             await asyncio.sleep(_ANNOUNCE_EVERY_S if await self._announce() else _RETRY_S)
 

@@ -57,6 +57,12 @@ class Idempotency:
         self._broker = broker
         self._clock = clock or SystemClock()
 
+    async def answered(self, tenant: str, key: str, body_sha256: str) -> Answered | None:
+        """Return what a key was answered with, if it was; reserves nothing. Raises as `begin`."""
+        message = await self._broker.last(STREAM, _subject(tenant, key))
+        found = _found(message, body_sha256) if message else None
+        return found if isinstance(found, Answered) else None
+
     async def begin(self, tenant: str, key: str, body_sha256: str) -> Reserved | Answered:
         """Reserve a key, or return what it was answered with.
 

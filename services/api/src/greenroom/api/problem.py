@@ -51,20 +51,32 @@ def handlers() -> ExceptionHandlersMap:
     return {GreenroomError: _ours, HTTPException: _litestar, Exception: _unknown}
 
 
-def body_and_headers(error: GreenroomError, instance: str) -> tuple[bytes, dict[str, str]]:
-    """Return the JSON of an error and the headers that go with it (its content type included)."""
+class Rendered(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as it is sent; `headers` include the content type."""
+
+    status: int
+    code: str
+    body: bytes
+    headers: dict[str, str]
+
+
+def render(error: GreenroomError, instance: str) -> Rendered:
+    """Return what is sent for an error that happened to `instance` (a path)."""
     headers = {"content-type": MEDIA_TYPE, "cache-control": "no-store"}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Bearer"
-    return msgspec.json.encode(error.problem(instance)), headers
+    problem = error.problem(instance)
+    return Rendered(
+        status=problem["status"], code=problem["code"], body=msgspec.json.encode(problem), headers=headers
+    )
 
 
 def _ours(request: AnyRequest, error: GreenroomError) -> Response[bytes]:
-    request.scope["state"][CODE_KEY] = error.code
-    body, headers = body_and_headers(error, request.scope["path"])
-    return Response(body, status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+    rendered = render(error, request.scope["path"])
+    request.scope["state"][CODE_KEY] = rendered.code
+    return Response(rendered.body, status_code=rendered.status, headers=rendered.headers, media_type=MEDIA_TYPE)
 
 
 def _litestar(request: AnyRequest, error: HTTPException) -> Response[bytes]:

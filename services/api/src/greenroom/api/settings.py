@@ -32,7 +32,7 @@ class ApiSettings(ServiceSettings, frozen=True, kw_only=True):
         int, msgspec.Meta(ge=0), Env(help="How many media sockets one process serves at a time")
     ] = 1000
     media_max_frame_bytes: Annotated[
-        int, msgspec.Meta(ge=1024), Env(help="Largest message of a media socket's client")
+        int, msgspec.Meta(ge=1024, le=512 * 1024), Env(help="Largest message of a media socket's client")
     ] = 64 * 1024
     media_queue_frames: Annotated[
         int, msgspec.Meta(ge=10), Env(help="Frames that wait for a slow client before it is given up", unit="frames")
@@ -42,7 +42,7 @@ class ApiSettings(ServiceSettings, frozen=True, kw_only=True):
     ] = 30.0
     media_stall_s: Annotated[
         float, msgspec.Meta(gt=0), Env(help="How long a client may take no frame before it is given up")
-    ] = 2.0
+    ] = 5.0
     media_outage_s: Annotated[
         float, msgspec.Meta(gt=0), Env(help="How long a media socket outlives an outage of NATS")
     ] = 15.0

@@ -41,8 +41,8 @@ class Tickets:
         self._broker = broker
         self._clock = clock or SystemClock()
 
-    async def issue(self, secret: bytes, tenant: str, session_id: str) -> tuple[str, Ticket]:
-        """Store the ticket of a session and return its text and what it opens; again for one that is stored already.
+    async def issue(self, secret: bytes, tenant: str, session_id: str) -> Ticket:
+        """Store the ticket of a session and return what it opens; again for one that is stored already.
 
         Args:
             secret: the caller's key.
@@ -52,18 +52,17 @@ class Tickets:
         Raises:
             BrokerUnavailable: it wasn't stored.
         """
-        text = derive(secret, session_id)
         ticket = Ticket(
             tenant=tenant, session_id=session_id, expires_at=self._clock.now() + timedelta(seconds=LIFETIME_S)
         )
-        subject = subjects.TICKET.format(key=_digest(text))
+        subject = subjects.TICKET.format(key=_digest(derive(secret, session_id)))
         try:
             await self._broker.append(subject, messages.encode(ticket), expected_last=0)
         except WrongLastSequence:
             stored = await self._broker.last(STREAM, subject)
             if stored is not None and stored.data:
                 ticket = messages.decode(stored.data, Ticket)
-        return text, ticket
+        return ticket
 
     async def find(self, text: str) -> Held:
         """Return what a ticket opens, without using it.

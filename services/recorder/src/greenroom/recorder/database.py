@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -15,9 +15,10 @@ STATEMENT_TIMEOUT_S: Final = 10.0
 CONNECT_TIMEOUT_S: Final = 3.0
 _CONNECT_RETRY_S: Final = 0.1
 
-# asyncpg ships no types for these two.
+# asyncpg comes without types.
 type Connection = Any
 type Pool = Any
+_driver: Final[Any] = asyncpg
 
 # The server is away, starting, stopping, full, or undid the transaction for somebody else's sake: later it will do.
 _AWAY: Final = (
@@ -29,6 +30,9 @@ _AWAY: Final = (
     asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,  # a primary that has just become a standby
     asyncpg.InterfaceError,  # the connection was closed under the statement
+    asyncpg.InvalidCatalogNameError,  # not made, or not migrated yet
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
 )
 # What is wrong with the rows themselves: a NUL in a text, a number out of range, a broken rule of the schema.
 _NEVER: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
@@ -38,9 +42,7 @@ class UnstorableRow(Exception):
     """PostgreSQL refuses a row and will always do so; carries the reason without the row's values."""
 
 
-async def connect(
-    dsn: str, *, timeout_s: float, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S
-) -> Connection:
+async def connect(dsn: str, *, timeout_s: float, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S) -> Connection:
     """Return a connection, however long the server takes to come up, within `timeout_s`.
 
     Raises:
@@ -49,7 +51,7 @@ async def connect(
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=statement_timeout_s)
+            return await _driver.connect(dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=statement_timeout_s)
         except _AWAY as error:
             if time.monotonic() >= deadline:
                 raise DatabaseUnavailable(f"PostgreSQL can't be reached: {type(error).__name__}") from error
@@ -60,7 +62,7 @@ async def connect(
 
 async def open_pool(dsn: str, *, size: int) -> Pool:
     """Return a pool of up to `size` connections; none is made before it is needed, so the server may be away."""
-    return await asyncpg.create_pool(
+    return await _driver.create_pool(
         dsn,
         min_size=0,
         max_size=size,
@@ -72,7 +74,7 @@ async def open_pool(dsn: str, *, size: int) -> Pool:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated() -> Generator[None]:
     """Turn the errors of asyncpg into the two that matter.
 
     Raises:
@@ -85,3 +87,12 @@ def translated() -> Iterator[None]:
         raise UnstorableRow(f"PostgreSQL refuses it: {type(error).__name__}") from error
     except _AWAY as error:
         raise DatabaseUnavailable(f"PostgreSQL can't be reached: {type(error).__name__}") from error
+
+
+async def close_pool(pool: Pool, *, timeout_s: float) -> None:
+    """Close the pool when its statements are done, or after `timeout_s` without waiting for them."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()

@@ -16,7 +16,13 @@ from opentelemetry.trace import SpanKind
 from greenroom.common import lifecycle, messages, subjects, telemetry
 from greenroom.common.broker import Broker, Message
 from greenroom.common.consumer import Consumer, Drop, Retry, malformed
-from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable, IllegalTransition, MalformedEvent, StaleEpoch
+from greenroom.common.errors import (
+    BrokerUnavailable,
+    DatabaseUnavailable,
+    IllegalTransition,
+    MalformedEvent,
+    StaleEpoch,
+)
 from greenroom.common.events import decode_event
 from greenroom.common.ledger import STREAM
 from greenroom.common.lifecycle import Session
@@ -28,6 +34,8 @@ from greenroom.recorder.store import Store, StoredEvent, StoredSession
 _log = structlog.get_logger()
 
 CONSUMER: Final = "recorder-sessions"
+# A batch is closed after this time, full or not: history lags by as much, live readers read the stream itself.
+MAX_WAIT_S: Final = 0.25
 EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
 # While PostgreSQL is away; messages wait in the broker meanwhile.
 AWAY_RETRY_S: Final = 1.0
@@ -38,13 +46,20 @@ MAX_NAME: Final = 256
 BATCH_ROWS_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """A ledger entry and where it is in the ledger; revisions are stream sequences."""
+
+    entry: LedgerEntry
+    revision: int
+    # The revision that it was written on, by compare-and-set; 0: it is the first.
+    written_on: int
+
+
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of the stream: an event, and for a transition the ledger entry it comes from."""
+    """One message of the stream: an event, and for a transition the step that it stands for."""
 
     stored: StoredEvent
-    entry: LedgerEntry | None = None
-    # The revision that the entry was written on.
-    written_on: int = 0
+    step: Step | None = None
 
     @property
     def session_id(self) -> str:
@@ -94,15 +109,15 @@ def _decode_transition(message: Message, tenant: str, session_id: str) -> Incomi
         source="ledger",
         data=_transition_data(entry),
     )
-    stored = StoredEvent(event=event, stream_seq=message.stream_seq)
-    return Incoming(stored=stored, entry=entry, written_on=int(written_on))
+    return Incoming(
+        stored=StoredEvent(event=event, stream_seq=message.stream_seq),
+        step=Step(entry=entry, revision=message.stream_seq, written_on=int(written_on)),
+    )
 
 
 def _transition_data(entry: LedgerEntry) -> dict[str, Any]:
     """Return what the history shows of a transition: its fields, without the document, and where it led."""
-    fields = {
-        name: getattr(entry.transition, name) for name in entry.transition.__struct_fields__ if name != "session"
-    }
+    fields = {name: getattr(entry.transition, name) for name in entry.transition.__struct_fields__ if name != "session"}
     return {"state": entry.session.state, "attempt": entry.session.attempt, **fields}
 
 
@@ -121,7 +136,13 @@ class Ingest:
         self, *, broker: Broker, store: Store, on_ended: Callable[[Session], None], metrics: Metrics, max_batch: int
     ) -> None:
         self.consumer: Final = Consumer(
-            broker, STREAM, CONSUMER, decode=decode, handle=self.handle, max_batch=max_batch
+            broker,
+            STREAM,
+            CONSUMER,
+            decode=decode,
+            handle=self.handle,
+            max_batch=max_batch,
+            max_wait_s=MAX_WAIT_S,
         )
         self._broker = broker
         self._store = store
@@ -171,8 +192,8 @@ class Ingest:
             before = known.get(item.session_id)
             if before is not None and before.session.tenant != item.tenant:
                 raise Drop("the session belongs to another tenant")
-            if item.entry is not None:
-                after = _advance(before, item, item.entry)
+            if item.step is not None:
+                after = advance(before, item.step)
                 if after is not before:
                     known[item.session_id] = changed[item.session_id] = after
             elif before is None:
@@ -187,9 +208,9 @@ class Ingest:
 
     def _after_commit(self, batch: Sequence[Incoming], newly_ended: frozenset[str], began_ns: int) -> None:
         for item in batch:
-            if item.entry is None or not isinstance(item.entry.transition, lifecycle.Ended):
+            if item.step is None or not item.step.entry.session.ended:
                 continue
-            session = item.entry.session
+            session = item.step.entry.session
             if session.id in newly_ended:
                 _log.info("session_stored", session_id=session.id, tenant=session.tenant, outcome=session.outcome)
                 if session.traceparent is not None:
@@ -211,28 +232,33 @@ def _trace_persist(session: Session, began_ns: int, batch_rows: int) -> None:
         pass
 
 
-def _advance(before: StoredSession | None, item: Incoming, entry: LedgerEntry) -> StoredSession:
-    """Return what is known after a ledger message.
+def advance(before: StoredSession | None, step: Step) -> StoredSession:
+    """Return what is known of a session after a step; `before` itself where the step is an old one.
+
+    Args:
+        before: what is known of it; None: nothing.
+        step: the step.
 
     Raises:
         Drop: the lifecycle table has no such step, or it contradicts what was stored before.
     """
-    revision = item.stored.stream_seq
-    if before is not None and revision <= before.revision:
+    if before is not None and step.revision <= before.revision:
         return before
-    written_on = before.revision if before is not None else 0
-    if item.written_on < written_on:
-        raise Drop(f"it was written on revision {item.written_on}, but the session is at {written_on}")
-    after = StoredSession(session=entry.session, revision=revision)
-    if item.written_on > written_on:
-        return after
+    known_to = before.revision if before is not None else 0
+    if step.written_on < known_to:
+        raise Drop(f"it was written on revision {step.written_on}, but the session is at {known_to}")
+    if step.written_on == known_to:
+        _check(before.session if before is not None else None, step.entry)
+    return StoredSession(session=step.entry.session, revision=step.revision)
+
+
+def _check(before: Session | None, entry: LedgerEntry) -> None:
     try:
-        expected = lifecycle.apply(before.session if before else None, entry.transition, entry.at)
+        expected = lifecycle.apply(before, entry.transition, entry.at)
     except (IllegalTransition, StaleEpoch) as error:
         raise Drop(f"{error.code}: {error.detail}") from error
     if _place(expected) != _place(entry.session):
         raise Drop(f"the document says {_place(entry.session)}, the lifecycle table {_place(expected)}")
-    return after
 
 
 def _place(session: Session) -> tuple[str, int, int, str | None]:

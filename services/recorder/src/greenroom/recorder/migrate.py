@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from importlib import resources
@@ -86,9 +86,7 @@ def migrations() -> list[Migration]:
     ]
 
 
-async def migrate(
-    dsn: str, *, timeout_s: float = TIMEOUT_S, files: Sequence[Migration] | None = None
-) -> list[str]:
+async def migrate(dsn: str, *, timeout_s: float = TIMEOUT_S, files: Sequence[Migration] | None = None) -> list[str]:
     """Apply what isn't applied yet and return its names, in order.
 
     Args:
@@ -132,7 +130,7 @@ async def status(dsn: str, *, timeout_s: float = TIMEOUT_S) -> list[Migration]:
 
 
 @asynccontextmanager
-async def _locked(connection: Connection, timeout_s: float) -> AsyncIterator[None]:
+async def _locked(connection: Connection, timeout_s: float) -> AsyncGenerator[None]:
     deadline = time.monotonic() + timeout_s
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
         if time.monotonic() >= deadline:

@@ -88,6 +88,10 @@ class Parts:
             return []
         return sorted(entry.name for entry in os.scandir(self._root) if entry.is_dir(follow_symlinks=False))
 
+    def exist(self, session_id: str) -> bool:
+        """Tell whether a session has parts."""
+        return (self._root / session_id).is_dir()
+
     def journal(self, session_id: str) -> Iterator[ChunkNote]:
         """Yield what was stored of a session, in the order in which it came; some of it twice.
 

@@ -5,12 +5,13 @@ sox and libsndfile read it.
 """
 
 import array
+import io
 import struct
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import Final, Self
 
 from greenroom.recorder.timeline import SAMPLE_BYTES, TRACKS, Part, Track
 
@@ -51,11 +52,12 @@ class Mixer:
     def __init__(self, parts: Sequence[tuple[Part, Path]], samples: int) -> None:
         self._parts = parts
         self._samples = samples
-        self._open: list[tuple[Part, BinaryIO]] = []
+        self._open: list[tuple[Part, io.FileIO]] = []
 
     def __enter__(self) -> Self:
         try:
-            self._open = [(part, path.open("rb", buffering=0)) for part, path in self._parts]
+            for part, path in self._parts:
+                self._open.append((part, io.FileIO(path)))
         except OSError:
             self._close()
             raise
@@ -77,16 +79,16 @@ class Mixer:
 
     def _block(self, track: Track, start: int, count: int) -> array.array[int]:
         """Return samples `start` to `start + count` of a track, in the file's byte order."""
-        block = array.array("h", bytes(count * SAMPLE_BYTES))
-        written_to = 0
+        pieces: list[tuple[int, array.array[int]]] = []
         for part, file in self._open:
             begin, end = max(start, part.offset), min(start + count, part.offset + part.length)
-            if part.track != track or begin >= end:
-                continue
-            piece = _read(file, begin - part.offset, end - begin)
-            low, high = begin - start, end - start
-            block[low:high] = _mixed(block[low:high], piece) if low < written_to else piece
-            written_to = max(written_to, high)
+            if part.track == track and begin < end:
+                pieces.append((begin - start, _read(file, begin - part.offset, end - begin)))
+        if len(pieces) > 1:
+            return _mixed(pieces, count)
+        block = array.array("h", bytes(count * SAMPLE_BYTES))
+        for low, piece in pieces:
+            block[low : low + len(piece)] = piece
         return block
 
     def _close(self) -> None:
@@ -95,27 +97,30 @@ class Mixer:
         self._open = []
 
 
-def _read(file: BinaryIO, position: int, count: int) -> array.array[int]:
+def _read(file: io.FileIO, position: int, count: int) -> array.array[int]:
     """Return `count` samples from `position` on; what the file lacks is silence."""
     samples = array.array("h", bytes(count * SAMPLE_BYTES))
     view = memoryview(samples).cast("B")
     file.seek(position * SAMPLE_BYTES)
     filled = 0
-    while filled < len(view) and (got := file.readinto(view[filled:])):  # pyright: ignore[reportAttributeAccessIssue]
+    while filled < len(view) and (got := file.readinto(view[filled:])):
         filled += got
     return samples
 
 
-def _mixed(one: array.array[int], other: array.array[int]) -> array.array[int]:
-    """Return the sum, clipped."""
-    _to_native(one, other)
-    mixed = array.array("h", (max(_QUIETEST, min(_LOUDEST, a + b)) for a, b in zip(one, other, strict=True)))
-    _to_native(mixed)
+def _mixed(pieces: Sequence[tuple[int, array.array[int]]], count: int) -> array.array[int]:
+    """Return the sum of pieces, each at its place in `count` samples, clipped."""
+    total = [0] * count
+    for low, piece in pieces:
+        _swap_if_big_endian(piece)
+        for index, value in enumerate(piece, low):
+            total[index] += value
+    mixed = array.array("h", (max(_QUIETEST, min(_LOUDEST, value)) for value in total))
+    _swap_if_big_endian(mixed)
     return mixed
 
 
-def _to_native(*blocks: array.array[int]) -> None:
-    """Swap between the byte order of the file and the machine's, where they differ."""
+def _swap_if_big_endian(samples: array.array[int]) -> None:
+    """Turn the file's byte order into the machine's, or back."""
     if sys.byteorder == "big":
-        for block in blocks:
-            block.byteswap()
+        samples.byteswap()

@@ -77,10 +77,10 @@ def kill_group(pid: int) -> None:
 def open_files() -> frozenset[int]:
     """Return the file descriptors of this process."""
     found: set[int] = set()
-    for name in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # the one the directory was read through is closed by now
-            os.fstat(int(name))
-            found.add(int(name))
+            os.fstat(int(entry.name))
+            found.add(int(entry.name))
     return frozenset(found)
 
 

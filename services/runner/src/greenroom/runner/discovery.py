@@ -90,8 +90,8 @@ def _load(spec: BotSpec) -> Bot:
         inspect.signature(entry).bind(None)
     except TypeError as error:
         raise UnusableBot(f"{spec.target} doesn't take the runner arguments alone: {error}") from error
-    warm = getattr(module, "warm", None)
-    if warm is not None and not callable(warm):
+    warm: Any = getattr(module, "warm", None)
+    if not (warm is None or inspect.isfunction(warm)):
         raise UnusableBot(f"{module_name}.warm isn't a function")
     offer = BotOffer(
         name=spec.name,

@@ -145,7 +145,7 @@ def _rehearse() -> None:
     try:
         if not asyncio.run(rehearse(_REHEARSAL_S)):
             _log.warning("rehearsal_without_answer")
-    except Exception:
+    except Exception:  # noqa: BLE001 whatever it was, calls can be made without a rehearsal
         _log.warning("rehearsal_failed", exc_info=True)
     finally:
         loguru_logger.enable("pipecat")

@@ -15,6 +15,7 @@ import structlog
 
 from greenroom.runner import childlife, control
 from greenroom.runner.control import FromSession, Standby, ToSession
+from greenroom.runner.verdicts import Exit
 
 _log = structlog.get_logger()
 
@@ -26,24 +27,6 @@ _BATCH: Final = 16
 _MAX_UNHEARD: Final = 64
 
 
-class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process ended; `code` is negative for a signal, None where nobody was left to see it."""
-
-    code: int | None
-    max_rss_bytes: int = 0
-    cpu_s: float = 0.0
-
-    @property
-    def signal_name(self) -> str | None:
-        """The signal that killed it, e.g. `SIGKILL`; None if it ended in another way."""
-        if self.code is None or self.code >= 0:
-            return None
-        try:
-            return signal.Signals(-self.code).name
-        except ValueError:
-            return f"signal {-self.code}"
-
-
 class SessionProcess:
     """A process that was forked for one session.
 
@@ -52,19 +35,19 @@ class SessionProcess:
     Attributes:
         pid: its process id, which is its process group's too.
         standby: set once it has said that it is warm and connected.
-        exited: done once the kernel has said that it is gone; never raises.
     """
 
     def __init__(self, pid: int, pidfd: int, channel: socket.socket) -> None:
         self.pid: Final = pid
         self.forked_at: Final = time.monotonic()
         self.standby = asyncio.Event()
-        self.exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
+        self._exited: asyncio.Future[Exit] = self._loop.create_future()
         self._pidfd = pidfd
         self._channel = channel
         self._reported: Exit | None = None
         self._gone = False
+        self._orphaned = False
         self._timer: asyncio.TimerHandle | None = None
         self._on_message: Callable[[FromSession], None] | None = None
         self._unheard: list[FromSession] = []
@@ -80,6 +63,14 @@ class SessionProcess:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return not poll.poll(0)
+
+    async def wait(self) -> Exit:
+        """Return how it ended, once the kernel has said that it is gone."""
+        return await asyncio.shield(self._exited)
+
+    def on_exit(self, call: Callable[[Exit], None]) -> None:
+        """Have `call` called once it is gone."""
+        self._exited.add_done_callback(lambda exited: call(exited.result()))
 
     def listen(self, on_message: Callable[[FromSession], None]) -> None:
         """Hand every message, those that were unheard so far too, to `on_message`."""
@@ -117,7 +108,8 @@ class SessionProcess:
 
     def orphaned(self) -> None:
         """Take notice that the zygote is dead: the exit status comes from the kernel, for the runner adopts it."""
-        if self._gone and not self.exited.done():
+        self._orphaned = True
+        if self._gone and not self._exited.done():
             self._finish(self._reap())
 
     # ------------------------------------------------------------------------ events of the loop
@@ -139,7 +131,7 @@ class SessionProcess:
         try:
             message = control.decode_from_session(packet)
         except msgspec.MsgspecError as error:
-            _log.error("session_message_malformed", pid=self.pid, error=str(error))  # noqa: TRY400 the trace says nothing more
+            _log.error("session_message_malformed", pid=self.pid, error=str(error))
             return
         if isinstance(message, Standby):
             self.standby.set()
@@ -156,6 +148,8 @@ class SessionProcess:
         self._gone = True
         if self._reported is not None:
             self._finish(self._reported)
+        elif self._orphaned:
+            self._finish(self._reap())
         else:
             self._timer = self._loop.call_later(_STATUS_TIMEOUT_S, lambda: self._finish(self._reap()))
 
@@ -172,10 +166,10 @@ class SessionProcess:
         return Exit(code=result.si_status if result.si_code == os.CLD_EXITED else -result.si_status)
 
     def _finish(self, status: Exit) -> None:
-        if self.exited.done():
+        if self._exited.done():
             return
         if self._timer is not None:
             self._timer.cancel()
         self.hang_up()
         os.close(self._pidfd)
-        self.exited.set_result(status)
+        self._exited.set_result(status)

@@ -1,8 +1,8 @@
 """One full turn of a call that nobody makes: what is slow the first time is done before there is a caller.
 
-A pipeline like that of most bots (WebSocket transport, VAD, turn detection, segmented recognition, a language model, speech
-synthesis, both context aggregators) hears a sentence and answers it. The services are stand-ins; everything between
-them is Pipecat's own, and a hundred of its modules are first imported when a frame reaches them.
+A pipeline like that of most bots (WebSocket transport, VAD, turn detection, segmented recognition, a language model,
+speech synthesis, both context aggregators) hears a sentence and answers it. The services are stand-ins; everything
+between them is Pipecat's own, and hundreds of modules are first imported when a frame reaches them.
 """
 
 import asyncio
@@ -102,7 +102,13 @@ class _Caller:
         self.answered = False
         self._serializer = ProtobufFrameSerializer()
         self._sent = -1
-        scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": [], "subprotocols": []}
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "path": "/",
+            "query_string": b"",
+            "headers": [],
+            "subprotocols": [],
+        }
         self.websocket = WebSocket(scope, self._receive, self._send)
         # The transport takes sockets that were accepted.
         self.websocket.client_state = self.websocket.application_state = type(self.websocket.client_state).CONNECTED

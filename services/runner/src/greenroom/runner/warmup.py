@@ -58,7 +58,7 @@ def _shared_type(base: Any, options_type: Any) -> type:
         def __init__(self, model: object, sess_options: Any = None, *args: object, **kwargs: object) -> None:
             if not getattr(self, "_greenroom_loaded", False):
                 options = _frugal(options_type() if sess_options is None else sess_options)
-                super().__init__(model, options, *args, **kwargs)
+                base.__init__(self, model, options, *args, **kwargs)
                 self._greenroom_loaded = True
 
     SharedInferenceSession.__name__ = SharedInferenceSession.__qualname__ = base.__name__
@@ -73,9 +73,9 @@ def _frugal(options: Any) -> Any:
 
 
 def _model_key(model: object, options: Any, *args: object, **kwargs: object) -> tuple[object, ...] | None:
-    if not isinstance(model, str | os.PathLike):
+    if not isinstance(model, str | Path):
         return None
-    path = os.path.realpath(os.fspath(model))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    path = os.path.realpath(str(model))
     shape = (options.intra_op_num_threads, options.inter_op_num_threads, options.graph_optimization_level)
     return (path, shape, repr(args), repr(sorted(kwargs.items())))
 
@@ -119,6 +119,8 @@ def join_threads(timeout_s: float) -> tuple[str, ...]:
     A pool whose owner is gone ends its threads when it is collected; native threads (of libraries) never end, and are
     named as the kernel has them.
     """
+    if not _other_threads():
+        return ()
     gc.collect()
     deadline = time.monotonic() + timeout_s
     for thread in threading.enumerate():

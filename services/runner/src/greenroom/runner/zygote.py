@@ -103,7 +103,7 @@ class Zygote:
             code = self._preloaded.run(control_fd, self._preloaded.context)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else EXIT_FAILED
-        except BaseException:
+        except BaseException:  # noqa: BLE001 there is no caller: what isn't logged here is lost
             _log.exception("session_process_failed")
         finally:
             childlife.leave(control_fd, code)
@@ -123,7 +123,9 @@ def main(arguments: Sequence[str]) -> int:
         if not isinstance(order, Prepare):
             return EXIT_USAGE
         settings = order.settings
-        configure_logging("zygote", level=settings.log_level, form=settings.log_format, instance_id=settings.instance_id)
+        configure_logging(
+            "zygote", level=settings.log_level, form=settings.log_format, instance_id=settings.instance_id
+        )
         try:
             preloaded = preload(order, lambda message: forkwire.send(runner, message))
         except CannotFork as error:

@@ -144,8 +144,12 @@ class Child:
         return await self.kill()
 
     async def kill(self) -> None:
-        """End the process at once, as a crash would."""
+        """End the process and its children at once, as a crash would."""
+        children = self._children() if self.running else []
         self.signal(signal.SIGKILL)
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await self._until(lambda: not self.running, _KILL_TIMEOUT_S)
 
     def signal(self, number: signal.Signals) -> None:
@@ -164,6 +168,12 @@ class Child:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
             return log.read().decode(errors="replace")
         return ""
+
+    def _children(self) -> list[int]:
+        """Return the children that Linux tells of; elsewhere they notice by themselves, when they come to it."""
+        with contextlib.suppress(OSError):
+            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        return []
 
     async def _until(self, reached: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

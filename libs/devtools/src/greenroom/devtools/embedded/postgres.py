@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import asyncpg
 
@@ -24,10 +24,10 @@ _INITDB_TIMEOUT_S: Final = 60.0
 _START_TIMEOUT_S: Final = 60.0
 # A fast shutdown takes 20 ms and writes what is dirty; an immediate one leaves that to the next start.
 _STOP_LADDER: Final = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 2.0))
-_CONNECT_TIMEOUT_S: Final = 5.0
+_CONNECT_TIMEOUT_S: Final = 5
 _PORT_ATTEMPTS: Final = 3
 _PORT_TAKEN: Final = "Address already in use"
-# The processes of a killed server notice within milliseconds, unless they are in the middle of something.
+# The processes of a server that somebody else has killed notice it, unless they are in the middle of a query.
 _STILL_ENDING: Final = "pre-existing shared memory block"
 _STILL_ENDING_TIMEOUT_S: Final = 10.0
 _STILL_ENDING_POLL_S: Final = 0.05
@@ -44,8 +44,8 @@ _SETTINGS: Final = {
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] ",
 }
-# For tests: as fast as it gets, and gone if the machine goes.
-_NOT_DURABLE: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# For tests. Commits still reach the kernel (synchronous_commit stays on), so that killing the server loses nothing.
+_NOT_DURABLE: Final = {"fsync": "off", "full_page_writes": "off"}
 
 
 class EmbeddedPostgres:
@@ -54,7 +54,7 @@ class EmbeddedPostgres:
     Args:
         folder: everything of it lies here: `data/`, `password`, `postgres.log`. Made when missing.
         port: 0 takes a free one, which a restart keeps.
-        durable: False trades the safety of the data for speed; a kill of the server alone loses nothing even then.
+        durable: False is faster, and survives a kill of the server but no power cut.
         identity: who it runs as; not given, as we are, and as somebody else if that is root.
     """
 
@@ -87,7 +87,7 @@ class EmbeddedPostgres:
         """Return where another database of this server is."""
         return f"postgresql://{_USER}:{self._password}@127.0.0.1:{self.port}/{database}"
 
-    async def __aenter__(self) -> "EmbeddedPostgres":
+    async def __aenter__(self) -> Self:
         """Start."""
         await self.start()
         return self

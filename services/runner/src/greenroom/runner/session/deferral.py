@@ -41,7 +41,7 @@ class DeferredConnect:
             self._asked = False
             await self._trigger()
         # The class's own method again: from here on there is nothing to hold.
-        self._transport.__dict__.pop("push_frame", None)
+        vars(self._transport).pop("push_frame", None)
         if self._frame is not None:
             frame, self._frame = self._frame, None
             await self._push(frame)

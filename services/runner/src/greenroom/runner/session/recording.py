@@ -62,6 +62,9 @@ class TrackRecorder:
         self._chunker = Chunker()
         self._resampler: SOXRStreamAudioResampler | None = None
         self._rate = RATE
+        # Where the next samples go that come out of the resampler, which holds some back.
+        self._next = 0
+        # When the last frame of the present run passed; 0 between runs.
         self._last_ns = 0
 
     def take(self, frame: AudioRawFrame) -> None:
@@ -97,15 +100,14 @@ class TrackRecorder:
         placement = self._placer.place(self._clock.sample(taken.at_ns), samples)
         if placement.begins_run:
             await self._let_out()
-            position = placement.position
-        else:
-            position = self._chunker.end
+            self._next = max(placement.position, self._next)
         self._last_ns = taken.at_ns
-        self._add(position, await self._resample(pcm))
+        self._add(await self._resample(pcm))
 
-    def _add(self, position: int, pcm: bytes) -> None:
-        for chunk in self._chunker.add(position, pcm, self._last_ns / 1e9):
+    def _add(self, pcm: bytes) -> None:
+        for chunk in self._chunker.add(self._next, pcm, self._last_ns / 1e9):
             self._emitter.audio(self._track, chunk, self._clock.origin_ns)
+        self._next += len(pcm) // WIDTH
 
     def _publish_due(self, before_s: float) -> None:
         for chunk in self._chunker.due(before_s):
@@ -121,13 +123,13 @@ class TrackRecorder:
 
     async def _end_run(self) -> None:
         self._placer.end_run()
-        self._last_ns = self._last_ns if self._taken else 0
         await self._let_out()
+        self._last_ns = 0
 
     async def _let_out(self) -> None:
         """Add the end of the last run, which the resampler's filter still holds."""
         if self._resampler is not None and (tail := await self._resampler.flush()):
-            self._add(self._chunker.end, tail)
+            self._add(tail)
 
 
 class Recorder:
@@ -136,6 +138,11 @@ class Recorder:
     def __init__(self, clock: CallClock, emitter: Emitter) -> None:
         self.user = TrackRecorder("user", "last_sample", _USER_TOLERANCE, clock, emitter)
         self.bot = TrackRecorder("bot", "first_sample", _BOT_TOLERANCE, clock, emitter)
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were lost because this process was too busy to place them."""
+        return self.user.dropped + self.bot.dropped
 
     async def run(self) -> None:
         """Work until canceled."""

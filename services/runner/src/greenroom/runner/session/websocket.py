@@ -89,10 +89,12 @@ class NatsWebSocket(WebSocket):
 
     def client_came(self, headers: Mapping[str, str], query: Mapping[str, str]) -> None:
         """Make the handshake visible, and let frames out."""
-        self.scope["headers"] = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        self.scope["headers"] = [
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+        ]
         self.scope["query_string"] = urlencode(query).encode()
         for cached in ("_headers", "_query_params"):
-            self.__dict__.pop(cached, None)
+            vars(self).pop(cached, None)
         self.client_state = WebSocketState.CONNECTED
 
     def client_left(self) -> None:
@@ -119,6 +121,8 @@ class MediaLink:
         on_disconnected: Callable[[str, int, str], None],
     ) -> None:
         self.counts = MediaCounts()
+        # What the client is told when the bot closes and doesn't say why: close code and reason.
+        self.farewell: tuple[int, str] = (CLOSE_NORMAL, "")
         self.websocket = NatsWebSocket(
             {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "subprotocols": []},
             self._receive,
@@ -227,7 +231,8 @@ class MediaLink:
         if not self.connected:
             return
         if message["type"] == "websocket.close":
-            await self._send_close(message.get("code", CLOSE_NORMAL), message.get("reason") or "")
+            said = message.get("code", CLOSE_NORMAL), message.get("reason") or ""
+            await self._send_close(*(self.farewell if said == (CLOSE_NORMAL, "") else said))
         elif (text := message.get("text")) is not None:
             await self._publish(MediaKind.TEXT, text.encode())
         elif (payload := message.get("bytes")) is not None:

@@ -1,0 +1,27 @@
+"""Close codes of media sockets. docs/api.md explains them to clients."""
+
+from typing import Final
+
+from greenroom.api.frames import Close
+from greenroom.common.lifecycle import Outcome, Session, State
+
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+BOT_FAILED: Final = 1011
+TRY_AGAIN: Final = 1013
+BAD_TICKET: Final = 4001
+SESSION_ENDED: Final = 4004
+TOO_SLOW: Final = 4008
+ALREADY_CONNECTED: Final = 4009
+
+DRAINING: Final = Close(code=GOING_AWAY, reason="draining")
+SLOW: Final = Close(code=TOO_SLOW, reason="too-slow")
+BROKER_AWAY: Final = Close(code=TRY_AGAIN, reason="broker-unavailable")
+
+_BY_OUTCOME: Final = {Outcome.COMPLETED: NORMAL, Outcome.FAILED: BOT_FAILED, Outcome.LOST: BOT_FAILED}
+
+
+def of_session(session: Session) -> Close:
+    """Return how the socket of a session that has ended is closed: the reason is the session's."""
+    code = _BY_OUTCOME.get(session.outcome, SESSION_ENDED) if session.outcome else SESSION_ENDED
+    return Close(code=code, reason=session.reason or State.ENDED)

@@ -1,0 +1,167 @@
+"""Examples for the schema: one session, seen by each route."""
+
+from typing import Any, Final
+
+SESSION_ID: Final = "0199b6a4-5d1e-7c3a-9a52-0c5a3b1e7f42"
+_TRACE_ID: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+CREATE: Final[dict[str, Any]] = {
+    "agent": "frontdesk",
+    "transport": "websocket",
+    "body": {"language": "en"},
+    "metadata": {"customer": "c-1042"},
+    "limits": {"queue_timeout_s": 10},
+    "wait": "ready",
+    "wait_timeout_s": 5,
+}
+
+LIMITS: Final = {
+    "queue_timeout_s": 10.0,
+    "start_timeout_s": 30.0,
+    "max_duration_s": 7200.0,
+    "join_timeout_s": 120.0,
+    "end_timeout_s": 10.0,
+}
+
+SESSION: Final[dict[str, Any]] = {
+    "id": SESSION_ID,
+    "state": "ready",
+    "outcome": None,
+    "reason": None,
+    "ended_by": None,
+    "detail": None,
+    "agent": "frontdesk",
+    "agent_version": 1,
+    "pool": "default",
+    "transport": {"type": "websocket", "url": None, "expires_at": None},
+    "body": {"language": "en"},
+    "metadata": {"customer": "c-1042"},
+    "limits": LIMITS,
+    "on_loss": "before_media",
+    "attempt": 1,
+    "requested_at": "2026-03-02T09:30:00.000000Z",
+    "leased_at": "2026-03-02T09:30:00.003000Z",
+    "started_at": "2026-03-02T09:30:00.006000Z",
+    "ready_at": "2026-03-02T09:30:00.018000Z",
+    "ending_at": None,
+    "ended_at": None,
+    "trace_id": _TRACE_ID,
+    "links": {
+        "self": f"/v1/sessions/{SESSION_ID}",
+        "events": f"/v1/sessions/{SESSION_ID}/events",
+        "stop": f"/v1/sessions/{SESSION_ID}/stop",
+        "recording": f"/v1/sessions/{SESSION_ID}/recording",
+    },
+    "queue": None,
+}
+
+CREATED: Final[dict[str, Any]] = {
+    **SESSION,
+    "transport": {
+        "type": "websocket",
+        "url": "wss://voice.example.org/v1/media/Yp3kq0m8h2d5s7wXc1vB4nZaE6rTuJ9oLgKfQiMxHSA",
+        "expires_at": "2026-03-02T09:35:00.000000Z",
+    },
+}
+
+WAITING: Final[dict[str, Any]] = {
+    **CREATED,
+    "state": "requested",
+    "leased_at": None,
+    "started_at": None,
+    "ready_at": None,
+    "queue": {"position": 3, "of": 7, "reason": "no-free-slot"},
+}
+
+STOPPING: Final[dict[str, Any]] = {
+    **SESSION,
+    "state": "ending",
+    "outcome": "completed",
+    "reason": "client-stop",
+    "ended_by": "client",
+    "detail": "the caller pressed cancel",
+    "ending_at": "2026-03-02T09:31:12.400000Z",
+}
+
+EVENTS: Final[dict[str, Any]] = {
+    "events": [
+        {
+            "stream_seq": 812,
+            "id": "0199b6a4-5d2f-7b10-8f5a-6f2f6f2f6f2f",
+            "session_id": SESSION_ID,
+            "type": "user_spoke",
+            "at": "2026-03-02T09:30:04.210000Z",
+            "seq": 7,
+            "epoch": 1,
+            "source": "session",
+            "data": {"text": "a table for two please", "start_ms": 2150, "end_ms": 3480},
+        }
+    ],
+    "next": None,
+}
+
+MANIFEST: Final[dict[str, Any]] = {
+    "session_id": SESSION_ID,
+    "duration_s": 31.1,
+    "channels": ["user", "bot"],
+    "rate": 16000,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "gaps": [],
+}
+
+AGENTS: Final[dict[str, Any]] = {
+    "agents": [
+        {
+            "name": "frontdesk",
+            "version": 1,
+            "description": "Books tables and tells the time.",
+            "bot": "frontdesk",
+            "pool": "default",
+            "transports": ["websocket"],
+            "body_schema": {"type": "object", "properties": {"language": {"type": "string"}}},
+            "limits": LIMITS,
+            "on_loss": "before_media",
+            "runnable": True,
+        }
+    ]
+}
+
+RUNNERS: Final[dict[str, Any]] = {
+    "runners": [
+        {
+            "id": "voice-1-4711",
+            "pool": "default",
+            "state": "serving",
+            "age_s": 0.4,
+            "slots": 24,
+            "free": 23,
+            "standby": 2,
+            "sessions": [
+                {
+                    "session_id": SESSION_ID,
+                    "tenant": "default",
+                    "phase": "ready",
+                    "since": "2026-03-02T09:30:00.006000Z",
+                }
+            ],
+            "bots": [{"name": "frontdesk", "error": None}],
+            "cpu": 0.07,
+            "memory_available": 6_442_450_944,
+            "loop_lag_ms": 0.6,
+            "host": "voice-1",
+            "version": "0.1.0",
+            "started_at": "2026-03-02T08:00:00.000000Z",
+        }
+    ]
+}
+
+STATUS: Final[dict[str, Any]] = {
+    "version": "0.1.0",
+    "instance": "edge-1-20",
+    "ready": True,
+    "problems": {},
+    "schema_version": "0003_keys_and_agents",
+    "sessions": {"ready": 1},
+    "runners": {"serving": 1, "draining": 0, "lost": 0, "slots": 24, "held": 1},
+    "scheduler": {"leader": "sched-1-31", "term": 4},
+}

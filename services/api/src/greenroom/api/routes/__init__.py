@@ -1,0 +1,1 @@
+"""The routes: what HTTP says, turned into calls of the parts and back."""

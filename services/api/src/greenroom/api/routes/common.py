@@ -1,0 +1,49 @@
+"""What routes share: problems and examples in the schema, and strict query parameters."""
+
+from typing import Any, Final
+
+from litestar import Request
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+
+from greenroom.api.problem import MEDIA_TYPE, Problem
+from greenroom.common import errors
+from greenroom.common.errors import GreenroomError, InvalidQuery
+
+type AnyRequest = Request[Any, Any, Any]
+
+# What every route with a key may answer.
+_ALWAYS: Final = (
+    errors.Unauthenticated,
+    errors.Forbidden,
+    errors.BrokerUnavailable,
+    errors.DatabaseUnavailable,
+)
+
+
+def problems(*own: type[GreenroomError]) -> dict[int, ResponseSpec]:
+    """Return what the schema says of the errors a route answers with: its own and those of every route."""
+    by_status: dict[int, list[type[GreenroomError]]] = {}
+    for error in (*own, *_ALWAYS):
+        by_status.setdefault(error.status, []).append(error)
+    return {
+        status: ResponseSpec(
+            Problem,
+            generate_examples=False,
+            description="; ".join(f"`{error.code}`: {error.title}" for error in those),
+            media_type=MEDIA_TYPE,
+            examples=[Example(summary=error.code, value=error().problem()) for error in those],
+        )
+        for status, those in sorted(by_status.items())
+    }
+
+
+def only_query(request: AnyRequest, *known: str) -> None:
+    """Make sure that a request has no query parameters but `known`: a misspelt filter would filter nothing.
+
+    Raises:
+        InvalidQuery: it has; the detail names them.
+    """
+    unknown = sorted(set(request.query_params) - set(known))
+    if unknown:
+        raise InvalidQuery(f"Unknown: {', '.join(name[:64] for name in unknown)}. Known: {', '.join(known) or 'none'}.")

@@ -1,0 +1,212 @@
+"""`/v1/sessions`: ask, list, look, stop."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final, cast
+
+import msgspec
+from litestar import Response, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import Body, Parameter
+from opentelemetry import trace
+
+from greenroom.api import cursor as cursors
+from greenroom.api import examples
+from greenroom.api.auth import SESSIONS_READ, SESSIONS_WRITE, caller_of
+from greenroom.api.body import JsonBody
+from greenroom.api.handshake import PATH as MEDIA_PATH
+from greenroom.api.idempotency import InvalidIdempotencyKey
+from greenroom.api.problem import CODE_KEY
+from greenroom.api.problem import MEDIA_TYPE as PROBLEM_TYPE
+from greenroom.api.routes.common import AnyRequest, only_query, problems
+from greenroom.api.schemas import CreateSession, SessionPage, SessionView, StopSession, session_view
+from greenroom.api.sessions import SessionEndedEarly, Sessions
+from greenroom.api.sql import SessionFilter
+from greenroom.api.store import Store
+from greenroom.common import errors, telemetry
+from greenroom.common.errors import InvalidQuery
+from greenroom.common.lifecycle import Outcome, State
+
+_MAX_PAGE: Final = 200
+_OK: Final = 200
+_ACCEPTED: Final = 202
+
+
+def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> list[HTTPRouteHandler]:
+    """Return the routes.
+
+    Args:
+        sessions: does what they say.
+        store: lists.
+        public_url: how clients reach us; None: as the request says.
+    """
+
+    @post(
+        "/v1/sessions",
+        operation_id="create_session",
+        tags=["sessions"],
+        opt={"scope": SESSIONS_WRITE},
+        dto=JsonBody.of(CreateSession),
+        return_dto=None,
+        response_description="The session exists, and has come as far as `wait` asks for",
+        responses={
+            _ACCEPTED: ResponseSpec(
+                SessionView,
+                generate_examples=False,
+                description="The session exists, but `wait_timeout_s` passed before it had come that far",
+                examples=[Example(value=examples.WAITING)],
+            ),
+            **problems(
+                errors.MalformedJson,
+                InvalidIdempotencyKey,
+                errors.AgentNotFound,
+                errors.BodyTooLarge,
+                errors.InvalidBody,
+                errors.UnknownField,
+                errors.IdempotencyMismatch,
+                errors.IdempotencyInProgress,
+                errors.Draining,
+            ),
+        },
+    )
+    async def create_session(
+        request: AnyRequest,
+        data: Annotated[CreateSession, Body(examples=[Example(value=examples.CREATE)])],
+        idempotency_key: Annotated[
+            str | None,
+            Parameter(
+                header="Idempotency-Key",
+                description="Same key and same body within 24 hours: the same session and the same answer",
+            ),
+        ] = None,
+    ) -> Response[SessionView]:
+        """Ask for a session. Once this is answered, it can't be lost.
+
+        The answer has the way for the client to connect, a WebSocket whose URL is good for one connection within five
+        minutes. With `wait` it comes when the session has come that far, and with a typed problem if the session has
+        ended before; its `code` is then the reason of the end.
+        """
+        only_query(request)
+        caller = caller_of(request)
+        answer = await sessions.create(caller, data, idempotency_key, _media_url(request, public_url))
+        _name(answer.session_id, caller.tenant)
+        headers = {"idempotent-replayed": "true"} if answer.replayed else {}
+        if answer.created:
+            headers["location"] = f"/v1/sessions/{answer.session_id}"
+        else:
+            request.scope["state"][CODE_KEY] = SessionEndedEarly.code
+        return Response(
+            cast("SessionView", answer.body),
+            status_code=answer.status,
+            headers=headers,
+            media_type="application/json" if answer.created else PROBLEM_TYPE,
+        )
+
+    @get(
+        "/v1/sessions",
+        operation_id="list_sessions",
+        tags=["sessions"],
+        opt={"scope": SESSIONS_READ},
+        responses=problems(errors.InvalidQuery),
+    )
+    async def list_sessions(
+        request: AnyRequest,
+        state: State | None = None,
+        agent: str | None = None,
+        outcome: Outcome | None = None,
+        since: Annotated[datetime | None, Parameter(description="Requested at or after")] = None,
+        until: Annotated[datetime | None, Parameter(description="Requested before")] = None,
+        limit: Annotated[int, Parameter(ge=1, le=_MAX_PAGE)] = 50,
+        cursor: Annotated[str | None, Parameter(description="`next` of the page before")] = None,
+    ) -> SessionPage:
+        """List sessions, newest first, as they are stored: some milliseconds behind what goes on."""
+        only_query(request, "state", "agent", "outcome", "since", "until", "limit", "cursor")
+        if any(at is not None and at.tzinfo is None for at in (since, until)):
+            raise InvalidQuery("since, until: a time needs its zone, e.g. 2026-03-02T09:30:00Z.")
+        if agent is not None and "\0" in agent:
+            raise InvalidQuery("agent: there is a NUL in it.")
+        wanted = SessionFilter(
+            state=state,
+            agent=agent,
+            outcome=outcome,
+            since=since,
+            until=until,
+            before=cursors.decode(cursor) if cursor is not None else None,
+        )
+        found = await store.sessions(caller_of(request).tenant, wanted, limit + 1)
+        page, more = found[:limit], len(found) > limit
+        return SessionPage(
+            sessions=[session_view(session) for session in page],
+            next=cursors.encode(page[-1].requested_at, page[-1].id) if more else None,
+        )
+
+    @get(
+        "/v1/sessions/{session_id:str}",
+        operation_id="get_session",
+        tags=["sessions"],
+        opt={"scope": SESSIONS_READ},
+        responses=problems(errors.SessionNotFound),
+    )
+    async def get_session(request: AnyRequest, session_id: str) -> SessionView:
+        """Return a session as it is now; while it waits, with its place in the queue and what it waits for."""
+        only_query(request)
+        caller = caller_of(request)
+        view = await sessions.view(caller.tenant, session_id)
+        _name(session_id, caller.tenant)
+        return view
+
+    @post(
+        "/v1/sessions/{session_id:str}/stop",
+        operation_id="stop_session",
+        tags=["sessions"],
+        opt={"scope": SESSIONS_WRITE},
+        status_code=_OK,
+        dto=JsonBody.of(StopSession),
+        return_dto=None,
+        response_description="The session has ended",
+        responses={
+            _ACCEPTED: ResponseSpec(
+                SessionView,
+                generate_examples=False,
+                description="The session ends: the bot may finish its sentence",
+                examples=[Example(value=examples.STOPPING)],
+            ),
+            **problems(
+                errors.MalformedJson,
+                errors.SessionNotFound,
+                errors.LedgerConflict,
+                errors.BodyTooLarge,
+                errors.InvalidBody,
+                errors.UnknownField,
+            ),
+        },
+    )
+    async def stop_session(
+        request: AnyRequest,
+        session_id: str,
+        data: Annotated[StopSession | None, Body(examples=[Example(value={"reason": "the caller pressed cancel"})])] = None,
+    ) -> Response[SessionView]:
+        """End a session, whatever it is doing; nothing happens to one that has ended.
+
+        One that waits is `canceled` at once. One that is being started is `canceled`, one that is ready is `completed`
+        with the reason `client-stop`, both in order: follow its events, or ask again, to see it end.
+        """
+        only_query(request)
+        caller = caller_of(request)
+        view = await sessions.stop(caller.tenant, session_id, data.reason if data else None)
+        _name(session_id, caller.tenant)
+        return Response(view, status_code=_OK if view.state is State.ENDED else _ACCEPTED)
+
+    return [create_session, list_sessions, get_session, stop_session]
+
+
+def _media_url(request: AnyRequest, public_url: str | None) -> str:
+    base = public_url or f"{request.scope['scheme']}://{request.headers.get('host', 'localhost')}"
+    # http → ws, https → wss
+    return f"ws{base.removeprefix('http').rstrip('/')}{MEDIA_PATH}"
+
+
+def _name(session_id: str, tenant: str) -> None:
+    """Put the session's ids on the request's span."""
+    trace.get_current_span().set_attributes(telemetry.session_attributes(session_id, tenant))

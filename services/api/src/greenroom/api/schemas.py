@@ -1,0 +1,300 @@
+"""What goes in and out over REST. Fields are only ever added."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from greenroom.common.lifecycle import Limits, OnLoss, Outcome, Session, State
+
+MAX_METADATA: Final = 32
+MAX_METADATA_VALUE: Final = 1024
+# The longest that any limit may be: a day.
+MAX_LIMIT_S: Final = 86_400.0
+MAX_WAIT_S: Final = 60.0
+
+type Seconds = Annotated[float, Meta(gt=0, le=MAX_LIMIT_S)]
+type MetadataKey = Annotated[str, Meta(min_length=1, max_length=64)]
+type MetadataValue = Annotated[str, Meta(max_length=MAX_METADATA_VALUE)]
+# The lookahead is for Python's `$`, which also matches before a last newline.
+type PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$")]
+type Explanation = Annotated[str, Meta(max_length=200)]
+
+
+# ---------------------------------------------------------------------------- in
+
+
+class LimitsWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long each part of a session may take, in seconds; what is left out is as the agent says."""
+
+    queue_timeout_s: Seconds | None = None
+    start_timeout_s: Seconds | None = None
+    max_duration_s: Seconds | None = None
+    join_timeout_s: Seconds | None = None
+    end_timeout_s: Seconds | None = None
+
+    def over(self, limits: Limits) -> Limits:
+        """Return `limits` with what is wished for."""
+        wished = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        return msgspec.structs.replace(limits, **wished) if wished else limits
+
+
+class CreateSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for a session."""
+
+    agent: Annotated[str, Meta(min_length=1, max_length=128, description="Name of the agent, as in `GET /v1/agents`")]
+    transport: Annotated[str, Meta(min_length=1, max_length=32, description="How the client will speak")] = "websocket"
+    body: Annotated[
+        dict[str, Any], Meta(description="What the bot is given; checked against the agent's schema if it has one")
+    ] = {}
+    metadata: Annotated[
+        dict[MetadataKey, MetadataValue],
+        Meta(max_length=MAX_METADATA, description="The caller's own labels; kept with the session, not read"),
+    ] = {}
+    limits: LimitsWish = LimitsWish()
+    on_loss: Annotated[
+        OnLoss | None, Meta(description="What becomes of the session if its runner is lost; default: the agent's")
+    ] = None
+    pool: Annotated[PoolName | None, Meta(description="Which runners; default: the agent's")] = None
+    wait: Annotated[
+        Literal["requested", "leased", "ready"], Meta(description="Answer when the session has come this far")
+    ] = "requested"
+    wait_timeout_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_S, description="… or after this many seconds")] = 10.0
+
+
+class StopSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request to end a session."""
+
+    reason: Annotated[Explanation | None, Meta(description="Why, for people; becomes the session's `detail`")] = None
+
+
+# ---------------------------------------------------------------------------- out
+
+
+class Transport(msgspec.Struct, frozen=True, kw_only=True):
+    """How the client reaches the session."""
+
+    type: str
+    # Where to connect, good for one connection until `expires_at`; only in the answer to the request.
+    url: str | None = None
+    expires_at: datetime | None = None
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a waiting session stands, and why it waits."""
+
+    # Counted from 1; None where the scheduler couldn't be asked.
+    position: int | None = None
+    of: int | None = None
+    reason: str
+
+
+class Links(msgspec.Struct, frozen=True, kw_only=True, rename={"itself": "self"}):
+    """Paths of what belongs to a session."""
+
+    itself: str
+    events: str
+    stop: str
+    recording: str
+
+
+class SessionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A session."""
+
+    id: str
+    state: State
+    # How it went, why, and who decided it; None until that is decided.
+    outcome: Outcome | None
+    reason: str | None
+    ended_by: str | None
+    detail: str | None
+
+    agent: str
+    agent_version: int
+    pool: str
+    transport: Transport
+    body: dict[str, Any]
+    metadata: dict[str, str]
+    limits: Limits
+    on_loss: OnLoss
+    # Counts the tries to run it.
+    attempt: int
+
+    requested_at: datetime
+    leased_at: datetime | None
+    started_at: datetime | None
+    ready_at: datetime | None
+    ending_at: datetime | None
+    ended_at: datetime | None
+
+    # The trace of the whole session (W3C trace id).
+    trace_id: str | None
+    links: Links
+    # While it waits.
+    queue: Queue | None = None
+
+
+class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Sessions, newest first."""
+
+    sessions: list[SessionView]
+    # Pass as `cursor` for the next page; None on the last.
+    next: str | None
+
+
+class EventView(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened in a session. `stream_seq` is what to resume behind."""
+
+    stream_seq: int
+    id: str
+    session_id: str
+    type: str
+    at: datetime
+    seq: int
+    epoch: int
+    source: str
+    data: dict[str, Any]
+
+
+class EventPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Events in the order in which they were stored."""
+
+    events: list[EventView]
+    # Pass as `after` for the next page; None where nothing is stored behind this one yet.
+    next: int | None
+
+
+class AgentView(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent that can be asked for."""
+
+    name: str
+    version: int
+    description: str
+    bot: str
+    pool: str
+    transports: tuple[str, ...]
+    body_schema: dict[str, Any] | None
+    limits: Limits
+    on_loss: OnLoss
+    # Whether a runner is there now that can run it.
+    runnable: bool
+
+
+class AgentList(msgspec.Struct, frozen=True, kw_only=True):
+    """Agents by name."""
+
+    agents: list[AgentView]
+
+
+class HeldView(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that occupies a slot."""
+
+    session_id: str
+    tenant: str
+    phase: State
+    since: datetime
+
+
+class BotView(msgspec.Struct, frozen=True, kw_only=True):
+    """A bot that a runner has; `error` says why it can't run there."""
+
+    name: str
+    error: str | None
+
+
+class RunnerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A runner, as it described itself `age_s` seconds ago."""
+
+    id: str
+    pool: str
+    state: Literal["serving", "draining", "lost"]
+    age_s: float
+    slots: int
+    # Slots that are free and may be given away.
+    free: int
+    standby: int
+    sessions: list[HeldView]
+    bots: list[BotView]
+    cpu: float
+    memory_available: int
+    loop_lag_ms: float
+    host: str
+    version: str
+    started_at: datetime
+
+
+class RunnerList(msgspec.Struct, frozen=True, kw_only=True):
+    """Runners by pool and id."""
+
+    runners: list[RunnerView]
+
+
+class RunnerCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet in numbers."""
+
+    serving: int
+    draining: int
+    lost: int
+    slots: int
+    held: int
+
+
+class SchedulerView(msgspec.Struct, frozen=True, kw_only=True):
+    """Who places sessions; `leader` is None where nobody does."""
+
+    leader: str | None
+    term: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """How the installation is."""
+
+    version: str
+    instance: str
+    ready: bool
+    # What isn't as it should be, by part.
+    problems: dict[str, str]
+    # The newest migration that is applied; None while PostgreSQL is away.
+    schema_version: str | None
+    # Live sessions of the tenant by state; None while PostgreSQL is away.
+    sessions: dict[str, int] | None
+    runners: RunnerCounts
+    scheduler: SchedulerView
+
+
+def session_view(session: Session, *, transport: Transport | None = None, queue: Queue | None = None) -> SessionView:
+    """Return a session as callers see it: nothing of hosts, leases and fences."""
+    path = f"/v1/sessions/{session.id}"
+    return SessionView(
+        id=session.id,
+        state=session.state,
+        outcome=session.outcome,
+        reason=session.reason,
+        ended_by=session.ended_by,
+        detail=session.detail,
+        agent=session.agent,
+        agent_version=session.agent_version,
+        pool=session.pool,
+        transport=transport or Transport(type=session.transport),
+        body=session.body,
+        metadata=session.metadata,
+        limits=session.limits,
+        on_loss=session.on_loss,
+        attempt=session.attempt,
+        requested_at=session.requested_at,
+        leased_at=session.leased_at,
+        started_at=session.started_at,
+        ready_at=session.ready_at,
+        ending_at=session.ending_at,
+        ended_at=session.ended_at,
+        trace_id=trace_id_of(session.traceparent),
+        links=Links(itself=path, events=f"{path}/events", stop=f"{path}/stop", recording=f"{path}/recording"),
+        queue=queue,
+    )
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """Return the trace id (32 hex digits) of a `traceparent`."""
+    parts = (traceparent or "").split("-")
+    return parts[1] if len(parts) == 4 else None  # noqa: PLR2004 version, trace, span, flags

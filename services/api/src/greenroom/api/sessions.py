@@ -1,0 +1,338 @@
+"""What can be done with sessions: ask for one, look at it, stop it."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Final
+
+import msgspec
+
+from greenroom.api.agents import Agents, KnownAgent
+from greenroom.api.auth import Caller
+from greenroom.api.idempotency import Answered, Idempotency
+from greenroom.api.problem import render
+from greenroom.api.schemas import CreateSession, Queue, SessionView, Transport, session_view
+from greenroom.api.store import Store
+from greenroom.api.tickets import Tickets, derive
+from greenroom.api.waiters import Waiters
+from greenroom.common import messages, subjects, telemetry
+from greenroom.common.broker import Broker, NoResponder, RequestTimeout
+from greenroom.common.clock import Clock, SystemClock
+from greenroom.common.errors import (
+    BrokerUnavailable,
+    FieldProblem,
+    GreenroomError,
+    InvalidBody,
+    LedgerConflict,
+    SchedulerUnavailable,
+    SessionNotFound,
+)
+from greenroom.common.ids import is_uuid, uuid7
+from greenroom.common.ledger import Entry, Ledger
+from greenroom.common.lifecycle import Ended, Ending, Outcome, Requested, Session, State, Transition
+from greenroom.common.messages import QueuePosition, QueueQuery
+from greenroom.common.reasons import Reason
+
+# Transports that need a ticket for the media socket of this service.
+WEBSOCKET: Final = "websocket"
+# Whoever wants to know the position in the queue doesn't want to queue for it.
+_QUEUE_TIMEOUT_S: Final = 0.2
+_CREATED: Final = 201
+_ACCEPTED: Final = 202
+_PATH: Final = "/v1/sessions"
+
+# What tells that a wait is over, and the states on the way there that are worth a look.
+_REACHED: Final[dict[str, Callable[[Session], bool]]] = {
+    "requested": lambda _session: True,
+    "leased": lambda session: session.leased_at is not None,
+    "ready": lambda session: session.ready_at is not None,
+}
+_ENDS: Final = frozenset({State.ENDING, State.ENDED})
+_WORTH_A_LOOK: Final[dict[str, frozenset[State]]] = {
+    "leased": frozenset({State.LEASED, State.STARTED, State.READY}) | _ENDS,
+    "ready": frozenset({State.READY}) | _ENDS,
+}
+
+
+class SessionEndedEarly(GreenroomError):
+    """The session ended before it had come as far as `wait` asked for; the problem's `code` is the reason of its end.
+
+    What the reason means and whether asking again may help is explained under the reason's own code; `outcome` and
+    `session_id` are members of the problem.
+    """
+
+    code = "session-ended-early"
+    status = 503
+    title = "The session ended before it was ready"
+
+    _STATUS: Final = {Outcome.FAILED: 502, Outcome.CANCELED: 409, Outcome.COMPLETED: 409}
+
+    def __init__(self, session: Session) -> None:
+        """Tell of the end of `session`."""
+        self._session = session
+        known = next((reason for reason in Reason if reason == session.reason), None)
+        self._known = known
+        super().__init__(known.title if known else "", retry_after_s=1.0 if known and known.retryable else None)
+
+    def problem(self, instance: str | None = None) -> dict[str, Any]:
+        """See `GreenroomError.problem`."""
+        session, outcome = self._session, self._session.outcome
+        code = session.reason or self.code
+        return {
+            **super().problem(instance),
+            "type": f"/errors/{code}",
+            "status": self._STATUS.get(outcome, self.status) if outcome else self.status,
+            "code": code,
+            "retryable": self._known.retryable if self._known else False,
+            "session_id": session.id,
+            "outcome": outcome,
+            "trace_id": telemetry.current_trace_id(),
+        }
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request for a session is answered with."""
+
+    status: int
+    body: bytes
+    session_id: str
+    # Whether it was answered before: nothing was done this time.
+    replayed: bool = False
+
+    @property
+    def created(self) -> bool:
+        """Whether there is a session behind it (rather than a problem)."""
+        return self.status in {_CREATED, _ACCEPTED}
+
+
+class Sessions:
+    """The sessions of all tenants, as callers may use them."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        ledger: Ledger,
+        store: Store,
+        agents: Agents,
+        tickets: Tickets,
+        idempotency: Idempotency,
+        waiters: Waiters,
+        clock: Clock | None = None,
+    ) -> None:
+        """Hold the parts."""
+        self._broker = broker
+        self._ledger = ledger
+        self._store = store
+        self._agents = agents
+        self._tickets = tickets
+        self._idempotency = idempotency
+        self._waiters = waiters
+        self._clock = clock or SystemClock()
+
+    async def create(self, caller: Caller, wish: CreateSession, key: str | None, media_url: str) -> Answer:
+        """Ask for a session. Once this returns, it can't be lost.
+
+        Args:
+            caller: who asks.
+            wish: what for.
+            key: the `Idempotency-Key`.
+            media_url: where tickets are good, e.g. `wss://voice.example.org/v1/media/`.
+
+        Raises:
+            AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
+            IdempotencyMismatch: the key belongs to another request.
+            SessionEndedEarly: it ended before it had come as far as was to be waited for.
+            BrokerUnavailable: it isn't known whether the session exists; with a key, trying again is safe.
+        """
+        if key is None:
+            agent = await self._agent(caller, wish)
+            view = await self._place(caller, wish, agent, uuid7())
+            return self._answer(caller, view, _encoded(view), media_url)
+        return await self._create_once(caller, wish, key, media_url)
+
+    async def find(self, tenant: str, session_id: str) -> Session:
+        """Return a session: from the ledger while that has it, else from PostgreSQL.
+
+        Raises:
+            SessionNotFound: the tenant has none with this id.
+            BrokerUnavailable, DatabaseUnavailable: that can't be told now.
+        """
+        if not is_uuid(session_id):
+            raise SessionNotFound
+        away: BrokerUnavailable | None = None
+        try:
+            entry = await self._ledger.last(tenant, session_id)
+            if entry is not None:
+                return entry.session
+        except BrokerUnavailable as error:
+            away = error
+        stored = await self._store.session(tenant, session_id)
+        if stored is None:
+            raise away or SessionNotFound(f"There is no session {session_id}.")
+        return stored.session
+
+    async def view(self, tenant: str, session_id: str) -> SessionView:
+        """Return a session as the caller sees it, with its place in the queue if it waits. Raises as `find`."""
+        session = await self.find(tenant, session_id)
+        return session_view(session, queue=await self._queue(session))
+
+    async def stop(self, tenant: str, session_id: str, why: str | None) -> SessionView:
+        """End a session: at once if it still waits, else in order; nothing happens to one that ends already.
+
+        Raises:
+            SessionNotFound: the tenant has none with this id.
+            LedgerConflict, BrokerUnavailable: it isn't known whether it will end; trying again is safe.
+        """
+        if not is_uuid(session_id):
+            raise SessionNotFound
+        try:
+            entry = await self._ledger.move(tenant, session_id, lambda session: _stop(session, why))
+        except SessionNotFound:
+            return session_view(await self.find(tenant, session_id))
+        return session_view(entry.session)
+
+    async def _create_once(self, caller: Caller, wish: CreateSession, key: str, media_url: str) -> Answer:
+        digest = hashlib.sha256(msgspec.json.encode(wish, order="sorted")).hexdigest()
+        # Before anything is checked: what was answered once is answered again, even if the agent is gone by now.
+        answered = await self._idempotency.answered(caller.tenant, key, digest)
+        if answered is not None:
+            return await self._replay(caller, answered, media_url)
+        agent = await self._agent(caller, wish)
+        begun = await self._idempotency.begin(caller.tenant, key, digest)
+        if isinstance(begun, Answered):
+            return await self._replay(caller, begun, media_url)
+        try:
+            view = await self._place(caller, wish, agent, begun.session_id)
+            status, body = _encoded(view)
+        except SessionEndedEarly as error:
+            view, rendered = None, render(error, _PATH)
+            status, body = rendered.status, rendered.body
+        first = await self._idempotency.finish(caller.tenant, key, begun, status, body)
+        if first is not None:
+            return await self._replay(caller, first, media_url)
+        if view is None:
+            return Answer(status=status, body=body, session_id=begun.session_id)
+        return self._answer(caller, view, (status, body), media_url)
+
+    async def _agent(self, caller: Caller, wish: CreateSession) -> KnownAgent:
+        known = await self._agents.get(caller.tenant, wish.agent)
+        if wish.transport not in known.agent.transports:
+            takes = ", ".join(known.agent.transports)
+            problem = FieldProblem(pointer="/transport", detail=f"The agent takes {takes}.")
+            raise InvalidBody(f"/transport: {problem.detail}", errors=[problem])
+        known.check_body(wish.body)
+        return known
+
+    async def _place(self, caller: Caller, wish: CreateSession, known: KnownAgent, session_id: str) -> SessionView:
+        agent = known.agent
+        session = Session(
+            id=session_id,
+            tenant=caller.tenant,
+            agent=agent.name,
+            agent_version=agent.version,
+            bot=agent.bot,
+            pool=wish.pool or agent.pool,
+            transport=wish.transport,
+            body=wish.body,
+            config=agent.config,
+            metadata=wish.metadata,
+            limits=wish.limits.over(agent.limits),
+            on_loss=wish.on_loss or agent.on_loss,
+            traceparent=telemetry.current_traceparent(),
+            # Both are set anew by the ledger.
+            requested_at=self._clock.now(),
+            queue_deadline_at=self._clock.now(),
+        )
+        with ExitStack() as watching:
+            # Before the write: what it sets off may be quicker than we are.
+            states = _WORTH_A_LOOK.get(wish.wait)
+            watch = watching.enter_context(self._waiters.watch(session_id, states)) if states else None
+            transport = await self._transport(caller, session)
+            entry = await self._request(session)
+            reached = _REACHED[wish.wait]
+            if watch is not None:
+                entry = await self._waiters.wait(
+                    watch, entry, lambda now: reached(now) or now.state in _ENDS, wish.wait_timeout_s
+                )
+        now = entry.session
+        if reached(now):
+            return session_view(now, transport=transport)
+        if now.state in _ENDS:
+            raise SessionEndedEarly(now)
+        queue = await self._queue(now) or Queue(reason=now.state)
+        return session_view(now, transport=transport, queue=queue)
+
+    async def _request(self, session: Session) -> Entry:
+        try:
+            return await self._ledger.create(Requested(session=session))
+        except LedgerConflict:
+            # A duplicate of this request, or one that died behind this point, was first.
+            entry = await self._ledger.last(session.tenant, session.id)
+            if entry is None:
+                raise
+            return entry
+
+    async def _transport(self, caller: Caller, session: Session) -> Transport:
+        """Prepare the way to the session; the URL is left out, for it holds the ticket."""
+        if session.transport != WEBSOCKET:
+            return Transport(type=session.transport)
+        ticket = await self._tickets.issue(caller.secret, session.tenant, session.id)
+        return Transport(type=WEBSOCKET, expires_at=ticket.expires_at)
+
+    async def _replay(self, caller: Caller, answered: Answered, media_url: str) -> Answer:
+        answer = Answer(
+            status=answered.status, body=bytes(answered.answer), session_id=answered.session_id, replayed=True
+        )
+        if not answer.created:
+            return answer
+        view = msgspec.json.decode(answer.body, type=SessionView)
+        if view.transport.expires_at is not None and view.transport.expires_at > self._clock.now():
+            # For whoever repeats the request with another key of the tenant, which has a ticket of its own.
+            await self._tickets.issue(caller.secret, caller.tenant, view.id)
+        return msgspec.structs.replace(self._answer(caller, view, (answer.status, answer.body), media_url), replayed=True)
+
+    def _answer(self, caller: Caller, view: SessionView, encoded: tuple[int, bytes], media_url: str) -> Answer:
+        """Return the answer as it is sent: with the secret that isn't stored."""
+        status, body = encoded
+        if view.transport.type == WEBSOCKET:
+            url = media_url + derive(caller.secret, view.id)
+            transport = msgspec.structs.replace(view.transport, url=url)
+            body = msgspec.json.encode(msgspec.structs.replace(view, transport=transport))
+        return Answer(status=status, body=body, session_id=view.id)
+
+    async def _queue(self, session: Session) -> Queue | None:
+        if session.state is not State.REQUESTED:
+            return None
+        subject = subjects.REQUEST.format(service="scheduler", name="queue")
+        query = messages.encode(QueueQuery(session_id=session.id))
+        try:
+            reply = await self._broker.request(subject, query, timeout_s=_QUEUE_TIMEOUT_S)
+            found = messages.decode(reply.data, QueuePosition)
+        except (NoResponder, RequestTimeout, BrokerUnavailable, msgspec.MsgspecError):
+            return Queue(reason=SchedulerUnavailable.code)
+        return Queue(position=found.position, of=found.of, reason=found.reason)
+
+
+def _encoded(view: SessionView) -> tuple[int, bytes]:
+    # Only a wait that ran out tells of the queue.
+    return (_CREATED if view.queue is None else _ACCEPTED), msgspec.json.encode(view)
+
+
+def _stop(session: Session, why: str | None) -> Transition | None:
+    match session.state:
+        case State.REQUESTED:
+            return Ended(
+                by="client",
+                epoch=session.epoch,
+                outcome=Outcome.CANCELED,
+                reason=Reason.CLIENT_CANCELED,
+                detail=why,
+            )
+        case State.LEASED | State.STARTED:
+            outcome, reason = Outcome.CANCELED, Reason.CLIENT_CANCELED
+        case State.READY:
+            outcome, reason = Outcome.COMPLETED, Reason.CLIENT_STOP
+        case State.ENDING | State.ENDED:
+            return None
+    return Ending(by="client", epoch=session.epoch, outcome=outcome, reason=reason, detail=why)

@@ -1,0 +1,145 @@
+"""The recorder put together: one of its instances leads and consumes, the others stand by."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from greenroom.common import topology_admin
+from greenroom.common.errors import GreenroomError
+from greenroom.common.leadership import Leadership
+from greenroom.common.ledger import STREAM as SESSIONS
+from greenroom.common.ledger import Ledger
+from greenroom.common.metrics import Metrics
+from greenroom.common.nats_broker import NatsBroker
+from greenroom.recorder import audio, ingest, migrate
+from greenroom.recorder.audio import AudioIngest
+from greenroom.recorder.backlog import Watch, backlog
+from greenroom.recorder.database import Pool
+from greenroom.recorder.ingest import Ingest
+from greenroom.recorder.parts import Parts
+from greenroom.recorder.purge import Purger
+from greenroom.recorder.seal import Sealer
+from greenroom.recorder.settings import RecorderSettings
+from greenroom.recorder.store import Store
+
+_log = structlog.get_logger()
+
+LEADERSHIP: Final = "recorder"
+# Live audio, among the folders of the tenants; no tenant's name has a dot.
+PARTS_DIR: Final = ".parts"
+TOPOLOGY_RETRY_S: Final = 0.5
+
+
+class Recorder:
+    """Everything the service does.
+
+    Args:
+        broker: streams, consumers, leadership.
+        pool: connections to PostgreSQL.
+        settings: parsed.
+        metrics: of the process.
+    """
+
+    def __init__(self, *, broker: NatsBroker, pool: Pool, settings: RecorderSettings, metrics: Metrics) -> None:
+        self._broker = broker
+        self._settings = settings
+        self._topology_seen = False
+        self._schema_seen = False
+        self._leadership = Leadership(broker, LEADERSHIP, settings.instance_id)
+        self._leads = metrics.gauge("recorder_leads", "Whether this instance consumes (1) or stands by (0)")
+
+        recordings_dir = Path(settings.recordings_dir).absolute()
+        self._store = Store(pool)
+        self._parts = Parts(recordings_dir / PARTS_DIR, max_open=settings.max_open_parts)
+        self._audio = AudioIngest(
+            broker=broker,
+            ledger=Ledger(broker),
+            store=self._store,
+            parts=self._parts,
+            metrics=metrics,
+            max_batch=settings.audio_batch,
+        )
+        self._sealer = Sealer(
+            broker=broker,
+            store=self._store,
+            parts=self._parts,
+            audio=self._audio,
+            recordings_dir=recordings_dir,
+            metrics=metrics,
+            at_once=settings.seal_at_once,
+        )
+        self._ingest = Ingest(
+            broker=broker,
+            store=self._store,
+            on_ended=self._sealer.notice,
+            metrics=metrics,
+            max_batch=settings.event_batch,
+        )
+        self._purger = Purger(
+            broker=broker,
+            store=self._store,
+            settled_to=self._settled_to,
+            grace_s=settings.purge_grace_s,
+            metrics=metrics,
+        )
+        consumers = {
+            (SESSIONS, ingest.CONSUMER): self._ingest.consumer.counts,
+            (audio.STREAM, audio.CONSUMER): self._audio.consumer.counts,
+        }
+        self._watch = Watch(broker, consumers, metrics)
+
+    @property
+    def leading(self) -> bool:
+        """Whether this instance consumes."""
+        return self._leadership.leading
+
+    async def run(self) -> None:
+        """Lead or stand by until canceled; waits for the topology to be applied."""
+        try:
+            while (reason := await self.check_topology()) is not None:
+                _log.warning("topology_awaited", code=reason)
+                await asyncio.sleep(TOPOLOGY_RETRY_S)
+            await self._leadership.run(self._lead)
+        finally:
+            self._parts.shutdown()
+
+    async def check_postgres(self) -> str | None:
+        """Return None when the database answers and has our schema, else why not."""
+        await self._store.ping()
+        if not self._schema_seen:
+            files = await migrate.status(self._settings.database_url, timeout_s=0)
+            self._schema_seen = all(file.applied_at is not None for file in files)
+        return None if self._schema_seen else "schema-not-migrated"
+
+    def check_broker(self) -> str | None:
+        """Return None while the broker can be reached, else why not."""
+        return None if self._broker.connected else "broker-unavailable"
+
+    async def check_topology(self) -> str | None:
+        """Return None once streams and consumers have been seen as they should be, else why not."""
+        if not self._topology_seen:
+            try:
+                await topology_admin.check(self._broker)
+            except GreenroomError as error:
+                return error.code
+            self._topology_seen = True
+        return None
+
+    async def _lead(self) -> None:
+        self._leads.set(1)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._sealer.run(), name="sealer")
+                tasks.create_task(self._ingest.run(), name="ingest")
+                tasks.create_task(self._audio.run(), name="audio")
+                tasks.create_task(self._purger.run(), name="purger")
+                tasks.create_task(self._watch.run(), name="watch")
+        finally:
+            self._leads.set(0)
+            # The next leader writes to the same files: nothing of ours stays open.
+            self._parts.close()
+
+    async def _settled_to(self) -> int:
+        return (await backlog(self._broker, SESSIONS, ingest.CONSUMER)).settled_to

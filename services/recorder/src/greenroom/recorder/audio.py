@@ -1,0 +1,223 @@
+"""The consumer of AUDIO: chunks become parts on the disk, acknowledged once they are there.
+
+It needs the ledger only, not PostgreSQL, for a session that is alive: audio is kept while the database is away.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+import structlog
+
+from greenroom.common import subjects
+from greenroom.common.broker import Broker, Message
+from greenroom.common.consumer import Consumer, Drop, Retry
+from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable
+from greenroom.common.ledger import Ledger
+from greenroom.common.lifecycle import Session
+from greenroom.common.messages import AudioHeader
+from greenroom.common.metrics import Metrics
+from greenroom.recorder.parts import Chunk, Parts
+from greenroom.recorder.store import Store
+from greenroom.recorder.timeline import NS, SAMPLE_BYTES, TRACKS, ChunkNote, Track
+
+_log = structlog.get_logger()
+
+STREAM: Final = "AUDIO"
+CONSUMER: Final = "recorder-audio"
+# A batch is closed after this time, full or not: the longer, the fewer syncs.
+MAX_WAIT_S: Final = 0.5
+# What session processes record: mono, 16 kHz, 16 bit.
+RATE_HZ: Final = 16_000
+MAX_CHUNK_SAMPLES: Final = RATE_HZ
+# Of one track in one attempt: at one chunk per 20 ms, four days.
+MAX_SEQ: Final = 2**24
+# Attempts of one session; the scheduler gives up long before.
+MAX_EPOCH: Final = 10_000
+# A process may run longer than its limits add up to: what the runner needs to notice and to end it.
+DURATION_SLACK_S: Final = 120.0
+# How far the clocks of two hosts may disagree, and how late an attempt may begin after the request.
+EARLIEST_ORIGIN: Final = timedelta(minutes=-10)
+LATEST_ORIGIN: Final = timedelta(hours=12)
+AWAY_RETRY_S: Final = 1.0
+# While the session is looked at for sealing.
+FROZEN_RETRY_S: Final = 0.25
+# Sessions whose limits are remembered; above that the ledger is asked again.
+MAX_PERMITS: Final = 10_000
+_TRACKS: Final[dict[str, Track]] = {track: track for track in TRACKS}
+
+
+class Permit(msgspec.Struct, frozen=True, kw_only=True):
+    """What audio a session takes: none if `refused` says why."""
+
+    refused: str | None = None
+    max_samples: int = 0
+    earliest_origin_ns: int = 0
+    latest_origin_ns: int = 0
+
+
+def decode(message: Message) -> Chunk:
+    """Return the chunk in a message of AUDIO.
+
+    Raises:
+        Drop: it is no chunk.
+    """
+    tokens = subjects.SESSION_AUDIO.parse(message.subject)
+    if tokens is None or (track := _TRACKS.get(tokens["track"])) is None:
+        raise Drop(f"{message.subject} isn't the subject of a track")
+    rate = _number(message.headers, AudioHeader.RATE, most=2**31)
+    if rate != RATE_HZ:
+        raise Drop(f"malformed: {AudioHeader.RATE} is {rate}, {RATE_HZ} is recorded")
+    samples, odd = divmod(len(message.data), SAMPLE_BYTES)
+    if odd or not 0 < samples <= MAX_CHUNK_SAMPLES:
+        raise Drop(f"malformed: {len(message.data)} bytes aren't 1 to {MAX_CHUNK_SAMPLES} samples of 16 bit")
+    return Chunk(
+        tenant=tokens["tenant"],
+        session_id=tokens["session_id"],
+        note=_note(message.headers, track, samples),
+        pcm=message.data,
+    )
+
+
+def _note(headers: Mapping[str, str], track: Track, samples: int) -> ChunkNote:
+    return ChunkNote(
+        track=track,
+        epoch=_number(headers, AudioHeader.EPOCH, most=MAX_EPOCH),
+        seq=_number(headers, AudioHeader.SEQ, least=1, most=MAX_SEQ),
+        position=_number(headers, AudioHeader.POSITION, most=2**40),
+        samples=samples,
+        origin_ns=_number(headers, AudioHeader.ORIGIN_NS, most=2**63 - 1),
+    )
+
+
+def _number(headers: Mapping[str, str], name: AudioHeader, *, least: int = 0, most: int) -> int:
+    text = headers.get(name, "")
+    if text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most:
+        return int(text)
+    raise Drop(f"malformed: {name} isn't a number from {least} to {most}")
+
+
+class AudioIngest:
+    """Stores audio.
+
+    Args:
+        broker: where it comes from.
+        ledger: tells which sessions there are.
+        store: tells of sessions that the ledger has forgotten.
+        parts: where it goes.
+        metrics: chunks, bytes, open files.
+        max_batch: chunks written and synced together at most, of 32 kB each.
+    """
+
+    def __init__(
+        self, *, broker: Broker, ledger: Ledger, store: Store, parts: Parts, metrics: Metrics, max_batch: int
+    ) -> None:
+        self.consumer: Final = Consumer(
+            broker,
+            STREAM,
+            CONSUMER,
+            decode=decode,
+            handle=self.handle,
+            max_batch=max_batch,
+            max_wait_s=MAX_WAIT_S,
+        )
+        self._ledger = ledger
+        self._store = store
+        self._parts = parts
+        self._permits: OrderedDict[str, Permit] = OrderedDict()
+        self._frozen: set[str] = set()
+        self._chunks = metrics.counter("recorder_audio_chunks", "Chunks of audio stored", ["track"])
+        self._bytes = metrics.counter("recorder_audio_bytes", "Bytes of audio stored")
+        self._open_files = metrics.gauge("recorder_open_parts", "Files of live recordings that are open")
+        self._write_s = metrics.histogram("recorder_audio_write_seconds", "From a batch's arrival to its last sync")
+
+    async def run(self) -> None:
+        """Consume until canceled."""
+        await self.consumer.run()
+
+    def freeze(self, session_id: str) -> None:
+        """Put off audio of a session from now on, while it is being sealed."""
+        self._frozen.add(session_id)
+
+    def thaw(self, session_id: str) -> None:
+        """Look at the session anew when its next audio comes."""
+        self._frozen.discard(session_id)
+        self._permits.pop(session_id, None)
+
+    async def handle(self, batch: Sequence[Chunk]) -> None:
+        """Store chunks; when this returns, they are on the disk.
+
+        Raises:
+            Retry: the broker, the database or the disk fails now, or a session is being sealed.
+            Drop: one of them can't belong to its session.
+        """
+        try:
+            for chunk in batch:
+                _check(chunk, await self._permit(chunk))
+        except (BrokerUnavailable, DatabaseUnavailable) as error:
+            _log.warning("audio_not_stored", code=error.code, chunks=len(batch), again_in_s=AWAY_RETRY_S)
+            raise Retry(AWAY_RETRY_S) from error
+        if not self._frozen.isdisjoint(chunk.session_id for chunk in batch):
+            raise Retry(FROZEN_RETRY_S)
+        await self._write(batch)
+        for track in TRACKS:
+            self._chunks.inc(sum(chunk.note.track == track for chunk in batch), track=track)
+        self._bytes.inc(sum(len(chunk.pcm) for chunk in batch))
+        self._open_files.set(self._parts.open_files)
+
+    async def _write(self, batch: Sequence[Chunk]) -> None:
+        began = asyncio.get_running_loop().time()
+        try:
+            await asyncio.to_thread(self._parts.write, batch)
+        except OSError as error:
+            # A full disk or a storage that is away: the broker keeps the audio (for two days) until it is back.
+            _log.error("audio_not_written", error=error.strerror, chunks=len(batch), again_in_s=AWAY_RETRY_S)
+            raise Retry(AWAY_RETRY_S) from error
+        self._write_s.observe(asyncio.get_running_loop().time() - began)
+
+    async def _permit(self, chunk: Chunk) -> Permit:
+        permit = self._permits.get(chunk.session_id)
+        if permit is None:
+            permit = await self._look_up(chunk.tenant, chunk.session_id)
+            self._permits[chunk.session_id] = permit
+            while len(self._permits) > MAX_PERMITS:
+                self._permits.popitem(last=False)
+        return permit
+
+    async def _look_up(self, tenant: str, session_id: str) -> Permit:
+        entry = await self._ledger.last(tenant, session_id)
+        if entry is not None and not entry.session.ended:
+            return _permit_of(entry.session)
+        stored = (await self._store.audio_permits([session_id])).get(session_id)
+        if stored is not None and stored.sealed:
+            return Permit(refused="the recording is sealed")
+        known = entry or stored
+        if known is None or known.session.tenant != tenant:
+            raise Drop("there is no such session")
+        return _permit_of(known.session)
+
+
+def _permit_of(session: Session) -> Permit:
+    limits = session.limits
+    longest_s = (
+        limits.start_timeout_s + limits.join_timeout_s + limits.max_duration_s + limits.end_timeout_s + DURATION_SLACK_S
+    )
+    return Permit(
+        max_samples=int(longest_s * RATE_HZ),
+        earliest_origin_ns=int((session.requested_at + EARLIEST_ORIGIN).timestamp() * NS),
+        latest_origin_ns=int((session.requested_at + LATEST_ORIGIN).timestamp() * NS),
+    )
+
+
+def _check(chunk: Chunk, permit: Permit) -> None:
+    """Raise `Drop` for what can't belong to the session."""
+    if permit.refused is not None:
+        raise Drop(permit.refused)
+    end = chunk.note.position + chunk.note.samples
+    if end > permit.max_samples:
+        raise Drop(f"it ends at sample {end}, the session may have {permit.max_samples}")
+    if not permit.earliest_origin_ns <= chunk.note.origin_ns <= permit.latest_origin_ns:
+        raise Drop(f"{AudioHeader.ORIGIN_NS} isn't a time near the session's request")

@@ -1,0 +1,316 @@
+"""The shell of the runner: what it is told, what it tells, and the one timer that all deadlines hang on."""
+
+import asyncio
+import contextlib
+import socket
+from importlib import metadata
+from typing import Final
+
+import msgspec
+import structlog
+
+from greenroom.common import subjects
+from greenroom.common.broker import Broker, Message
+from greenroom.common.clock import Clock
+from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.ledger import Ledger
+from greenroom.common.messages import (
+    BotOffer,
+    Done,
+    Drain,
+    Heartbeat,
+    StartAnswer,
+    StartRefused,
+    StartSession,
+    decode,
+    encode,
+)
+from greenroom.common.reasons import Reason
+from greenroom.common.telemetry import span_context_of
+from greenroom.runner.instruments import Instruments
+from greenroom.runner.load import HostLoad
+from greenroom.runner.processes import SessionProcess
+from greenroom.runner.running import Parts, RunningSession
+from greenroom.runner.settings import RunnerSettings
+from greenroom.runner.slots import Key, Slots, Verdict
+from greenroom.runner.standby import StandbyPool
+from greenroom.runner.supervisor import NoProcess, Supervisor
+
+_log = structlog.get_logger()
+
+HEARTBEAT_S: Final = 1.0
+# Changes within this time of a heartbeat go into one.
+COALESCE_S: Final = 0.05
+# Ledger messages of a session's own subject come at once; this is for those that were missed in an outage.
+_LOOK_S: Final = 5.0
+# Of the drain, what is left at the end for killing what must be killed and for writing it down.
+_KILL_AND_WRITE_S: Final = 2.0
+
+
+class Runner:
+    """See the module.
+
+    Args:
+        settings: of the runner.
+        broker: connected.
+        ledger: on it.
+        supervisor: makes processes; its `on_change` is taken over.
+        clock: time.
+        instruments: what is counted and measured.
+    """
+
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        *,
+        broker: Broker,
+        ledger: Ledger,
+        supervisor: Supervisor,
+        clock: Clock,
+        instruments: Instruments,
+    ) -> None:
+        self.draining = False
+        self._settings = settings
+        self._broker = broker
+        self._clock = clock
+        self._instruments = instruments
+        self._supervisor = supervisor
+        self._slots = Slots(settings.runner_id, settings.slots)
+        self._pool = StandbyPool(self._fork, self._standby_wanted, clock=clock, on_change=self._changed)
+        self._parts = Parts(
+            broker=broker,
+            ledger=ledger,
+            slots=self._slots,
+            pool=self._pool,
+            clock=clock,
+            instruments=instruments,
+            changed=self._changed,
+        )
+        self._sessions: dict[Key, RunningSession] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._load = HostLoad()
+        self._beat = asyncio.Event()
+        self._timer = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._beats = 0
+        self._started_at = clock.now()
+        supervisor.on_change = self._changed
+        instruments.slots.set(settings.slots)
+
+    async def run(self) -> None:
+        """Serve until canceled. Sessions that are left then end with their control sockets."""
+        tokens = {"pool": self._settings.pool, "runner_id": self._settings.runner_id}
+        serve, command = self._broker.serve, subjects.RUNNER_CMD
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._supervisor.run(), name="supervisor")
+            tasks.create_task(self._pool.run(), name="standby")
+            tasks.create_task(self._load.run(), name="load")
+            tasks.create_task(self._keep_time(), name="timer")
+            tasks.create_task(self._reconcile(), name="reconcile")
+            starts = await serve(command.format(name="start", **tokens), self._on_start)
+            drains = await serve(command.format(name="drain", **tokens), self._on_drain)
+            try:
+                await self._send_heartbeats(subjects.RUNNER_HEARTBEAT.format(**tokens))
+            finally:
+                self._pool.close()
+                await starts.unsubscribe()
+                await drains.unsubscribe()
+
+    # ------------------------------------------------------------------------ what it is told
+
+    async def _on_start(self, message: Message) -> bytes:
+        try:
+            start = decode(message.data, StartSession)
+        except msgspec.MsgspecError as error:
+            return encode(self._refused(StartRefused(code="malformed", detail=str(error))))
+        return encode(self.start(start, message))
+
+    def start(self, start: StartSession, message: Message) -> StartAnswer:
+        """Decide on a start and, if it is taken, begin to carry it out; the answer doesn't wait for that."""
+        decision = self._slots.offer(
+            start.session,
+            now=self._clock.monotonic(),
+            at=self._clock.now(),
+            bots={offer.name: offer for offer in self._supervisor.offers},
+            draining=self.draining,
+            capacity=self._capacity(),
+        )
+        if isinstance(decision.answer, StartRefused):
+            self._refused(decision.answer, session_id=start.session.id)
+        if decision.held is not None and self._tasks is not None:
+            before = self._sessions.get(decision.held.after) if decision.held.after else None
+            session = RunningSession(
+                start,
+                decision.held,
+                self._parts,
+                predecessor=before.gone if before else None,
+                cause=span_context_of(message.headers),
+            )
+            self._sessions[decision.held.key] = session
+            self._empty.clear()
+            self._instruments.starts.inc()
+            self._tasks.create_task(self._see_through(decision.held.key, session), name=f"session {start.session.id}")
+        self._changed()
+        return decision.answer
+
+    async def _see_through(self, key: Key, session: RunningSession) -> None:
+        try:
+            await session.run()
+        finally:
+            del self._sessions[key]
+            if not self._sessions:
+                self._empty.set()
+
+    def _refused(self, refusal: StartRefused, **ids: str) -> StartRefused:
+        self._instruments.refusals.inc(code=refusal.code)
+        _log.info("start_refused", code=refusal.code, detail=refusal.detail, **ids)
+        return refusal
+
+    async def _on_drain(self, message: Message) -> bytes:
+        try:
+            reason = decode(message.data, Drain).reason
+        except msgspec.MsgspecError:
+            reason = ""
+        if not self.draining and self._tasks is not None:
+            self._tasks.create_task(
+                self.drain(self._settings.drain_timeout_s, reason=reason or "command"), name="drain"
+            )
+        return encode(Done(detail=f"{len(self._slots)} sessions go on"))
+
+    # ------------------------------------------------------------------------ drain
+
+    async def drain(self, timeout_s: float, *, reason: str = "stopping") -> None:
+        """Take nothing new and return when every session is over and written down, after `timeout_s` at most.
+
+        What is still up when the time begins to run out is ended in order, and what is up after that is killed.
+        """
+        if not self.draining:
+            self.draining = True
+            _log.info("runner_draining", reason=reason, sessions=len(self._slots), timeout_s=timeout_s)
+        self._pool.close()
+        self._changed()
+        deadline = self._clock.monotonic() + timeout_s
+        ladder_s = max((held.limits.end_timeout_s for held in self._slots), default=0.0)
+        if await self._empties_by(deadline - ladder_s - _KILL_AND_WRITE_S):
+            return
+        self.end_all()
+        if await self._empties_by(deadline - _KILL_AND_WRITE_S):
+            return
+        for held in self._slots:
+            verdict = held.verdict or Verdict.of(Reason.DRAIN_DEADLINE)
+            self._slots.kill(held.key, verdict, now=self._clock.monotonic())
+        self._changed()
+        await self._empties_by(deadline)
+
+    def end_all(self) -> None:
+        """End all sessions now, in order."""
+        for held in self._slots:
+            self._slots.end(
+                held.key, Verdict.of(Reason.DRAIN_DEADLINE), now=self._clock.monotonic(), at=self._clock.now()
+            )
+        self._changed()
+
+    async def _empties_by(self, deadline: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(deadline - self._clock.monotonic(), 0.0)):
+                await self._empty.wait()
+        return self._empty.is_set()
+
+    # ------------------------------------------------------------------------ what is due
+
+    def _changed(self) -> None:
+        """Take the steps that are due, and tell of what is new."""
+        for due in self._slots.due(now=self._clock.monotonic(), at=self._clock.now()):
+            session = self._sessions.get(due.key)
+            if session is not None:
+                session.obey(due)
+        self._timer.set()
+        self._beat.set()
+        self._pool.wake()
+        self._instruments.sessions.set(len(self._slots))
+        self._instruments.standby.set(self._pool.ready)
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._timer.clear()
+            when = self._slots.next_due()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if when is None else max(when - self._clock.monotonic(), 0.0)):
+                    await self._timer.wait()
+                    continue
+            self._changed()
+
+    async def _reconcile(self) -> None:
+        """Read what others may have written about our sessions while we were cut off, and see whose loop hangs."""
+        was_connected, look_at = True, 0.0
+        while True:
+            await self._clock.sleep(HEARTBEAT_S)
+            now, connected = self._clock.monotonic(), self._broker.connected
+            for session in self._sessions.values():
+                session.check_silence(now)
+            if connected and (not was_connected or now >= look_at):
+                look_at = now + _LOOK_S
+                for session in self._sessions.values():
+                    session.look()
+            was_connected = connected
+
+    # ------------------------------------------------------------------------ processes
+
+    async def _fork(self) -> SessionProcess:
+        began = self._clock.monotonic()
+        try:
+            process = await self._supervisor.fork()
+        except NoProcess:
+            self._instruments.forks.inc(result="failed")
+            raise
+        self._instruments.forks.inc(result="forked")
+        self._instruments.fork.observe(self._clock.monotonic() - began)
+        return process
+
+    def _standby_wanted(self) -> int:
+        if self.draining or not self._supervisor.available:
+            return 0
+        return min(self._settings.standby_target, self._slots.free)
+
+    def _capacity(self) -> int:
+        """Return how many sessions can be held now: those there are, where no process for another can be had."""
+        source = self._supervisor.available or self._pool.ready > 0
+        return self._settings.slots if source else len(self._slots)
+
+    # ------------------------------------------------------------------------ what it tells
+
+    async def _send_heartbeats(self, subject: str) -> None:
+        while True:
+            self._beat.clear()
+            with contextlib.suppress(BrokerUnavailable):
+                await self._broker.publish(subject, encode(self.heartbeat()))
+            await self._clock.sleep(COALESCE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S - COALESCE_S):
+                    await self._beat.wait()
+
+    def heartbeat(self) -> Heartbeat:
+        """Return what there is to tell now."""
+        self._beats += 1
+        return Heartbeat(
+            runner_id=self._settings.runner_id,
+            pool=self._settings.pool,
+            at=self._clock.now(),
+            seq=self._beats,
+            slots=self._capacity(),
+            sessions=self._slots.sessions(),
+            standby=self._pool.ready,
+            draining=self.draining,
+            bots=self.offers,
+            load=self._load.sample(),
+            host=socket.gethostname(),
+            version=metadata.version("greenroom-runner"),
+            started_at=self._started_at,
+        )
+
+    @property
+    def offers(self) -> tuple[BotOffer, ...]:
+        """The bots, those that can't run here included."""
+        return self._supervisor.offers

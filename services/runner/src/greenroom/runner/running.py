@@ -1,0 +1,354 @@
+"""One session on this runner, from the accepted start to the last entry in the ledger.
+
+It connects three things that know nothing of each other: the process (what it says, and its exit), the slots (what that
+means, and what is due when) and the ledger (what everybody has to know).
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from opentelemetry.trace import SpanContext
+
+from greenroom.common.broker import Broker
+from greenroom.common.clock import Clock
+from greenroom.common.ledger import Entry, Ledger
+from greenroom.common.lifecycle import Connected, Ended, Ending, Leased, Ready, Session, Started, Transition
+from greenroom.common.log import bind_session
+from greenroom.common.messages import StartSession
+from greenroom.common.reasons import Reason
+from greenroom.runner.control import (
+    Assign,
+    Cancel,
+    EndingNotice,
+    Finished,
+    FromSession,
+    MediaConnected,
+    PipelineReady,
+    Pong,
+    Standby,
+    Stop,
+)
+from greenroom.runner.instruments import Instruments
+from greenroom.runner.ledger_writer import LedgerWriter
+from greenroom.runner.processes import SessionProcess
+from greenroom.runner.slots import Due, Held, Slots, Step, Verdict
+from greenroom.runner.standby import StandbyPool
+from greenroom.runner.supervisor import NoProcess
+from greenroom.runner.timeline import Timeline
+from greenroom.runner.verdicts import Exit, judge
+
+_log = structlog.get_logger()
+
+# A process that is alive but doesn't take its session is passed over this often.
+_TRIES: Final = 5
+# The span of a start, and the calm it asks for, don't wait longer than this for the ledger.
+_READY_WRITE_S: Final = 5.0
+# A session process reports each second; its loop hangs when it hasn't for this long.
+SILENCE_S: Final = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What all sessions of a runner share. `changed` must be called after anything in `slots` has changed."""
+
+    broker: Broker
+    ledger: Ledger
+    slots: Slots
+    pool: StandbyPool
+    clock: Clock
+    instruments: Instruments
+    changed: Callable[[], None]
+
+
+class RunningSession:
+    """See the module.
+
+    Args:
+        start: the command.
+        held: the slot it was given.
+        parts: of the runner.
+        predecessor: set when the process of an earlier lease of the same session is gone; None: there is none.
+        cause: the span that sent the command.
+
+    Attributes:
+        gone: set when its process is gone, and its slot free.
+    """
+
+    def __init__(
+        self,
+        start: StartSession,
+        held: Held,
+        parts: Parts,
+        *,
+        predecessor: asyncio.Event | None = None,
+        cause: SpanContext | None = None,
+    ) -> None:
+        self.gone = asyncio.Event()
+        self._session: Final = start.session
+        self._key: Final = held.key
+        self._parts = parts
+        self._predecessor = predecessor
+        self._timeline = Timeline(start.session, cause, clock=parts.clock, instruments=parts.instruments)
+        self._process: SessionProcess | None = None
+        self._finished: Finished | None = None
+        self._last_step: Step | None = None
+        self._fenced = False
+        # That it ends came from the ledger, or is there by now.
+        self._announced = False
+        # It ends, for whatever reason.
+        self._ends = asyncio.Event()
+        # Nothing more is to be waited for as far as the start goes: it is ready, or it ends.
+        self._begun = asyncio.Event()
+        self._heard_at = parts.clock.monotonic()
+        self._silent = False
+        self._writer = LedgerWriter(
+            parts.broker,
+            parts.ledger,
+            _lease(start, parts.clock),
+            clock=parts.clock,
+            on_stored=self._on_stored,
+            on_stop=self._on_stop,
+            on_fenced=self._on_fenced,
+        )
+
+    # ------------------------------------------------------------------------ its course
+
+    async def run(self) -> None:
+        """See the session through; return when its end is in the ledger, or it is somebody else's."""
+        with bind_session(self._session.id, self._session.tenant):
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    # The claim is written while the process gets the session: readiness waits for both.
+                    self._writer.put(Started(runner_id=self._session.runner_id or "", epoch=self._session.epoch))
+                    tasks.create_task(self._writer.run(), name="ledger-writer")
+                    process = await self._start()
+                    self._conclude(None if process is None else await process.wait())
+                    self._writer.finish()
+            except Exception:  # noqa: BLE001 a fault of ours in one session mustn't take the others with it
+                _log.exception("session_supervision_failed")
+                await self._abandon()
+            finally:
+                if self._process is not None:
+                    self._process.hang_up()
+
+    async def _start(self) -> SessionProcess | None:
+        """Return the process that has got the session, once it is ready or ends; None if it ends without one."""
+        with self._parts.pool.starting(), self._timeline.starting():
+            process = await self._find_process()
+            if process is not None:
+                process.on_exit(lambda _: self._begun.set())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._session.limits.start_timeout_s + _READY_WRITE_S):
+                        await self._begun.wait()
+            return process
+
+    async def _find_process(self) -> SessionProcess | None:
+        if self._predecessor is not None:
+            await _first_of(self._predecessor.wait(), self._ends.wait())
+        try:
+            for _ in range(_TRIES):
+                process = None if self._ends.is_set() else self._parts.pool.take_ready() or await self._fork()
+                if process is None:
+                    return None
+                self._process = process
+                process.listen(self._hear)
+                if process.send(Assign(session=self._session)):
+                    self._timeline.assigned(process.pid)
+                    return process
+                process.kill()
+            raise NoProcess(f"{_TRIES} processes didn't take the session")
+        except NoProcess as error:
+            _log.warning("session_without_process", detail=str(error))
+            self._end(Verdict.of(Reason.START_TIMEOUT, detail=str(error)))
+            return None
+
+    async def _fork(self) -> SessionProcess | None:
+        fork = asyncio.ensure_future(self._parts.pool.take())
+        try:
+            await _first_of(asyncio.wait({fork}), self._ends.wait())
+            return fork.result() if fork.done() else None
+        finally:
+            fork.cancel()
+
+    def _conclude(self, exited: Exit | None) -> None:
+        held = self._parts.slots.exited(self._key)
+        announced = held.verdict if held is not None else None
+        if exited is not None:
+            verdict = judge(announced=announced, finished=self._finished, exited=exited, last_step=self._last_step)
+        else:
+            verdict = announced or Verdict.of(Reason.START_TIMEOUT)
+        self.gone.set()
+        self._parts.changed()
+        self._timeline.ended(verdict, exited)
+        if not self._fenced:
+            self._writer.put(
+                Ended(
+                    by=verdict.by,
+                    epoch=self._session.epoch,
+                    outcome=verdict.outcome,
+                    reason=verdict.reason,
+                    detail=verdict.detail,
+                )
+            )
+
+    async def _abandon(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+        self._parts.slots.exited(self._key)
+        self.gone.set()
+        self._parts.changed()
+
+    # ------------------------------------------------------------------------ what its process says
+
+    def _hear(self, message: FromSession) -> None:
+        slots, clock = self._parts.slots, self._parts.clock
+        self._heard_at, self._silent = clock.monotonic(), False
+        match message:
+            case PipelineReady():
+                if slots.ready(self._key, now=clock.monotonic(), at=clock.now()):
+                    self._writer.put(Ready(epoch=self._session.epoch))
+                    self._timeline.pipeline_ready(message.stages_ms)
+            case MediaConnected():
+                slots.connected(self._key)
+                self._writer.put(Connected(epoch=self._session.epoch))
+            case EndingNotice():
+                self._on_ends_itself(message)
+            case Finished():
+                self._finished = message
+                self._on_ends_itself(message)
+            case Pong():
+                self._parts.instruments.loop_lag.observe(message.loop_lag_ms / 1000)
+                return
+            case Standby():
+                return
+        self._parts.changed()
+
+    def _on_ends_itself(self, message: EndingNotice | Finished) -> None:
+        verdict = Verdict(by="session", outcome=message.outcome, reason=message.reason, detail=message.detail)
+        clock = self._parts.clock
+        if self._parts.slots.ends_itself(self._key, verdict, now=clock.monotonic(), at=clock.now()):
+            self._announce(verdict)
+
+    def check_silence(self, now: float) -> None:
+        """Log once when the process has said nothing for some seconds although its pipeline runs."""
+        if self._process is None or self._silent or not self._begun.is_set() or now - self._heard_at < SILENCE_S:
+            return
+        self._silent = True
+        self._parts.instruments.silent.inc()
+        _log.warning("session_silent", session_id=self._session.id, pid=self._process.pid, for_s=SILENCE_S)
+
+    # ------------------------------------------------------------------------ what is due
+
+    def obey(self, due: Due) -> None:
+        """Take a step of the end ladder."""
+        self._last_step = due.step
+        self._parts.instruments.steps.inc(step=due.step.value)
+        verdict, process = due.verdict, self._process
+        if verdict.reason == Reason.FENCED.value:
+            self._fence()
+        elif due.step is Step.STOP:
+            self._announce(verdict)
+        self._leave(verdict)
+        if process is None:
+            return
+        match due.step:
+            case Step.STOP:
+                process.send(
+                    Stop(
+                        outcome=verdict.outcome, reason=verdict.reason, detail=verdict.detail, deadline_s=due.deadline_s
+                    )
+                )
+            case Step.CANCEL:
+                process.send(Cancel(reason=verdict.reason))
+            case Step.TERMINATE:
+                process.kill(signal.SIGTERM)
+            case Step.KILL:
+                process.kill()
+
+    def _end(self, verdict: Verdict) -> None:
+        clock = self._parts.clock
+        if self._parts.slots.end(self._key, verdict, now=clock.monotonic(), at=clock.now()):
+            self._parts.changed()
+
+    def _announce(self, verdict: Verdict) -> None:
+        """Write that it ends, unless that is where it comes from."""
+        self._leave(verdict)
+        if self._announced:
+            return
+        self._announced = True
+        self._writer.put(
+            Ending(
+                by=verdict.by,
+                epoch=self._session.epoch,
+                outcome=verdict.outcome,
+                reason=verdict.reason,
+                detail=verdict.detail,
+            )
+        )
+
+    def _leave(self, verdict: Verdict) -> None:
+        """Stop waiting for a start that won't be."""
+        self._timeline.ending()
+        if not self._begun.is_set():
+            self._timeline.failed(verdict.reason)
+        self._ends.set()
+        self._begun.set()
+
+    # ------------------------------------------------------------------------ what the ledger says
+
+    def look(self) -> None:
+        """Have the ledger read: what others wrote may have been missed."""
+        self._writer.look()
+
+    def _on_stored(self, transition: Transition) -> None:
+        match transition:
+            case Started():
+                self._parts.slots.claimed(self._key, self._parts.clock.now())
+                self._timeline.claimed()
+                self._parts.changed()
+            case Ready():
+                self._timeline.ready()
+                self._begun.set()
+            case _:
+                pass
+
+    def _on_stop(self, ending: Ending) -> None:
+        self._announced = True
+        self._end(Verdict(by=ending.by, outcome=ending.outcome, reason=ending.reason, detail=ending.detail))
+
+    def _on_fenced(self, reason: str) -> None:
+        _log.warning("session_fenced", epoch=self._session.epoch, ledger=reason)
+        self._fence()
+        self._parts.slots.kill(self._key, Verdict.of(Reason.FENCED, detail=reason), now=self._parts.clock.monotonic())
+        self._parts.changed()
+
+    def _fence(self) -> None:
+        """Leave the session to whoever has it now: nothing more is written."""
+        if not self._fenced:
+            self._fenced = True
+            self._parts.instruments.fenced.inc()
+            self._writer.stop()
+
+
+def _lease(start: StartSession, clock: Clock) -> Entry:
+    """Return the ledger entry that the start command speaks of."""
+    session: Session = start.session
+    now = clock.now()
+    leased = Leased(runner_id=session.runner_id or "", epoch=session.epoch, expires_at=session.lease_expires_at or now)
+    return Entry(session=session, transition=leased, at=session.leased_at or now, revision=start.revision)
+
+
+async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Wait until one of them is done, and leave the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,373 @@
+"""One session, from its assignment to its last message."""
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Final
+
+import msgspec
+import structlog
+from opentelemetry import context as otel_context
+from opentelemetry.trace import Span
+from pipecat.frames.frames import Frame
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.workers.runner import WorkerRunner
+
+from greenroom.common.broker import Broker
+from greenroom.common.lifecycle import Outcome, Session
+from greenroom.common.messages import ConnectMedia, EventType
+from greenroom.common.reasons import Reason
+from greenroom.common.spool import Spool
+from greenroom.common.telemetry import context_from_traceparent, current_traceparent, session_span
+from greenroom.runner.control import (
+    Assign,
+    Cancel,
+    EndingNotice,
+    Finished,
+    MediaConnected,
+    PipelineReady,
+    Pong,
+    Stop,
+)
+from greenroom.runner.session.attach import HOST, Attachment
+from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.clock import CallClock
+from greenroom.runner.session.context import SessionContext
+from greenroom.runner.session.emitter import Emitter
+from greenroom.runner.session.ending import Ending, verdict_for, verdict_on, where_raised
+from greenroom.runner.session.flows import NODE_WATCH
+from greenroom.runner.session.invocation import NotRunnable, find_bot, runner_arguments
+from greenroom.runner.session.pipelines import Pipelines, first
+from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.turns import TurnSpans
+from greenroom.runner.session.watch import CallWatch
+from greenroom.runner.session.websocket import CLOSE_NORMAL, MediaLink
+from greenroom.runner.slots import CANCEL_AT, TERMINATE_AT
+
+_log = structlog.get_logger()
+
+CLOSE_FAILED: Final = 1011
+_TICK_S: Final = 0.25
+_PONG_EVERY: Final = 4
+# What canceling the pipelines, and then the bot, may take, as a share of the whole end (`limits.end_timeout_s`).
+_PATIENCE: Final = 0.08
+_MIN_FLUSH_S: Final = 1.0
+# The runner is gone, or has lost its patience: of the second that is left, this is for each of two cancelations and
+# for the last messages.
+_URGENT_CANCEL_S: Final = 0.15
+_URGENT_FLUSH_S: Final = 0.3
+
+
+class LiveSession:
+    """A session while its bot runs. See `attach.Host`.
+
+    Args:
+        session: its document, as leased.
+        context: what was inherited from the zygote.
+        broker: connected.
+        channel: to the runner.
+        listening: waits until the broker knows our subscriptions.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        context: SessionContext,
+        broker: Broker,
+        channel: Channel,
+        listening: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.session = _rooted(session)
+        self._context = context
+        self._channel = channel
+        self._listening = listening
+        self._assigned_at = time.monotonic()
+        self._stages_ms: dict[str, float] = {}
+        self._ready = asyncio.Event()
+        self._ending = Ending()
+        # Whether the runner knows of the end because it said so.
+        self._told_to_end = False
+        self._hung_up = False
+        self._orphaned = False
+        self._urgent = False
+        self._clock = CallClock()
+        self._spool = Spool(broker)
+        self._emitter = Emitter(self._spool, self.session)
+        self._recorder = Recorder(self._clock, self._emitter)
+        self._root = context_from_traceparent(self.session.traceparent)
+        self._spans = TurnSpans(self._root, session.id)
+        self._watch = CallWatch(self._clock, self._emitter, self._recorder, self._spans, self._on_end_frame)
+        self._link = MediaLink(
+            broker, self.session, on_connected=self._on_connected, on_disconnected=self._on_disconnected
+        )
+        self._pipelines = Pipelines()
+        self._tasks = asyncio.TaskGroup()
+        self._bot: asyncio.Task[None] | None = None
+
+    async def run(self) -> Finished:
+        """Run the session; returns when everything is published, or has been given up."""
+        async with self._tasks as tasks:
+            background = [
+                tasks.create_task(work, name=name)
+                for name, work in (
+                    ("spool", self._spool.run()),
+                    ("recorder", self._recorder.run()),
+                    ("ticks", self._tick()),
+                    ("control", self._listen()),
+                )
+            ]
+            try:
+                await self._start()
+                await self._ending.begun.wait()
+                return await self._end()
+            finally:
+                for task in background:
+                    task.cancel()
+
+    def terminate(self) -> None:
+        """End within a second, whatever the bot does; for a SIGTERM."""
+        self._ending.decide(Outcome.FAILED, Reason.PROCESS_KILLED.value, "SIGTERM")
+        self._urgent = True
+        self._ending.hurry.set()
+
+    # ------------------------------------------------------------------------ start
+
+    async def _start(self) -> None:
+        with self._stage("session.start") as span:
+            await self._link.open()
+            self._emitter.emit(
+                EventType.CALL_STARTED,
+                {
+                    "agent": self.session.agent,
+                    "agent_version": self.session.agent_version,
+                    "bot": self.session.bot,
+                    "transport": self.session.transport,
+                    "attempt": self.session.attempt,
+                    "runner_id": self._context.runner_id,
+                },
+            )
+            context = contextvars.copy_context()
+            context.run(self._enter)
+            self._bot = asyncio.get_running_loop().create_task(self._run_bot(), name="bot", context=context)
+            self._bot.add_done_callback(self._on_bot_done)
+            await self._listening()
+            await first(self._ready.wait(), self._ending.begun.wait())
+            span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages_ms.items()})
+        if self._ready.is_set():
+            _log.info("pipeline_ready", **self._stages_ms)
+            await self._channel.send(PipelineReady(stages_ms=self._stages_ms))
+
+    def _enter(self) -> None:
+        """Make the bot's context: its spans belong to the session, and its workers find their way to us."""
+        otel_context.attach(self._root)
+        HOST.set(self)
+        NODE_WATCH.set(self._on_node)
+
+    async def _run_bot(self) -> None:
+        arguments = runner_arguments(self.session, self._link.websocket)
+        try:
+            bot = find_bot(self.session.bot, self._context)
+        except Exception as error:
+            _log.exception("bot_import_failed", bot=self.session.bot)
+            self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, _told(error))
+            raise
+        self._mark("bot")
+        try:
+            await bot(arguments)
+        except SystemExit as error:
+            # The loop would stop on it, before anything is published.
+            raise RuntimeError("the bot called sys.exit()") from error
+
+    def _on_bot_done(self, bot: asyncio.Task[None]) -> None:
+        if bot.cancelled():
+            self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, "the bot canceled itself")
+        elif error := bot.exception():
+            place = _told(error)
+            _log.error("bot_failed", bot=self.session.bot, error=place, exc_info=error)
+            self._emitter.emit(
+                EventType.ERROR,
+                {"message": place, "category": "bot", "exception_type": type(error).__qualname__, "usable": False},
+            )
+            self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, place)
+        elif self._ready.is_set():
+            self._ending.decide(Outcome.COMPLETED, Reason.COMPLETED.value)
+        else:
+            self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, "the bot returned before its pipeline ran")
+
+    async def on_runner(self, runner: WorkerRunner) -> None:
+        """See `attach.Host`."""
+        self._pipelines.runners.append(runner)
+
+    async def on_worker(self, worker: PipelineWorker) -> None:
+        """See `attach.Host`."""
+        try:
+            attachment = Attachment(worker)
+            attachment.observe(self._watch, self._spans, self._on_pipeline_started, connected=self._link.connected)
+        except Exception as error:
+            # Pipecat would log it and go on, unobserved and unstoppable.
+            _log.exception("observers_not_attached")
+            self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, f"not observable: {where_raised(error)}")
+            raise
+        self._pipelines.attachments.append(attachment)
+        if attachment.main:
+            self._mark("worker")
+            if self._clock.begun:
+                await self._watch.connected(attachment.inputs[0] if attachment.inputs else attachment.outputs[0])
+        if self._ending.begun.is_set():
+            await worker.stop_when_done()
+
+    def _on_pipeline_started(self) -> None:
+        if not self._ready.is_set():
+            self._mark("pipeline")
+            self._ready.set()
+
+    # ------------------------------------------------------------------------ meanwhile
+
+    def _on_connected(self, request: ConnectMedia) -> None:
+        self._clock.begin()
+        self._emitter.emit(EventType.CALL_CONNECTED, {"connection_id": request.connection_id})
+        _log.info("client_connected", connection_id=request.connection_id)
+        self._tasks.create_task(self._welcome(), name="welcome")
+
+    async def _welcome(self) -> None:
+        await self._channel.send(MediaConnected())
+        for attachment in self._pipelines.attachments:
+            if attachment.main:
+                await self._watch.connected(attachment.inputs[0] if attachment.inputs else attachment.outputs[0])
+            for deferred in attachment.deferred:
+                await deferred.release()
+
+    def _on_disconnected(self, by: str, code: int, reason: str) -> None:
+        self._emitter.emit(
+            EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
+        )
+        _log.info("client_disconnected", by=by, code=code)
+        self._hung_up = by == "client"
+        why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
+        self._ending.decide(Outcome.COMPLETED, why.value)
+
+    def _on_node(self, before: str | None, node: str) -> None:
+        if before is not None:
+            self._emitter.emit(EventType.NODE_TRANSITION, {"from": before, "to": node})
+        self._emitter.emit(EventType.NODE_ENTERED, {"node": node})
+
+    def _on_end_frame(self, frame: Frame) -> None:
+        self._pipelines.ending.set()
+        verdict = verdict_on(frame)
+        self._ending.decide(verdict.outcome, verdict.reason, verdict.detail)
+
+    async def _listen(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            match message:
+                case Stop():
+                    self._told_to_end |= self._ending.decide(message.outcome, message.reason, message.detail)
+                    asyncio.get_running_loop().call_later(message.deadline_s, self._ending.hurry.set)
+                case Cancel():
+                    verdict = verdict_for(message.reason)
+                    self._told_to_end |= self._ending.decide(verdict.outcome, verdict.reason)
+                    self._ending.hurry.set()
+                case Assign():
+                    _log.error("assigned_twice", other_session_id=message.session.id)
+        _log.error("runner_lost")
+        self._orphaned = self._urgent = True
+        self._ending.decide(Outcome.LOST, Reason.RUNNER_LOST.value)
+        self._ending.hurry.set()
+
+    async def _tick(self) -> None:
+        lag_s = 0.0
+        ticks = 0
+        while True:
+            due = time.monotonic() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            lag_s = max(lag_s, time.monotonic() - due)
+            self._watch.tick()
+            ticks += 1
+            if ticks % _PONG_EVERY == 0:
+                await self._channel.send(Pong(loop_lag_ms=round(lag_s * 1000, 2)))
+                lag_s = 0.0
+
+    # ------------------------------------------------------------------------ end
+
+    async def _end(self) -> Finished:
+        loop = asyncio.get_running_loop()
+        verdict = self._ending.verdict
+        if verdict is None:
+            raise RuntimeError("an end without a verdict")
+        whole_s = self.session.limits.end_timeout_s
+        # The runner's ladder has the same rungs; where it isn't the one that ends the session, this is the same time.
+        loop.call_later(whole_s * CANCEL_AT, self._ending.hurry.set)
+        flush_until = loop.time() + whole_s * TERMINATE_AT
+        _log.info("session_ending", outcome=verdict.outcome, reason=verdict.reason)
+        code = CLOSE_FAILED if verdict.outcome in {Outcome.FAILED, Outcome.LOST} else CLOSE_NORMAL
+        self._link.farewell = (code, verdict.reason)
+        with self._stage("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
+            if not self._told_to_end and not self._orphaned:
+                await self._channel.send(
+                    EndingNotice(outcome=verdict.outcome, reason=verdict.reason, detail=verdict.detail)
+                )
+            if self._bot is not None:
+                await self._pipelines.wind_down(
+                    self._bot,
+                    self._ending.hurry,
+                    hung_up=self._hung_up,
+                    reason=verdict.reason,
+                    patience_s=lambda: _URGENT_CANCEL_S if self._urgent else whole_s * _PATIENCE,
+                )
+            await self._link.close(code, verdict.reason)
+            await self._watch.close()
+            await self._recorder.close()
+            self._emitter.emit(
+                EventType.CALL_COMPLETED,
+                {
+                    "events": self._emitter.events + 1,
+                    "chunks": dict(self._emitter.chunks),
+                    "outcome": verdict.outcome.value,
+                    "reason": verdict.reason,
+                    "detail": verdict.detail,
+                    "lost": self._spool.dropped,
+                    "suppressed": self._emitter.suppressed,
+                    "media": msgspec.to_builtins(self._link.counts),
+                    "unrecorded_frames": self._recorder.dropped,
+                    "duration_ms": self._clock.now_ms(),
+                },
+            )
+            left = await self._spool.flush(
+                _URGENT_FLUSH_S if self._urgent else max(flush_until - loop.time(), _MIN_FLUSH_S)
+            )
+        return Finished(
+            outcome=verdict.outcome,
+            reason=verdict.reason,
+            detail=verdict.detail,
+            events=self._emitter.events,
+            chunks=sum(self._emitter.chunks.values()),
+            lost=self._spool.dropped + left,
+        )
+
+    # ------------------------------------------------------------------------ helpers
+
+    def _stage(self, name: str, **attributes: str) -> AbstractContextManager[Span]:
+        return session_span(
+            name,
+            session_id=self.session.id,
+            tenant=self.session.tenant,
+            traceparent=self.session.traceparent,
+            attributes={f"greenroom.{key}": value for key, value in attributes.items()},
+        )
+
+    def _mark(self, stage: str) -> None:
+        self._stages_ms.setdefault(stage, round((time.monotonic() - self._assigned_at) * 1000, 2))
+
+
+def _told(error: BaseException) -> str:
+    """Return what may be told of an error: the text of our own, of others only what and where."""
+    return str(error) if isinstance(error, NotRunnable) else where_raised(error)
+
+
+def _rooted(session: Session) -> Session:
+    """Return the session with a trace to belong to; the api gives it one, a test may not."""
+    if session.traceparent is not None:
+        return session
+    with session_span("session", session_id=session.id, tenant=session.tenant):
+        return msgspec.structs.replace(session, traceparent=current_traceparent())

@@ -1,0 +1,145 @@
+"""The life of a session process: forked, standing by, one session, gone.
+
+The runner's zygote forks and calls `run`, in a process with one thread and without an event loop, in which Pipecat,
+the bots and this package are imported. `run` returns the exit code; the caller leaves with `os._exit`.
+"""
+
+import asyncio
+import os
+import signal
+from typing import Final
+
+import structlog
+import uvloop
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.log import bind_session, configure_logging
+from greenroom.common.nats_broker import NatsBroker
+from greenroom.common.telemetry import session_attributes
+from greenroom.common.tracing import Tracing, setup_tracing
+from greenroom.runner.control import Assign, Cancel, Finished, Standby, Stop
+from greenroom.runner.session.attach import announce_setup_file
+from greenroom.runner.session.botlog import redirect_loguru
+from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.context import SessionContext
+from greenroom.runner.session.flows import watch_flows
+from greenroom.runner.session.live import LiveSession
+from greenroom.runner.session.turns import SpanLabels
+
+_log = structlog.get_logger()
+
+SERVICE: Final = "session"
+EXIT_DONE: Final = 0
+# EX_UNAVAILABLE and EX_SOFTWARE of sysexits.h.
+EXIT_NO_BROKER: Final = 69
+EXIT_FAULT: Final = 70
+_CONNECT_TIMEOUT_S: Final = 10.0
+_LISTEN_TIMEOUT_S: Final = 2.0
+_FLUSH_TRACES_S: Final = 1.0
+_FLUSH_TRACES_ORPHANED_S: Final = 0.2
+
+
+def warm() -> None:
+    """Do in the zygote what every fork would do for itself: load the hooks, and wrap what is watched."""
+    announce_setup_file()
+    watch_flows()
+
+
+def run(control_fd: int, context: SessionContext) -> int:
+    """Stand by, run one session if one is assigned, and return the exit code.
+
+    Args:
+        control_fd: this process's end of a `SOCK_SEQPACKET` pair; see `runner.control`.
+        context: what was made before the fork.
+    """
+    settings = context.settings
+    name = f"{context.runner_id}-{os.getpid()}"
+    configure_logging(SERVICE, level=settings.log_level, form=settings.log_format, instance_id=name)
+    redirect_loguru(settings.log_level, content=settings.trace_content)
+    # Ctrl-C in a terminal reaches the whole group; what becomes of sessions is the runner's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tracing = setup_tracing(
+        f"greenroom-{SERVICE}",
+        name,
+        settings.otlp_endpoint,
+        version=context.version,
+        trace_content=settings.trace_content,
+    )
+    announce_setup_file()
+    watch_flows()
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    # The loop isn't closed: whatever a bot has left running on it, or in threads, ends with the process.
+    return loop.run_until_complete(_SessionProcess(control_fd, context, name, tracing).main())
+
+
+class _SessionProcess:
+    def __init__(self, control_fd: int, context: SessionContext, name: str, tracing: Tracing) -> None:
+        self._control_fd = control_fd
+        self._context = context
+        self._name = name
+        self._tracing = tracing
+
+    async def main(self) -> int:
+        channel = Channel(self._control_fd)
+        try:
+            broker = await NatsBroker.connect(
+                self._context.settings.nats_url, name=f"session {self._name}", timeout_s=_CONNECT_TIMEOUT_S
+            )
+        except BrokerUnavailable as error:
+            _log.error("standby_failed", code=error.code, detail=error.detail)
+            return EXIT_NO_BROKER
+        try:
+            return await self._stand_by(channel, broker)
+        finally:
+            # A runner that is gone leaves us one second, of which the session has had its part.
+            patience_s = _FLUSH_TRACES_ORPHANED_S if channel.closed.is_set() else _FLUSH_TRACES_S
+            await self._tracing.shutdown_async(patience_s)
+
+    async def _stand_by(self, channel: Channel, broker: NatsBroker) -> int:
+        await channel.send(Standby())
+        while (message := await channel.receive()) is not None:
+            match message:
+                case Assign():
+                    return await self._run_session(message, channel, broker)
+                case Stop() | Cancel():
+                    # Told to end before it was told what to do: it isn't needed.
+                    return EXIT_DONE
+        return EXIT_DONE
+
+    async def _run_session(self, assigned: Assign, channel: Channel, broker: NatsBroker) -> int:
+        session = assigned.session
+        with bind_session(session.id, session.tenant):
+            provider = trace.get_tracer_provider()
+            if isinstance(provider, TracerProvider):
+                provider.add_span_processor(SpanLabels(session_attributes(session.id, session.tenant)))
+            _log.info("session_assigned", bot=session.bot, epoch=session.epoch, attempt=session.attempt)
+            try:
+                finished = await self._live(assigned, channel, broker)
+            except Exception:  # noqa: BLE001 the end of the line: it is logged, and the runner sees the exit code
+                _log.exception("session_process_failed")
+                return EXIT_FAULT
+            _log.info(
+                "session_finished",
+                outcome=finished.outcome,
+                reason=finished.reason,
+                events=finished.events,
+                chunks=finished.chunks,
+                lost=finished.lost,
+            )
+            await channel.send(finished)
+            return EXIT_DONE
+
+    async def _live(self, assigned: Assign, channel: Channel, broker: NatsBroker) -> Finished:
+        async def listening() -> None:
+            try:
+                async with asyncio.timeout(_LISTEN_TIMEOUT_S):
+                    await broker.client.flush()
+            except (TimeoutError, OSError):
+                _log.warning("broker_slow_to_subscribe")
+
+        live = LiveSession(assigned.session, self._context, broker, channel, listening)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, live.terminate)
+        return await live.run()

@@ -1,0 +1,39 @@
+"""What the scheduler counts."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from greenroom.common.metrics import Metrics
+from greenroom.common.reasons import Reason
+from greenroom.scheduler.actions import Waiting
+
+_PLAN_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+# The reasons for which a plan leaves a session waiting.
+_WAITING: Final = (Reason.NO_FREE_SLOT, Reason.NO_RUNNER_FOR_AGENT, Reason.RUNNER_DRAINING, Reason.RUNNER_REFUSED)
+
+
+class Counters:
+    """The metrics of a scheduler."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.placed = metrics.counter("scheduler_placed", "Leases that a runner has accepted", ["pool"])
+        self.refused = metrics.counter(
+            "scheduler_refused", "Starts that weren't accepted, by the runner's code", ["code"]
+        )
+        self.requeued = metrics.counter("scheduler_requeued", "Sessions put back into the queue", ["reason"])
+        self.ended = metrics.counter("scheduler_ended", "Sessions that a scheduler ended", ["outcome", "reason"])
+        self.failed = metrics.counter("scheduler_actions_failed", "Actions that came to nothing", ["code"])
+        self.waited = metrics.histogram(
+            "scheduler_wait_seconds", "From the request of a session to its lease", ["pool"]
+        )
+        self.plan = metrics.histogram("scheduler_plan_seconds", "Time to make a plan", buckets=_PLAN_BUCKETS_S)
+        self.leader = metrics.gauge("scheduler_leader", "1 while this scheduler leads")
+        self._waiting = metrics.gauge("scheduler_waiting", "Sessions that wait, by reason (of the leader)", ["reason"])
+        self.leader.set(0)
+
+    def waiting(self, waiting: Iterable[Waiting]) -> None:
+        """Show how many sessions wait for what."""
+        counts = Counter(each.reason for each in waiting)
+        for reason in _WAITING:
+            self._waiting.set(counts[reason], reason=reason)

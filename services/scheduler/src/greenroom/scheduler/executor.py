@@ -1,0 +1,185 @@
+"""Carries out what a plan says: each action is one compare-and-set on the ledger, and for a lease the start request."""
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+import structlog
+
+from greenroom.common import lifecycle, messages, subjects, telemetry
+from greenroom.common.broker import Broker, NoResponder, RequestTimeout
+from greenroom.common.clock import Clock
+from greenroom.common.errors import BrokerUnavailable, GreenroomError, LedgerConflict
+from greenroom.common.ledger import Entry, Ledger
+from greenroom.common.lifecycle import Ended, Requeued, Session, Transition
+from greenroom.common.messages import StartAccepted, StartAnswer, StartRefused, StartSession
+from greenroom.common.reasons import Reason
+from greenroom.scheduler.actions import Action, Ask, Lease
+from greenroom.scheduler.counters import Counters
+from greenroom.scheduler.fleet import RunnerKey, holder
+from greenroom.scheduler.picture import Picture
+
+_log = structlog.get_logger()
+
+_ANSWER: Final[msgspec.json.Decoder[StartAnswer]] = msgspec.json.Decoder(StartAccepted | StartRefused)
+# What a refusal means to the queue. Other codes (`bot-unknown`, `bot-import-failed`) are the runner's own business.
+_REASONS: Final = {"no-slot": Reason.NO_FREE_SLOT, "draining": Reason.RUNNER_DRAINING}
+# Refusals that say nothing of what the runner will answer next time.
+_PASSING: Final = frozenset({"no-slot", "stale-epoch"})
+
+
+class Executor:
+    """Carries actions out.
+
+    Args:
+        broker: to ask runners.
+        ledger: where sessions are moved on.
+        picture: kept current with every write.
+        counters: what is counted.
+        clock: time.
+        start_timeout_s: how long a runner may take to answer a start.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        ledger: Ledger,
+        picture: Picture,
+        counters: Counters,
+        *,
+        clock: Clock,
+        start_timeout_s: float,
+    ) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._picture = picture
+        self._counters = counters
+        self._clock = clock
+        self._start_timeout_s = start_timeout_s
+
+    def begin(self, action: Action) -> Entry | None:
+        """Note in the picture that an action is under way, and return the entry it is to be carried out on."""
+        entry = self._picture.entry(action.session_id)
+        if entry is None:
+            return None
+        expected = None
+        if isinstance(action, Lease):
+            expected = lifecycle.apply(entry.session, action.transition, self._clock.now())
+        return self._picture.begin(action.session_id, expected)
+
+    async def carry_out(self, action: Action, entry: Entry) -> bool:
+        """Carry an action out, and return whether the session has moved on by it.
+
+        That others were first, or that the broker is away, is in the nature of things: the next plan sees to it.
+        """
+        try:
+            match action:
+                case Lease() | Ask():
+                    await self._place(action, entry)
+                case _:
+                    await self._move(entry, action.transition)
+        except GreenroomError as error:
+            self._counters.failed.inc(code=error.code)
+            _log.info("action_failed", session_id=action.session_id, action=type(action).__name__, code=error.code)
+            return False
+        finally:
+            self._picture.finish(action.session_id)
+        return True
+
+    async def _place(self, action: Lease | Ask, entry: Entry) -> None:
+        session = entry.session
+        with telemetry.session_span(
+            "session.lease",
+            session_id=session.id,
+            tenant=session.tenant,
+            traceparent=session.traceparent,
+            # The request, or whatever put the session back into the queue.
+            links=[telemetry.span_context_of({telemetry.TRACEPARENT: entry.traceparent or ""})],
+            attributes={"greenroom.pool": session.pool, "greenroom.attempt": session.attempt},
+        ) as span:
+            if isinstance(action, Lease):
+                entry = await self._move(entry, action.transition)
+                self._counters.waited.observe(_seconds(session.requested_at, entry.at), pool=session.pool)
+            key = holder(entry.session)
+            if key is not None:
+                span.set_attribute("greenroom.runner_id", key[1])
+                span.set_attribute("greenroom.epoch", entry.session.epoch)
+                await self._ask(key, entry)
+
+    async def _ask(self, key: RunnerKey, entry: Entry) -> None:
+        """Ask a runner to start the session that is leased to it."""
+        session = entry.session
+        subject = subjects.RUNNER_CMD.format(pool=key[0], runner_id=key[1], name="start")
+        request = messages.encode(StartSession(session=session, revision=entry.revision))
+        self._picture.asked(session)
+        try:
+            reply = await self._broker.request(
+                subject, request, timeout_s=self._start_timeout_s, headers=telemetry.inject()
+            )
+            answer = _ANSWER.decode(reply.data)
+        except NoResponder as error:
+            await self._refused(key, entry, error.code, exclude_runner=True)
+        except (RequestTimeout, BrokerUnavailable, msgspec.MsgspecError) as error:
+            # It may have been heard and be under way: the lease decides, by the runner's claim or by running out.
+            self._picture.closed(key)
+            code = error.code if isinstance(error, GreenroomError) else "malformed-answer"
+            self._counters.refused.inc(code=code)
+            _log.warning("start_unanswered", session_id=session.id, runner_id=key[1], epoch=session.epoch, code=code)
+        else:
+            if isinstance(answer, StartRefused):
+                await self._refused(key, entry, answer.code, exclude_runner=answer.code not in _PASSING)
+            else:
+                self._counters.placed.inc(pool=session.pool)
+                _log.info("session_placed", session_id=session.id, runner_id=key[1], epoch=session.epoch)
+
+    async def _refused(self, key: RunnerKey, entry: Entry, code: str, *, exclude_runner: bool) -> None:
+        self._counters.refused.inc(code=code)
+        if code in {"no-slot", NoResponder.code}:
+            self._picture.closed(key)
+        reason = code if code == NoResponder.code else _REASONS.get(code, Reason.RUNNER_REFUSED)
+        _log.info("start_refused", session_id=entry.session.id, runner_id=key[1], epoch=entry.session.epoch, code=code)
+        requeued = Requeued(epoch=entry.session.epoch, reason=reason, exclude_runner=exclude_runner)
+        await self._move(entry, requeued)
+
+    async def _move(self, entry: Entry, transition: Transition) -> Entry:
+        """Write a transition and take it into the picture.
+
+        Raises:
+            LedgerConflict: somebody else was first; the picture now shows what they did.
+            BrokerUnavailable: it isn't known to be stored.
+        """
+        try:
+            stored = await self._ledger.advance(entry, transition)
+        except LedgerConflict:
+            await self._refresh(entry.session)
+            raise
+        self._picture.fold(stored, self._clock.now())
+        self._report(stored)
+        return stored
+
+    async def _refresh(self, session: Session) -> None:
+        entry = await self._ledger.last(session.tenant, session.id)
+        if entry is None:
+            self._picture.forget(session.id)
+        else:
+            self._picture.fold(entry, self._clock.now())
+
+    def _report(self, stored: Entry) -> None:
+        session, transition = stored.session, stored.transition
+        if isinstance(transition, Requeued):
+            self._counters.requeued.inc(reason=transition.reason)
+            _log.info(
+                "session_requeued",
+                session_id=session.id,
+                reason=transition.reason,
+                attempt=session.attempt,
+                refused_by=session.refused_by,
+            )
+        elif isinstance(transition, Ended):
+            outcome, reason = transition.outcome, transition.reason
+            self._counters.ended.inc(outcome=outcome, reason=reason)
+            _log.info("session_ended", session_id=session.id, outcome=outcome, reason=reason, detail=transition.detail)
+
+
+def _seconds(since: datetime, until: datetime) -> float:
+    return max((until - since).total_seconds(), 0.0)

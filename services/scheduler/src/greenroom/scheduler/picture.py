@@ -1,0 +1,127 @@
+"""What this scheduler knows: the sessions that haven't ended and the runners, kept current from three sides.
+
+The watch of the ledger and the heartbeats feed it, and so does each write of its own, so that the next plan needn't
+wait for its echo. An action that is under way shows too: a lease that is being written has its slot already.
+"""
+
+from collections.abc import Collection
+from datetime import datetime
+
+import msgspec
+
+from greenroom.common.ledger import Entry
+from greenroom.common.lifecycle import Session, State
+from greenroom.common.messages import Heartbeat
+from greenroom.scheduler import fleet as fleets
+from greenroom.scheduler.core import Tracked
+from greenroom.scheduler.fleet import Fleet, Hold, RunnerKey
+
+
+class Picture:
+    """See the module. Nothing here waits, so whoever plans sees all of a change or nothing.
+
+    Args:
+        pool: keep only what belongs to this pool; None: all.
+    """
+
+    def __init__(self, pool: str | None = None) -> None:
+        self.fleet = Fleet()
+        self._pool = pool
+        self._entries: dict[str, Entry] = {}
+        self._tracked: dict[str, Tracked] = {}
+        self._asked: dict[str, int] = {}
+        # How far the watch has read: what is older and isn't here has ended.
+        self._watched = 0
+
+    @property
+    def sessions(self) -> Collection[Tracked]:
+        """All sessions that haven't ended, for the plan."""
+        return self._tracked.values()
+
+    def entry(self, session_id: str) -> Entry | None:
+        """Return the last entry that is known of a session, or None once it has ended."""
+        return self._entries.get(session_id)
+
+    # ------------------------------------------------------------------------ what comes in
+
+    def watched(self, entry: Entry, now: datetime) -> bool:
+        """Take in an entry that the watch has read, and return whether there may be something to decide."""
+        self._watched = entry.revision
+        return self.fold(entry, now)
+
+    def fold(self, entry: Entry, now: datetime) -> bool:
+        """Take in an entry, unless a later one is known, and return whether there may be something to decide."""
+        session = entry.session
+        if self._pool not in {None, session.pool}:
+            return False
+        known = self._entries.get(session.id)
+        if entry.revision <= (known.revision if known else self._watched - 1):
+            return False
+        if session.ended:
+            self.forget(session.id)
+            return known is not None
+        busy = session.id in self._tracked and self._tracked[session.id].busy
+        self._entries[session.id] = entry
+        self._track(session, now, busy=busy)
+        # The rest frees no slot and needs none.
+        return session.state is State.REQUESTED or (
+            session.state is State.LEASED and not self._tracked[session.id].asked
+        )
+
+    def forget(self, session_id: str) -> None:
+        """Drop a session that the ledger doesn't hold any more, or holds as ended."""
+        for known in (self._entries, self._tracked, self._asked):
+            known.pop(session_id, None)
+
+    def heard(self, heartbeat: Heartbeat, now: datetime) -> bool:
+        """Take in a heartbeat, and return whether what the runner offers has changed."""
+        if self._pool not in {None, heartbeat.pool}:
+            return False
+        key = (heartbeat.pool, heartbeat.runner_id)
+        before = self.fleet.runners.get(key)
+        self.fleet = fleets.heard(self.fleet, heartbeat, now)
+        after = self.fleet.runners[key]
+        return before is None or _offer(before) != _offer(after)
+
+    def ticked(self, now: datetime, *, connected: bool) -> None:
+        """Take in that time has passed."""
+        self.fleet = fleets.ticked(self.fleet, now, connected=connected)
+
+    def closed(self, key: RunnerKey) -> None:
+        """Take in that a runner had no slot, or gave no answer."""
+        self.fleet = fleets.closed(self.fleet, key)
+
+    # ------------------------------------------------------------------------ what is under way
+
+    def begin(self, session_id: str, expected: Session | None = None) -> Entry | None:
+        """Note that an action on a session is under way; `expected` is the session as it will be, if that is a lease.
+
+        Returns:
+            The entry to act on, or None when the session has ended.
+        """
+        entry = self._entries.get(session_id)
+        if entry is not None:
+            tracked = self._tracked[session_id]
+            self._tracked[session_id] = msgspec.structs.replace(tracked, session=expected or tracked.session, busy=True)
+        return entry
+
+    def asked(self, session: Session) -> None:
+        """Note that the runner is asked to start a session now."""
+        self._asked[session.id] = session.epoch
+        tracked = self._tracked.get(session.id)
+        if tracked is not None and tracked.session.epoch == session.epoch:
+            self._tracked[session.id] = msgspec.structs.replace(tracked, asked=True)
+
+    def finish(self, session_id: str) -> None:
+        """Note that the action is over, whatever came of it."""
+        entry = self._entries.get(session_id)
+        if entry is not None:
+            self._track(entry.session, self._tracked[session_id].seen_at, busy=False)
+
+    def _track(self, session: Session, seen_at: datetime, *, busy: bool) -> None:
+        asked = self._asked.get(session.id) == session.epoch
+        self._tracked[session.id] = Tracked(session=session, seen_at=seen_at, asked=asked, busy=busy)
+
+
+def _offer(runner: fleets.Runner) -> tuple[frozenset[Hold], int, int, bool, bool, object]:
+    return runner.held, runner.slots, runner.standby, runner.draining, runner.closed, runner.offers

@@ -1,0 +1,41 @@
+"""`make bench`, `make bench only=start`: each benchmark measures two things in the same run and gives their ratio."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from tests.bench import api, media, memory, start
+from tests.bench.report import Report
+
+BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
+    "start": start.run,
+    "memory": memory.run,
+    "api": api.run,
+    "media": media.run,
+}
+
+
+def main() -> int:
+    """Run the benchmarks that are named, or all; exit code 2 for a name that there isn't."""
+    chosen = sys.argv[1:] or list(BENCHMARKS)
+    if unknown := set(chosen) - BENCHMARKS.keys():
+        print(f"there is no benchmark {', '.join(sorted(unknown))}: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    report = Report(Console())
+    for name in chosen:
+        asyncio.run(_run(name, report))
+    report.show()
+    report.write(Path(".greenroom/bench.json"))
+    return 0
+
+
+async def _run(name: str, report: Report) -> None:
+    await BENCHMARKS[name](report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

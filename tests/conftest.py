@@ -1,0 +1,59 @@
+"""Fixtures for all tests. The servers are real, and start only for tests that ask for them."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from greenroom.devtools.embedded.nats import EmbeddedNats
+from greenroom.devtools.embedded.postgres import EmbeddedPostgres
+from tests.support.servers import Databases, running_databases, wipe
+
+
+@pytest.fixture(scope="session")
+async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[EmbeddedNats]:
+    """The NATS server of the run; most tests want `nats_url`."""
+    async with EmbeddedNats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def databases(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Databases]:
+    """The PostgreSQL server of the run; most tests want `database`."""
+    async with running_databases(tmp_path_factory.mktemp("postgres")) as running:
+        yield running
+
+
+@pytest.fixture
+async def nats_url(nats_server: EmbeddedNats) -> str:
+    """Where a NATS server without any streams is."""
+    await wipe(nats_server)
+    return nats_server.url
+
+
+@pytest.fixture
+async def database(databases: Databases) -> AsyncGenerator[str]:
+    """The DSN of a fresh database with the current schema."""
+    async with databases.database() as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def empty_database(databases: Databases) -> AsyncGenerator[str]:
+    """The DSN of a fresh database without any schema."""
+    async with databases.database(template="template0") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def own_nats(tmp_path: Path) -> AsyncGenerator[EmbeddedNats]:
+    """A NATS server of the test's own, to be killed and restarted."""
+    async with EmbeddedNats(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+async def own_postgres(tmp_path: Path) -> AsyncGenerator[EmbeddedPostgres]:
+    """A PostgreSQL server of the test's own, to be killed and restarted; its schema is not applied."""
+    async with EmbeddedPostgres(tmp_path / "postgres", durable=False) as server:
+        yield server

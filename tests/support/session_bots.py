@@ -1,0 +1,278 @@
+"""Bots for the tests of the session process, in the shape of Pipecat's quickstart; they know nothing of Greenroom.
+
+Speech is simulated: what is loud is speech, the recognizer understands a fixed sentence, and the voice speaks a tone
+of 60 ms a word.
+"""
+
+import asyncio
+import math
+import struct
+from collections.abc import AsyncGenerator
+from typing import Any, Final
+
+from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADParams
+from pipecat.frames.frames import (
+    EndFrame,
+    Frame,
+    FunctionCallFromLLM,
+    FunctionCallInProgressFrame,
+    FunctionCallResultFrame,
+    FunctionCallsStartedFrame,
+    InputAudioRawFrame,
+    LLMContextFrame,
+    LLMFullResponseEndFrame,
+    LLMFullResponseStartFrame,
+    LLMTextFrame,
+    OutputAudioRawFrame,
+    TranscriptionFrame,
+    TTSAudioRawFrame,
+    TTSSpeakFrame,
+)
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.runner.types import WebSocketRunnerArguments
+from pipecat.runner.utils import create_transport
+from pipecat.serializers.protobuf import ProtobufFrameSerializer
+from pipecat.services.llm_service import LLMService
+from pipecat.services.settings import STTSettings, TTSSettings
+from pipecat.services.stt_service import SegmentedSTTService
+from pipecat.services.tts_service import TTSService
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
+from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
+from pipecat.utils.time import time_now_iso8601
+from pipecat.workers.runner import WorkerRunner
+
+RATE: Final = 16_000
+FRAME_SAMPLES: Final = RATE // 50
+HEARD: Final = "a table for two please"
+GREETING: Final = "Hello, this is the test."
+WORD_S: Final = 0.06
+
+
+def tone(samples: int, hertz: int = 200) -> bytes:
+    """Return a sine of half the full scale, 16-bit mono at 16 kHz."""
+    return struct.pack(
+        f"<{samples}h", *(round(16_000 * math.sin(2 * math.pi * hertz * index / RATE)) for index in range(samples))
+    )
+
+
+_WORD: Final = tone(round(RATE * WORD_S), 300)
+
+
+class LoudVad(VADAnalyzer):
+    """Takes what is loud for speech."""
+
+    def __init__(self) -> None:
+        super().__init__(sample_rate=RATE, params=VADParams(start_secs=0.1, stop_secs=0.2, min_volume=0))
+
+    def num_frames_required(self) -> int:
+        """Return the window: 20 ms."""
+        return FRAME_SAMPLES
+
+    def voice_confidence(self, buffer: bytes) -> float:
+        """Return 1 for sound, 0 for silence."""
+        return 1.0 if any(buffer) else 0.0
+
+
+class FixedRecognizer(SegmentedSTTService):
+    """Understands `HEARD`."""
+
+    def __init__(self) -> None:
+        super().__init__(ttfs_p99_latency=0.1, settings=STTSettings(model=None, language=None))
+
+    async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
+        """Recognize a segment."""
+        del audio
+        yield TranscriptionFrame(HEARD, "caller", time_now_iso8601(), finalized=True)
+
+
+class ScriptedModel(LLMService[Any]):
+    """Says the next line of its script; before a line that begins with `!name`, it calls that tool."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self._lines = lines
+        self._at = 0
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Answer each context."""
+        await super().process_frame(frame, direction)
+        if not isinstance(frame, LLMContextFrame):
+            await self.push_frame(frame, direction)
+            return
+        line = self._lines[self._at % len(self._lines)]
+        self._at += 1
+        if line.startswith("!"):
+            name, _, line = line[1:].partition(" ")
+            await self._call_tool(name)
+        await self.push_frame(LLMFullResponseStartFrame())
+        for word in line.split():
+            await self.push_frame(LLMTextFrame(word + " "))
+        await self.push_frame(LLMFullResponseEndFrame())
+
+    async def _call_tool(self, name: str) -> None:
+        arguments = {"party": 2}
+        call = FunctionCallFromLLM(name, "call-1", arguments, LLMContext())
+        await self.push_frame(FunctionCallsStartedFrame(function_calls=[call]))
+        await self.push_frame(FunctionCallInProgressFrame(name, "call-1", arguments))
+        await asyncio.sleep(0.02)
+        await self.push_frame(FunctionCallResultFrame(name, "call-1", arguments, {"booked": True}, run_llm=False))
+
+
+class ToneVoice(TTSService):
+    """Speaks a tone of 60 ms for each word, a word at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            sample_rate=RATE,
+            push_start_frame=True,
+            push_stop_frames=True,
+            stop_frame_timeout_s=0.2,
+            settings=TTSSettings(model=None, voice=None, language=None),
+        )
+
+    def can_generate_metrics(self) -> bool:
+        """Measure."""
+        return True
+
+    async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
+        """Speak."""
+        await self.start_tts_usage_metrics(text)
+        for _ in text.split():
+            yield TTSAudioRawFrame(audio=_WORD, sample_rate=RATE, num_channels=1, context_id=context_id)
+
+
+class Echo(FrameProcessor):
+    """Sends back what it hears."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Turn input into output."""
+        await super().process_frame(frame, direction)
+        if isinstance(frame, InputAudioRawFrame):
+            out = OutputAudioRawFrame(frame.audio, frame.sample_rate, frame.num_channels)
+            await self.push_frame(out)
+        else:
+            await self.push_frame(frame, direction)
+
+
+def _params() -> FastAPIWebsocketParams:
+    return FastAPIWebsocketParams(
+        audio_in_enabled=True,
+        audio_out_enabled=True,
+        audio_out_sample_rate=RATE,
+        serializer=ProtobufFrameSerializer(),
+    )
+
+
+async def _transport(runner_args: WebSocketRunnerArguments) -> BaseTransport:
+    return await create_transport(runner_args, {"websocket": _params})
+
+
+async def _run(worker: PipelineWorker, runner_args: WebSocketRunnerArguments) -> None:
+    runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
+    await runner.add_workers(worker)
+    await runner.run()
+
+
+async def echo(runner_args: WebSocketRunnerArguments) -> None:
+    """Echo; ends when the client leaves."""
+    transport = await _transport(runner_args)
+    worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
+
+    @transport.event_handler("on_client_disconnected")
+    async def on_client_disconnected(_transport: BaseTransport, _client: object) -> None:
+        await worker.cancel()
+
+    await _run(worker, runner_args)
+
+
+async def careless(runner_args: WebSocketRunnerArguments) -> None:
+    """Echo that doesn't notice when its client leaves."""
+    transport = await _transport(runner_args)
+    await _run(PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()])), runner_args)
+
+
+async def talker(runner_args: WebSocketRunnerArguments) -> None:
+    """A whole voice pipeline: greets, answers by `body["lines"]`, says goodbye when its last line was spoken."""
+    body: dict[str, Any] = runner_args.body or {}
+    transport = await _transport(runner_args)
+    strategies = UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.3)])
+    aggregators = LLMContextAggregatorPair(
+        LLMContext(),
+        user_params=LLMUserAggregatorParams(vad_analyzer=LoudVad(), user_turn_strategies=strategies),
+    )
+    pipeline = Pipeline(
+        [
+            transport.input(),
+            FixedRecognizer(),
+            aggregators.user(),
+            ScriptedModel(body.get("lines", ["All right."])),
+            ToneVoice(),
+            transport.output(),
+            aggregators.assistant(),
+        ]
+    )
+    worker = PipelineWorker(pipeline, params=PipelineParams(enable_metrics=True))
+
+    @transport.event_handler("on_client_connected")
+    async def on_client_connected(_transport: BaseTransport, _client: object) -> None:
+        await worker.queue_frame(TTSSpeakFrame(body.get("greeting", GREETING)))
+        if body.get("hang_up"):
+            await worker.queue_frame(EndFrame(reason="goodbye"))
+
+    @transport.event_handler("on_client_disconnected")
+    async def on_client_disconnected(_transport: BaseTransport, _client: object) -> None:
+        await worker.cancel()
+
+    await _run(worker, runner_args)
+
+
+async def raises(runner_args: WebSocketRunnerArguments) -> None:
+    """Raise what a bot may raise."""
+    raise ValueError(f"secret of {runner_args.session_id}")
+
+
+async def raises_later(runner_args: WebSocketRunnerArguments) -> None:
+    """Raise in the middle of a call."""
+    transport = await _transport(runner_args)
+    worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
+    await asyncio.sleep(1.0)
+    running.cancel()
+    raise KeyError("in the middle")
+
+
+async def returns(_runner_args: WebSocketRunnerArguments) -> None:
+    """Run nothing."""
+
+
+async def stubborn(runner_args: WebSocketRunnerArguments) -> None:
+    """Swallow cancellation, as bad code does."""
+    transport = await _transport(runner_args)
+    worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    running = asyncio.create_task(runner.run())
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            running.cancel()
+
+
+BOTS: Final = {
+    "echo": echo,
+    "careless": careless,
+    "talker": talker,
+    "raises": raises,
+    "raises_later": raises_later,
+    "returns": returns,
+    "stubborn": stubborn,
+}

@@ -1,0 +1,86 @@
+"""Stands in for the zygote: imports, warms, forks session processes on request, and says how they ended.
+
+    python -m tests.support.session_host FD    (FD: a SOCK_SEQPACKET socket)
+
+A packet with one file descriptor is a request to fork; the descriptor is the new process's control socket. Answers:
+`pid <pid>` after a fork, `exit <pid> <status>` after an exit.
+"""
+
+import asyncio
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Final
+
+from loguru import logger
+
+from greenroom.common import tracing
+from greenroom.common.settings import ServiceSettings, load
+from greenroom.runner import warmup
+from greenroom.runner.rehearsal import rehearse
+from greenroom.runner.session import process
+from greenroom.runner.session.context import SessionContext
+from tests.support.session_bots import BOTS
+
+
+_REHEARSAL_S: Final = 20.0
+_JOIN_S: Final = 5.0
+
+
+def main(fd: int) -> None:
+    """Serve until the other end is closed."""
+    context = SessionContext(runner_id="test-runner", settings=load(ServiceSettings, os.environ), bots=BOTS)
+    _warm_up()
+    host = socket.socket(fileno=fd)
+    host.send(b"ready")
+    while True:
+        readable, _, _ = select.select([host], [], [], 0.02)
+        if readable:
+            packet, fds, _, _ = socket.recv_fds(host, 16, 1)
+            if not packet:
+                return
+            host.send(f"pid {_fork(host, fds[0], context)}".encode())
+        _reap(host)
+
+
+def _warm_up() -> None:
+    warmup.share_models()
+    tracing.preload()
+    process.warm()
+    logger.remove()
+    asyncio.run(rehearse(_REHEARSAL_S))
+    if names := warmup.join_threads(_JOIN_S):
+        raise SystemExit(f"threads are left: {names}")
+    warmup.settle()
+
+
+def _fork(host: socket.socket, control: int, context: SessionContext) -> int:
+    pid = os.fork()
+    if pid == 0:
+        host.close()
+        code = 99
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            gc.enable()
+            code = process.run(control, context)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(control)
+    return pid
+
+
+def _reap(host: socket.socket) -> None:
+    try:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return
+    if pid:
+        host.send(f"exit {pid} {os.waitstatus_to_exitcode(status)}".encode())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
