@@ -30,10 +30,11 @@ test: $(ready) ## run all tests, or some: make test only=tests/unit
 	@.venv/bin/pytest $(only) $(args)
 
 lint: $(ready) ## check style, types and imports
-	@.venv/bin/ruff check
-	@.venv/bin/ruff format --check
-	@.venv/bin/pyright
-	@.venv/bin/lint-imports --no-logo
+	@status=0; \
+	for check in 'ruff check' 'ruff format --check' pyright 'lint-imports --no-logo'; do \
+		printf '==> %s\n' "$$check"; .venv/bin/$$check || status=1; \
+	done; \
+	exit $$status
 
 format: $(ready) ## put the code into the shape that lint asks for
 	@.venv/bin/ruff check --fix-only --quiet

@@ -5,7 +5,6 @@ What is built on the memory one in tests is thereby known to meet the same behav
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from greenroom.common.broker import (
 from greenroom.common.errors import BrokerUnavailable, TopologyMissing
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools.embedded.nats import EmbeddedNats
-from tests.support.memory_broker import MemoryServer
+from tests.support.memory_broker import MemoryBroker, MemoryServer
 
 LEDGER = "gr.v1.session.t.one.lifecycle"
 OTHER = "gr.v1.session.t.two.lifecycle"
@@ -35,30 +34,31 @@ type Connect = Callable[[], Awaitable[Broker]]
 
 
 @pytest.fixture(params=["memory", "nats"])
-async def connect(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Connect]:
+def server(request: pytest.FixtureRequest) -> MemoryServer | str:
+    """Return a memory server, or the address of a real one."""
+    return MemoryServer() if request.param == "memory" else request.getfixturevalue("nats_url")
+
+
+@pytest.fixture
+async def connect(server: MemoryServer | str) -> AsyncIterator[Connect]:
     """Yield a function that makes connections to one server."""
-    if request.param == "memory":
-        server = MemoryServer()
+    opened: list[MemoryBroker | NatsBroker] = []
 
-        async def to_memory() -> Broker:
-            return server.connect()
+    async def connect() -> Broker:
+        if isinstance(server, MemoryServer):
+            opened.append(server.connect())
+        else:
+            opened.append(await NatsBroker.connect(server, name="contract", timeout_s=5))
+        return opened[-1]
 
-        yield to_memory
-        return
-    async with EmbeddedNats(tmp_path) as nats:
-        opened: list[NatsBroker] = []
-
-        async def to_nats() -> Broker:
-            opened.append(await NatsBroker.connect(nats.url, name="contract", timeout_s=5))
-            return opened[-1]
-
-        try:
-            await to_nats()
+    try:
+        await connect()
+        if isinstance(opened[0], NatsBroker):
             await topology_admin.apply(opened[0])
-            yield to_nats
-        finally:
-            for broker in opened:
-                await broker.close()
+        yield connect
+    finally:
+        for broker in opened:
+            await broker.close()
 
 
 @pytest.fixture
@@ -522,13 +522,12 @@ async def test_every_call_of_a_closed_broker_says_that_it_is_unavailable(connect
 
 
 @pytest.fixture
-async def nats(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
-    """Yield a NATS server with the topology applied, which a test may kill."""
-    async with EmbeddedNats(tmp_path) as server:
-        broker = await NatsBroker.connect(server.url, name="topology", timeout_s=5)
-        await topology_admin.apply(broker)
-        await broker.close()
-        yield server
+async def nats(own_nats: EmbeddedNats) -> EmbeddedNats:
+    """Return a NATS server with the topology applied, which a test may kill."""
+    broker = await NatsBroker.connect(own_nats.url, name="topology", timeout_s=5)
+    await topology_admin.apply(broker)
+    await broker.close()
+    return own_nats
 
 
 async def connected(broker: Broker, *, within_s: float) -> None:

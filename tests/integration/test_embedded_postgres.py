@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from greenroom.devtools.embedded import identity
 from greenroom.devtools.embedded.child import EmbeddedServerFailed
-from greenroom.devtools.embedded.postgres import EmbeddedPostgres
+from greenroom.devtools.embedded.postgres import EmbeddedPostgres, find_postgres
 from tests.support.processes import assert_gone
 from tests.support.servers import Databases
 
@@ -30,6 +31,15 @@ asyncio.run(server.start())
 print(server.pid, flush=True)
 time.sleep(60)
 """
+
+
+class SomebodyElse(identity.Identity):
+    """Runs as we are, but takes the folder to be another's."""
+
+    @property
+    def owner(self) -> int:
+        """Nobody who is here."""
+        return os.geteuid() + 1
 
 
 @contextlib.asynccontextmanager
@@ -156,9 +166,14 @@ async def test_it_is_not_root_and_changes_nothing_above_its_folder(tmp_path: Pat
 
 
 async def test_where_user_namespaces_are_refused_it_runs_as_nobody(open_folder: Path) -> None:
-    """Without user namespaces root's server is `nobody` for real, in a folder it can reach."""
+    """Without user namespaces root's server is `nobody` for real, where `nobody` can reach programs and folder."""
     who = identity.AS_NOBODY if os.geteuid() == 0 else identity.Identity()
-    async with EmbeddedPostgres(open_folder / "postgres", durable=False, identity=who) as server:
+    server = EmbeddedPostgres(open_folder / "postgres", durable=False, identity=who)
+    if closed := who.obstacle(find_postgres() / "postgres", open_folder / "postgres"):
+        with pytest.raises(EmbeddedServerFailed, match=re.escape(f"may not enter {closed}")):
+            await server.start()
+        return
+    async with server:
         await keep(server, 5)
         await server.kill()
         await server.start()
@@ -171,6 +186,14 @@ async def test_a_folder_out_of_reach_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     server = EmbeddedPostgres(tmp_path / "postgres", identity=identity.AS_NOBODY)
     with pytest.raises(EmbeddedServerFailed, match="may not enter"):
+        await server.start()
+
+
+async def test_a_folder_of_another_user_is_named(tmp_path: Path) -> None:
+    """Data that another user has made is left alone, and the error says whose it is."""
+    (tmp_path / "data").mkdir()
+    server = EmbeddedPostgres(tmp_path, identity=SomebodyElse())
+    with pytest.raises(EmbeddedServerFailed, match=f"belongs to user {os.geteuid()}"):
         await server.start()
 
 

@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from greenroom.common import subjects, topology
@@ -18,6 +20,7 @@ from greenroom.common.lifecycle import Leased, Limits, OnLoss, Outcome, Ready, R
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
 from greenroom.recorder.app import Recorder
 from greenroom.recorder.migrate import migrate
+from greenroom.recorder.tracing import trace_statements_inside_spans
 from tests.support.recorder_world import RATE, World, eventually, quick_topology, samples, wav_channels, world
 from tests.support.spans import record_spans
 
@@ -134,11 +137,11 @@ async def test_bad_chunks(here: World) -> None:
         await here.speak(session, "user", 2, samples(1, 2 * RATE))
         await here.speak(session, "user", 2, samples(1, RATE), position=3600 * RATE)
         await here.speak(session, "user", 2, samples(1, RATE), origin_ns=1)
-        await here.speak(session, "user", 2, samples(1, RATE), **{"Gr-Rate": "8000"})
-        await here.speak(session, "user", 2, samples(1, RATE), **{"Gr-Position": "-1"})
+        await here.speak(session, "user", 2, samples(1, RATE), headers={"Gr-Rate": "8000"})
+        await here.speak(session, "user", 2, samples(1, RATE), headers={"Gr-Position": "-1"})
         await here.speak(session, "user", 0, samples(1, RATE))
         await here.speak(session, "video", 2, samples(1, RATE))
-        nobody = Session(**{name: getattr(session, name) for name in session.__struct_fields__} | {"id": "nobody"})
+        nobody = msgspec.structs.replace(session, id="nobody")
         await here.speak(nobody, "user", 2, samples(1, RATE))
         await here.speak(session, "user", 2, samples(2, RATE))
         await here.end(entry)
@@ -193,29 +196,18 @@ async def audio_left(here: World) -> int:
     return await here.broker.count("AUDIO", subjects.SESSION_AUDIO.wildcard())
 
 
-async def _stuck(reached: asyncio.Event) -> None:
-    reached.set()
-    await asyncio.Event().wait()
-
-
-def _before_row(recorder: Recorder, stop: Callable[..., Awaitable[None]]) -> None:
-    recorder._store.save_recording = stop
-
-
-def _before_event(recorder: Recorder, stop: Callable[..., Awaitable[None]]) -> None:
-    recorder._sealer._publish = stop
-
-
-def _before_mark(recorder: Recorder, stop: Callable[..., Awaitable[None]]) -> None:
-    recorder._store.mark_sealed = stop
-
-
-@pytest.mark.parametrize("dies", [_before_row, _before_event, _before_mark])
-async def test_killed_while_sealing(here: World, dies: Callable[..., None]) -> None:
+@pytest.mark.parametrize("step", ["_store.save_recording", "_sealer._publish", "_store.mark_sealed"])
+async def test_killed_while_sealing(here: World, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever a recorder dies while it seals, the next one finishes: one file, one row, one event."""
     reached = asyncio.Event()
+
+    async def hang(*_: Any) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
     async with here.recorder() as dying:
-        dies(dying, lambda *_: _stuck(reached))
+        part, method = step.split(".")
+        monkeypatch.setattr(getattr(dying, part), method, hang)
         entry = await here.begin()
         await here.speak(entry.session, "user", 1, samples(7, RATE))
         await here.end(entry)
@@ -232,14 +224,14 @@ async def test_killed_while_sealing(here: World, dies: Callable[..., None]) -> N
     assert len(list(here.folder.glob("t/*/*/*/*"))) == 2
 
 
-async def test_killed_before_removing_parts(here: World) -> None:
+async def test_killed_before_removing_parts(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts that a recorder left behind after it had sealed are removed by the next one."""
     async with here.recorder() as dying:
 
         def fails(_: str) -> None:
             raise OSError("stopped here")
 
-        dying._parts.remove = fails
+        monkeypatch.setattr(dying._parts, "remove", fails)
         entry = await here.begin()
         await here.speak(entry.session, "user", 1, samples(7, RATE))
         await here.end(entry)
@@ -267,6 +259,23 @@ async def test_spans(here: World) -> None:
     assert span.parent is not None
     assert f"{span.parent.span_id:016x}" == "00f067aa0ba902b7"
     assert {each.name for each in spans.spans} == {"session.persist", "recording.seal"}
+
+
+async def test_statements_as_spans(here: World) -> None:
+    """Statements are spans below the sealing that they serve; those of batches, which serve many, are none."""
+    spans = record_spans()
+    instrumentor = trace_statements_inside_spans()
+    try:
+        async with here.recorder():
+            entry = await here.begin()
+            await here.speak(entry.session, "user", 1, samples(7, RATE))
+            await here.end(entry)
+            await here.sealed(entry.session)
+    finally:
+        instrumentor.uninstrument()
+    below = [span for span in spans.spans if span.name not in {"session.persist", "recording.seal"}]
+    assert {span.name for span in below} == {"INSERT"}
+    assert {span.parent and span.parent.span_id for span in below} == {spans.id_of("recording.seal")}
 
 
 # The service as it is, but for the time after which what was in dead hands is delivered again.

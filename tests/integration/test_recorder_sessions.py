@@ -12,10 +12,9 @@ import pytest
 
 from greenroom.common import messages, subjects, topology
 from greenroom.common.clock import utcnow
-from greenroom.common.consumer import Retry
 from greenroom.common.errors import DatabaseUnavailable
 from greenroom.common.ids import uuid7
-from greenroom.common.lifecycle import Ready, Started, State
+from greenroom.common.lifecycle import Leased, Ready, Started, State
 from greenroom.common.messages import LedgerEntry
 from greenroom.common.metrics import Metrics
 from greenroom.devtools.embedded.nats import EmbeddedNats
@@ -116,15 +115,18 @@ async def test_any_order(here: World) -> None:
 
 
 async def test_event_before_its_session(here: World) -> None:
-    """An event that has overtaken its session's request waits for it."""
+    """An event that has overtaken its session's request doesn't wait for it: the ledger knows the session."""
     entry = await here.request()
     await here.publish(entry.session, "early", data={})
-    request, event = await incoming(here)
+    entry = await here.advance(entry, Leased(runner_id="runner-1", epoch=1, expires_at=utcnow()))
+    request, event, lease = await incoming(here)
     async with an_ingest(here) as ingest:
-        with pytest.raises(Retry):
-            await ingest.handle([event])
-        await ingest.handle([event, request])
-    assert await here.event_types(entry.session) == ["session.requested", "early"]
+        await ingest.handle([event])
+        assert (await here.stored(entry.session))["state"] == "leased"
+        await ingest.handle([request])
+        await ingest.handle([lease])
+    assert await here.event_types(entry.session) == ["session.requested", "early", "session.leased"]
+    assert (await here.stored(entry.session))["ledger_revision"] == entry.revision
 
 
 async def test_poison(here: World) -> None:

@@ -114,7 +114,7 @@ class World:
         position: int | None = None,
         epoch: int = 1,
         origin_ns: int | None = None,
-        **headers: str,
+        headers: dict[str, str] | None = None,
     ) -> int:
         """Publish a chunk of audio; by default one second behind the other, from the request on."""
         if origin_ns is None:
@@ -128,7 +128,7 @@ class World:
                 AudioHeader.POSITION: str((seq - 1) * RATE if position is None else position),
                 AudioHeader.ORIGIN_NS: str(origin_ns),
                 AudioHeader.RATE: str(RATE),
-                **headers,
+                **(headers or {}),
             },
         )
 

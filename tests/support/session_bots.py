@@ -40,11 +40,13 @@ from pipecat.services.llm_service import LLMService
 from pipecat.services.settings import STTSettings, TTSSettings
 from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
+from pipecat.transcriptions.language import Language
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.utils.time import time_now_iso8601
+from pipecat.utils.tracing.service_decorators import traced_stt, traced_tts
 from pipecat.workers.runner import WorkerRunner
 
 RATE: Final = 16_000
@@ -85,9 +87,18 @@ class FixedRecognizer(SegmentedSTTService):
     def __init__(self) -> None:
         super().__init__(ttfs_p99_latency=0.1, settings=STTSettings(model=None, language=None))
 
+    def can_generate_metrics(self) -> bool:
+        """Measure."""
+        return True
+
+    @traced_stt
+    async def _trace(self, transcript: str, is_final: bool, language: Language | None = None) -> None:  # noqa: FBT001 Pipecat's signature
+        """Make the span that Pipecat's own services make."""
+
     async def run_stt(self, audio: bytes) -> AsyncGenerator[Frame | None, None]:
         """Recognize a segment."""
         del audio
+        await self._trace(HEARD, is_final=True)
         yield TranscriptionFrame(HEARD, "caller", time_now_iso8601(), finalized=True)
 
 
@@ -140,6 +151,7 @@ class ToneVoice(TTSService):
         """Measure."""
         return True
 
+    @traced_tts
     async def run_tts(self, text: str, context_id: str) -> AsyncGenerator[Frame | None, None]:
         """Speak."""
         await self.start_tts_usage_metrics(text)

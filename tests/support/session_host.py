@@ -2,12 +2,14 @@
 
     python -m tests.support.session_host FD    (FD: a SOCK_SEQPACKET socket)
 
-A packet with one file descriptor is a request to fork; the descriptor is the new process's control socket. Answers:
-`pid <pid>` after a fork, `exit <pid> <status>` after an exit.
+A packet with one file descriptor is a request to fork: the descriptor is the new process's control socket, the packet
+is JSON with environment variables for its settings. Answers: `pid <pid>` after a fork, `exit <pid> <status>` after an
+exit.
 """
 
 import asyncio
 import gc
+import json
 import os
 import select
 import signal
@@ -25,23 +27,23 @@ from greenroom.runner.session import process
 from greenroom.runner.session.context import SessionContext
 from tests.support.session_bots import BOTS
 
-
 _REHEARSAL_S: Final = 20.0
 _JOIN_S: Final = 5.0
 
 
 def main(fd: int) -> None:
     """Serve until the other end is closed."""
-    context = SessionContext(runner_id="test-runner", settings=load(ServiceSettings, os.environ), bots=BOTS)
     _warm_up()
     host = socket.socket(fileno=fd)
     host.send(b"ready")
     while True:
-        readable, _, _ = select.select([host], [], [], 0.02)
+        readable, _, _ = select.select([host], [], [], 0.01)
         if readable:
-            packet, fds, _, _ = socket.recv_fds(host, 16, 1)
+            packet, fds, _, _ = socket.recv_fds(host, 4096, 1)
             if not packet:
                 return
+            settings = load(ServiceSettings, {**os.environ, **json.loads(packet)})
+            context = SessionContext(runner_id="test-runner", settings=settings, bots=BOTS)
             host.send(f"pid {_fork(host, fds[0], context)}".encode())
         _reap(host)
 

@@ -1,22 +1,24 @@
 """Everything around a session process in a test: a host that forks it, a runner's end of the control socket, a caller.
 
-    async with SessionHost(nats_url) as host:
-        run = await host.assign("echo")
-        ready = await run.expect(PipelineReady)
-        caller = await run.call()
-        await caller.speak(tone(RATE))
-        await run.stop()
-        finished = await run.expect(Finished)
+async with Sessions(host, nats_url) as sessions:
+    run = await sessions.assign("echo")
+    ready = await run.expect(PipelineReady)
+    caller = await run.call()
+    await caller.speak(tone(RATE))
+    run.stop()
+    finished = await run.expect(Finished)
 """
 
 import asyncio
+import contextlib
+import json
 import os
+import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +32,16 @@ from greenroom.common.broker import Message
 from greenroom.common.events import decode_event
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Limits, Outcome, Session, State
-from greenroom.common.messages import AudioHeader, ConnectMedia, Event, MediaAccepted, MediaAnswer, MediaKind, decode, encode
+from greenroom.common.messages import (
+    AudioHeader,
+    ConnectMedia,
+    Event,
+    MediaAccepted,
+    MediaAnswer,
+    MediaKind,
+    MediaRefused,
+    encode,
+)
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.runner import control, zygote_process
 from greenroom.runner.control import Assign, Cancel, FromSession, Pong, Standby, Stop
@@ -39,38 +50,89 @@ ROOT: Final = Path(__file__).parents[2]
 RATE: Final = 16_000
 FRAME_SAMPLES: Final = 320
 FRAME_S: Final = 0.02
+# protoc writes classes that type checkers don't see.
+_PROTOBUF: Final[Any] = vars(frame_protos)["Frame"]
 _HEADER: Final = struct.Struct(">BI")
 _START_TIMEOUT_S: Final = 40.0
 _TIMEOUT_S: Final = 10.0
 
 
-class SessionHost:
-    """A process that forks session processes, as the zygote does."""
+def new_session(bot: str, **fields: Any) -> Session:
+    """Return the document of a session of `bot` that a runner has just claimed."""
+    now = datetime.now(UTC)
+    document: dict[str, Any] = {
+        "id": uuid7(),
+        "tenant": "default",
+        "agent": bot,
+        "bot": bot,
+        "state": State.STARTED,
+        "epoch": 1,
+        "requested_at": now,
+        "queue_deadline_at": now,
+        "limits": Limits(end_timeout_s=5.0),
+        **fields,
+    }
+    return Session(**document)
 
-    def __init__(self, nats_url: str, **env: str) -> None:
-        self._url = nats_url
-        settings = {"NATS_URL": nats_url, "GREENROOM_LOG_FORMAT": "json", **env}
-        self._env = {**os.environ, **zygote_process._ENVIRONMENT, **settings}
-        self._env.pop("PYTHONDONTWRITEBYTECODE", None)
-        self._lock = asyncio.Lock()
-        self._exits: dict[int, asyncio.Future[int]] = {}
-        self._words: asyncio.Queue[str] = asyncio.Queue()
+
+class HostProcess:
+    """A process that forks session processes, as the zygote does; started once, used by many tests.
+
+    Args:
+        folder: for its log.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "session-host.log"
+        self.exits: dict[int, int] = {}
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        env = {**os.environ, **zygote_process._ENVIRONMENT, "GREENROOM_LOG_FORMAT": "json"}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        with theirs, self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", "tests.support.session_host", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=env,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+            )
+        self.socket.settimeout(_START_TIMEOUT_S)
+        word = self.socket.recv(64)
+        assert word == b"ready", self.log.read_text()
+        self.socket.setblocking(False)  # noqa: FBT003 the standard library's own signature
+
+    def close(self) -> None:
+        """End it, and see that it has ended."""
+        self.socket.close()
+        try:
+            self._process.wait(_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Sessions:
+    """What a test does with a host.
+
+    Args:
+        host: forks.
+        nats_url: of a server without streams.
+        env: further settings for the session processes.
+    """
+
+    def __init__(self, host: HostProcess, nats_url: str, **env: str) -> None:
+        self.host = host
         self.audio: list[Message] = []
-        self.log = ""
+        self._url = nats_url
+        self._env = {"NATS_URL": nats_url} | env
+        self._heard = asyncio.Event()
+        self._pid: int | None = None
+        self._runs: list[SessionRun] = []
 
     async def __aenter__(self) -> Self:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "ignore", "-m", "tests.support.session_host", str(theirs.fileno()),
-            pass_fds=[theirs.fileno()], env=self._env, cwd=ROOT, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        theirs.close()
-        self._socket.setblocking(False)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._socket, self._read)
-        self._reader = asyncio.create_task(self._read_log())
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            assert await self._words.get() == "ready", self.log
+        self._log_from = self.host.log.stat().st_size
+        asyncio.get_running_loop().add_reader(self.host.socket, self._read)
         self.broker = await NatsBroker.connect(self._url, name="test")
         await topology_admin.apply(self.broker)
         # The stream of audio is a work queue, which only its consumer may read; whoever listens hears it too.
@@ -80,85 +142,85 @@ class SessionHost:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                await self._process.wait()
-        finally:
-            if self._process.returncode is None:
-                self._process.kill()
-                await self._process.wait()
-            await self._reader
-            await self.broker.close()
-            if kind is not None:
-                sys.stderr.write(self.log)
+        for run in self._runs:
+            with contextlib.suppress(ProcessLookupError):
+                if run.pid not in self.host.exits:
+                    os.kill(run.pid, signal.SIGKILL)
+            run.abandon()
+        asyncio.get_running_loop().remove_reader(self.host.socket)
+        await self.broker.close()
+        if kind is not None:
+            sys.stderr.write(self.log)
+
+    @property
+    def log(self) -> str:
+        """What session processes have logged since the test began."""
+        return self.host.log.read_bytes()[self._log_from :].decode()
 
     async def standby(self) -> "SessionRun":
         """Fork a process and wait until it stands by."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        async with self._lock:
-            socket.send_fds(self._socket, [b"fork"], [theirs.fileno()])
-            theirs.close()
-            async with asyncio.timeout(_TIMEOUT_S):
-                word, pid = (await self._words.get()).split()
-        assert word == "pid"
-        run = SessionRun(self, int(pid), ours)
+        run = await self.fork()
         await run.expect(Standby)
         return run
 
     async def assign(self, bot: str, **fields: Any) -> "SessionRun":
         """Fork a process, and have it run a session of `bot`."""
         run = await self.standby()
-        await run.assign(bot, **fields)
+        run.assign(bot, **fields)
         return run
 
-    def exit_of(self, pid: int) -> asyncio.Future[int]:
+    async def fork(self) -> "SessionRun":
+        """Fork a process."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self.host.socket, [json.dumps(self._env).encode()], [theirs.fileno()])
+        self._pid = None
+        async with asyncio.timeout(_TIMEOUT_S):
+            while self._pid is None:
+                self._heard.clear()
+                await self._heard.wait()
+        run = SessionRun(self, self._pid, ours)
+        self._runs.append(run)
+        return run
+
+    async def exit_of(self, pid: int, timeout_s: float = _TIMEOUT_S) -> int:
         """Return the exit status of a forked process, once it has one."""
-        return self._exits.setdefault(pid, asyncio.get_running_loop().create_future())
+        async with asyncio.timeout(timeout_s):
+            while pid not in self.host.exits:
+                self._heard.clear()
+                await self._heard.wait()
+        return self.host.exits[pid]
+
+    def _read(self) -> None:
+        word, *rest = self.host.socket.recv(64).decode().split() or ("gone",)
+        if word == "exit":
+            self.host.exits[int(rest[0])] = int(rest[1])
+        elif word == "pid":
+            self._pid = int(rest[0])
+        else:
+            asyncio.get_running_loop().remove_reader(self.host.socket)
+        self._heard.set()
 
     async def _on_audio(self, message: Message) -> None:
         self.audio.append(message)
-
-    def _read(self) -> None:
-        packet = self._socket.recv(64).decode()
-        if not packet:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._words.put_nowait("gone")
-        elif packet.startswith("exit"):
-            _, pid, status = packet.split()
-            self.exit_of(int(pid)).set_result(int(status))
-        else:
-            self._words.put_nowait(packet)
-
-    async def _read_log(self) -> None:
-        assert self._process.stderr is not None
-        async for line in self._process.stderr:
-            self.log += line.decode()
 
 
 class SessionRun:
     """One forked session process and its session."""
 
-    def __init__(self, host: SessionHost, pid: int, control_socket: socket.socket) -> None:
-        self.host = host
+    def __init__(self, sessions: Sessions, pid: int, control_socket: socket.socket) -> None:
+        self.sessions = sessions
         self.pid = pid
         self.session: Session
         self.said: list[FromSession] = []
         self.pongs: list[Pong] = []
         self.assigned_at = 0.0
         self._socket = control_socket
-        self._socket.setblocking(False)
+        self._socket.setblocking(False)  # noqa: FBT003 the standard library's own signature
 
-    async def assign(self, bot: str, **fields: Any) -> None:
+    def assign(self, bot: str, **fields: Any) -> None:
         """Assign a session of `bot`."""
-        now = datetime.now(UTC)
-        self.session = Session(
-            **{
-                "id": uuid7(), "tenant": "default", "agent": bot, "bot": bot, "state": State.STARTED, "epoch": 1,
-                "requested_at": now, "queue_deadline_at": now, "limits": Limits(end_timeout_s=5.0), **fields,
-            }  # fmt: skip
-        )
+        self.session = new_session(bot, **fields)
         self.assigned_at = time.monotonic()
         self.tell(Assign(session=self.session))
 
@@ -194,8 +256,7 @@ class SessionRun:
 
     async def exit_status(self, timeout_s: float = _TIMEOUT_S) -> int:
         """Return its exit status, negative for a signal."""
-        async with asyncio.timeout(timeout_s):
-            return await self.host.exit_of(self.pid)
+        return await self.sessions.exit_of(self.pid, timeout_s)
 
     async def call(self, **query: str) -> "Caller":
         """Connect a caller."""
@@ -206,16 +267,24 @@ class SessionRun:
     async def chunks(self, track: str) -> list["StoredChunk"]:
         """Return a track's audio chunks, in order; all of them are in the stream."""
         subject = subjects.SESSION_AUDIO.format(tenant=self.session.tenant, session_id=self.session.id, track=track)
-        stored = await self.host.broker.count("AUDIO", subject)
-        chunks = [StoredChunk.of(message) for message in self.host.audio if message.subject == subject]
+        stored = await self.sessions.broker.count("AUDIO", subject)
+        chunks = [StoredChunk.of(message) for message in self.sessions.audio if message.subject == subject]
         assert len(chunks) == stored
         return chunks
+
+    async def stored_chunks(self) -> dict[str, int]:
+        """Return how many chunks of each track are in the stream."""
+        tokens = {"tenant": self.session.tenant, "session_id": self.session.id}
+        return {
+            track: await self.sessions.broker.count("AUDIO", subjects.SESSION_AUDIO.format(track=track, **tokens))
+            for track in ("user", "bot")
+        }
 
     async def events(self) -> list[Event]:
         """Return the session's events in the stream, in order."""
         subject = subjects.SESSION_EVENT.wildcard(tenant=self.session.tenant, session_id=self.session.id)
-        count = await self.host.broker.count("SESSIONS", subject)
-        reader = await self.host.broker.read("SESSIONS", [subject], after=0)
+        count = await self.sessions.broker.count("SESSIONS", subject)
+        reader = await self.sessions.broker.read("SESSIONS", [subject], after=0)
         found: list[Event] = []
         async with asyncio.timeout(_TIMEOUT_S):
             if count:
@@ -272,7 +341,7 @@ class Caller:
 
     async def connect(self, query: dict[str, str]) -> None:
         """Ask the session process to take us."""
-        await self.run.host.broker.subscribe(self._media("out"), self._on_frame)
+        await self.run.sessions.broker.subscribe(self._media("out"), self._on_frame)
         answer = await self.ask(uuid7(), query)
         assert isinstance(answer, MediaAccepted), answer
 
@@ -281,13 +350,13 @@ class Caller:
         session = self.run.session
         subject = subjects.SESSION_CMD.format(tenant=session.tenant, session_id=session.id, name="connect")
         request = ConnectMedia(connection_id=connection_id, headers={"User-Agent": "test"}, query=query or {})
-        reply = await self.run.host.broker.request(subject, encode(request), timeout_s=5)
-        return decode(reply.data, MediaAnswer)
+        reply = await self.run.sessions.broker.request(subject, encode(request), timeout_s=5)
+        return msgspec.json.decode(reply.data, type=MediaAccepted | MediaRefused)
 
     async def send(self, kind: MediaKind, payload: bytes, *, skip: int = 0) -> None:
         """Send one frame; `skip` sequence numbers are left out before it."""
         self._sequence += skip
-        await self.run.host.broker.publish(self._media("in"), _HEADER.pack(kind, self._sequence) + payload)
+        await self.run.sessions.broker.publish(self._media("in"), _HEADER.pack(kind, self._sequence) + payload)
         self._sequence += 1
 
     async def speak(self, pcm: bytes) -> None:
@@ -329,7 +398,7 @@ class Caller:
         if kind == MediaKind.CLOSE:
             self.closed = struct.unpack(">H", payload[:2])[0], payload[2:].decode()
         elif kind == MediaKind.BINARY:
-            frame = frame_protos.Frame.FromString(payload)
+            frame = _PROTOBUF.FromString(payload)
             if frame.WhichOneof("frame") == "audio":
                 self.frames += 1
                 self.audio += frame.audio.audio
@@ -343,15 +412,8 @@ class Caller:
 
 
 def _audio_frame(pcm: bytes) -> bytes:
-    frame = frame_protos.Frame()
+    frame = _PROTOBUF()
     frame.audio.audio = pcm
     frame.audio.sample_rate = RATE
     frame.audio.num_channels = 1
     return frame.SerializeToString()
-
-
-@asynccontextmanager
-async def session_host(nats_url: str, **env: str) -> AsyncGenerator[SessionHost]:
-    """Run a host for the time of the block."""
-    async with SessionHost(nats_url, **env) as host:
-        yield host

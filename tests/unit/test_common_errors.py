@@ -1,11 +1,10 @@
 """The catalogue of errors and reasons."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-from greenroom.common import catalogue, docgen_errors
+from greenroom.common import catalogue
 from greenroom.common.errors import (
     BrokerUnavailable,
     FieldProblem,
@@ -17,8 +16,6 @@ from greenroom.common.errors import (
     registered,
 )
 from greenroom.common.reasons import Reason
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_every_error_is_explained() -> None:
@@ -98,8 +95,3 @@ def test_foreign_exceptions_tell_nothing() -> None:
     assert "hunter2" not in str(error.problem())
     mine = SessionNotFound("x")
     assert known(mine) is mine
-
-
-def test_docs_are_current() -> None:
-    """docs/errors.md is what `python -m greenroom.common.docgen_errors` writes."""
-    assert (DOCS / "errors.md").read_text() == docgen_errors.render()

@@ -20,6 +20,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     # Whether the same request, or asking for a new session, may go better with nothing changed.
     retryable: bool
     status: int | None = None
+    # The module that defines it.
+    origin: str = __name__
     # With which outcome a session ends for this reason; None for errors, and for reasons that don't end it.
     outcome: str | None = None
 
@@ -46,6 +48,7 @@ def _of_error(error: type[GreenroomError]) -> Entry:
         title=error.title,
         help=inspect.cleandoc(error.__doc__ or ""),
         retryable=error.retryable,
+        origin=error.__module__,
         status=error.status,
     )
 

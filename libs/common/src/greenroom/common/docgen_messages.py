@@ -75,7 +75,7 @@ def _messages_page() -> str:
 def _structure(name: str, schema: dict[str, Any]) -> list[str]:
     lines = [f"### {name}", ""]
     if description := schema.get("description"):
-        lines += [" ".join(description.split()), ""]
+        lines += [description, ""]
     if "enum" in schema:
         return [*lines, ", ".join(f"`{value}`" for value in schema["enum"]), ""]
     properties: dict[str, dict[str, Any]] = schema.get("properties", {})
@@ -153,6 +153,10 @@ def _schemas() -> dict[str, Any]:
         if row.reply is not None:
             kinds += _members(row.reply)
     _, components = msgspec.json.schema_components(list(dict.fromkeys(kinds)), ref_template=_REF)
+    for schema in components.values():
+        if "description" in schema:
+            # Whether a docstring keeps its indentation is up to the version of Python.
+            schema["description"] = " ".join(schema["description"].split())
     return dict(sorted(components.items()))
 
 

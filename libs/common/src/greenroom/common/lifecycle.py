@@ -50,7 +50,7 @@ class OnLoss(enum.StrEnum):
 type Actor = Literal["client", "api", "scheduler", "runner", "session", "recorder"]
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long each part of a session may take, in seconds."""
 
     # The caller's patience: after this a queued session is `expired`.

@@ -282,13 +282,14 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered to an `Idempotency-Key`; `answer` is None while the first request is under way."""
+    """What was answered to an `Idempotency-Key`; there is no `answer` while the first request is under way."""
 
     body_sha256: str
     session_id: str
     at: datetime
     status: int = 0
-    answer: msgspec.Raw | None = None
+    # The JSON as it was sent. (Raw and None together msgspec doesn't decode.)
+    answer: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 # ---------------------------------------------------------------------------- parked

@@ -32,7 +32,7 @@ _STREAM_FIELDS: Final = (
     "duplicate_window",
     "allow_direct",
 )
-_CONSUMER_FIELDS: Final = ("filter_subjects", "ack_policy", "ack_wait", "max_ack_pending")
+_CONSUMER_FIELDS: Final = ("filter_subjects", "ack_policy", "ack_wait", "max_ack_pending", "max_deliver")
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,9 @@ async def diff(broker: NatsBroker) -> list[Difference]:
 
 
 async def apply(broker: NatsBroker, *, replicas: int = 1) -> list[Difference]:
-    """Make what is missing, change what differs, and return what that was. Nothing is ever deleted.
+    """Make what is missing, change what differs, and return what that was.
+
+    Nothing is ever deleted, and what is the operator's to decide stays as it is.
 
     Args:
         broker: the connection, with the permission to administer streams.
@@ -90,10 +92,15 @@ async def apply(broker: NatsBroker, *, replicas: int = 1) -> list[Difference]:
                 await js.add_stream(_stream_config(stream, replicas))
             elif ("stream", stream.name) in changed:
                 actual = (await js.stream_info(stream.name)).config
-                await js.update_stream(_stream_config(stream, actual.num_replicas or 1))
+                await js.update_stream(_changed(actual, _stream_config(stream, replicas), _STREAM_FIELDS))
         for consumer in topology.CONSUMERS:
-            if {("consumer", consumer.name)} & (missing | changed):
-                await js.add_consumer(consumer.stream, _consumer_config(consumer))
+            wanted = _consumer_config(consumer)
+            if ("consumer", consumer.name) in missing:
+                await js.add_consumer(consumer.stream, wanted)
+            elif ("consumer", consumer.name) in changed:
+                actual = (await js.consumer_info(consumer.stream, consumer.name)).config
+                config = _changed(actual, wanted, _CONSUMER_FIELDS).evolve(filter_subject=None)
+                await js.add_consumer(consumer.stream, config)
     except (nats.errors.Error, TimeoutError) as error:
         raise BrokerUnavailable(f"JetStream refused: {error}") from error
     return differences
@@ -139,6 +146,10 @@ def _differences(
         if is_ != should:
             found.append(Difference(kind=kind, name=name, field=field, actual=str(is_), wanted=str(should)))
     return found
+
+
+def _changed[C: StreamConfig | ConsumerConfig](actual: C, wanted: C, fields: tuple[str, ...]) -> C:
+    return actual.evolve(**{field: getattr(wanted, field) for field in (*fields, "description")})
 
 
 def _plain(value: Any) -> Any:

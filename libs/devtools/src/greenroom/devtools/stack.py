@@ -178,6 +178,8 @@ class Stack:
         port = self.api_url.rsplit(":", 1)[1]
         return {
             "GREENROOM_LOG_FORMAT": "console",
+            # Whoever stops a development stack doesn't wait for calls to come to their own end.
+            "GREENROOM_DRAIN_TIMEOUT_S": "2",
             **self._env,
             "NATS_URL": self.nats_url,
             "DATABASE_URL": self.database_url,

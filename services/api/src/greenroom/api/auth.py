@@ -7,13 +7,13 @@ seconds, and for as long as PostgreSQL is away.
 import asyncio
 import hashlib
 import hmac
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
-from litestar.types import Guard
 
 from greenroom.api.cache import Cache
 from greenroom.api.store import ApiKey, Store
@@ -34,6 +34,7 @@ ADMIN: Final = "admin"
 # A key with one of these may do everything.
 _ALL: Final = frozenset({ADMIN, "*"})
 
+type Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
 type Connection = ASGIConnection[Any, Any, Any, Any]
 
 

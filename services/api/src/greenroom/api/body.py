@@ -61,10 +61,9 @@ class JsonBody[T](AbstractDTO[T]):
 
 
 def _explained(raw: bytes, kind: type[Any], message: str) -> MalformedJson | UnknownField | InvalidBody:
-    """Return what is wrong with a body that is no `kind`. msgspec stops at the first problem, which may even come
-    before the place where the text stops being JSON.
-    """
+    """Return what is wrong with a body that is no `kind`."""
     try:
+        # msgspec stops at the first problem, which may come before the place where the text stops being JSON.
         given: object = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _malformed(error)

@@ -15,6 +15,8 @@ CREATE: Final[dict[str, Any]] = {
     "wait_timeout_s": 5,
 }
 
+STOP: Final = {"reason": "the caller pressed cancel"}
+
 LIMITS: Final = {
     "queue_timeout_s": 10.0,
     "start_timeout_s": 30.0,
@@ -82,6 +84,8 @@ STOPPING: Final[dict[str, Any]] = {
     "detail": "the caller pressed cancel",
     "ending_at": "2026-03-02T09:31:12.400000Z",
 }
+
+ENDED: Final[dict[str, Any]] = {**STOPPING, "state": "ended", "ended_at": "2026-03-02T09:31:13.100000Z"}
 
 EVENTS: Final[dict[str, Any]] = {
     "events": [

@@ -107,5 +107,3 @@ class Sequence:
 
 def _shortened(reason: str) -> str:
     return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-
-

@@ -110,7 +110,7 @@ def _found(message: Message | None, body_sha256: str) -> Reserved | Answered:
     record = messages.decode(message.data, IdempotencyRecord)
     if record.body_sha256 != body_sha256:
         raise IdempotencyMismatch
-    if record.answer is None:
+    if record.answer is msgspec.UNSET:
         return Reserved(session_id=record.session_id, revision=message.stream_seq, record=record)
     return Answered(session_id=record.session_id, status=record.status, answer=record.answer)
 

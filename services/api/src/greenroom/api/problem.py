@@ -11,7 +11,6 @@ from litestar.exceptions import (
     NotFoundException,
     ValidationException,
 )
-from litestar.types import ExceptionHandlersMap
 
 from greenroom.common import errors
 from greenroom.common.errors import FieldProblem, GreenroomError, InternalError
@@ -22,8 +21,11 @@ MEDIA_TYPE: Final = "application/problem+json"
 # What a route counts as refused, for the metrics: set by the handlers below, read by the outermost layer.
 CODE_KEY: Final = "greenroom.problem"
 _SERVER_ERROR: Final = 500
+# What Litestar calls an internal error when a client hangs up in the middle of its body; nobody reads the answer.
+_CLIENT_GONE: Final = "client disconnected prematurely"
 
-type AnyRequest = Request[Any, Any, Any]
+# A plain alias: Litestar reads it, and knows no others yet.
+AnyRequest = Request[Any, Any, Any]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,7 +48,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outcome: str | None = None
 
 
-def handlers() -> ExceptionHandlersMap:
+def handlers() -> dict[int | type[Exception], Any]:
     """Return the exception handlers of the app."""
     return {GreenroomError: _ours, HTTPException: _litestar, Exception: _unknown}
 
@@ -68,19 +70,19 @@ def render(error: GreenroomError, instance: str) -> Rendered:
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     problem = error.problem(instance)
-    return Rendered(
-        status=problem["status"], code=problem["code"], body=msgspec.json.encode(problem), headers=headers
-    )
+    return Rendered(status=problem["status"], code=problem["code"], body=msgspec.json.encode(problem), headers=headers)
 
 
 def _ours(request: AnyRequest, error: GreenroomError) -> Response[bytes]:
     rendered = render(error, request.scope["path"])
+    if rendered.status == _SERVER_ERROR and not isinstance(error, InternalError):
+        _log.error("request_failed", route=request.scope.get("path_template", ""), code=rendered.code)
     request.scope["state"][CODE_KEY] = rendered.code
     return Response(rendered.body, status_code=rendered.status, headers=rendered.headers, media_type=MEDIA_TYPE)
 
 
 def _litestar(request: AnyRequest, error: HTTPException) -> Response[bytes]:
-    if error.status_code >= _SERVER_ERROR:
+    if error.status_code >= _SERVER_ERROR and error.detail != _CLIENT_GONE:
         return _unknown(request, error)
     response = _ours(request, _translated(error))
     response.headers.update(error.headers or {})
@@ -100,15 +102,20 @@ def _translated(error: HTTPException) -> GreenroomError:
         case MethodNotAllowedException():
             return errors.MethodNotAllowed()
         case ValidationException():
-            return errors.InvalidQuery(_query_detail(error))
+            return _translated_validation(error)
         case HTTPException(status_code=413):
             return errors.BodyTooLarge()
         case _:
             return errors.InvalidQuery("The request can't be understood.")
 
 
-def _query_detail(error: ValidationException) -> str:
-    """Return what is wrong with the query parameters, one sentence each; Litestar's own text repeats the whole URL."""
+def _translated_validation(error: ValidationException) -> GreenroomError:
     found: object = error.extra
     problems = cast("list[dict[str, str]]", found) if isinstance(found, list) else []
-    return "; ".join(f"{problem.get('key', 'query')}: {problem['message']}" for problem in problems)
+    if any(problem.get("key") == "data" for problem in problems):
+        # Bodies are decoded by `body`; all that Litestar can miss is one that isn't there.
+        return errors.MalformedJson("The body is empty.")
+    # Litestar's own text repeats the whole URL.
+    return errors.InvalidQuery(
+        "; ".join(f"{problem.get('key', 'query')}: {problem['message']}" for problem in problems)
+    )

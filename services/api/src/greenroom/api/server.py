@@ -103,5 +103,5 @@ def listen(host: str, port: int) -> socket.socket:
         raise SettingsInvalid(
             f"GREENROOM_API_HOST and GREENROOM_API_PORT: can't listen on {host}:{port} ({reason})"
         ) from error
-    listening.setblocking(False)
+    listening.setblocking(False)  # noqa: FBT003 it has no keyword
     return listening

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -65,14 +65,16 @@ class SessionEndedEarly(GreenroomError):
     status = 503
     title = "The session ended before it was ready"
 
-    _STATUS: Final = {Outcome.FAILED: 502, Outcome.CANCELED: 409, Outcome.COMPLETED: 409}
+    _STATUS: ClassVar = {Outcome.FAILED: 502, Outcome.CANCELED: 409, Outcome.COMPLETED: 409}
 
     def __init__(self, session: Session) -> None:
         """Tell of the end of `session`."""
         self._session = session
-        known = next((reason for reason in Reason if reason == session.reason), None)
-        self._known = known
-        super().__init__(known.title if known else "", retry_after_s=1.0 if known and known.retryable else None)
+        reason = session.reason or ""
+        # A bot may have ended it for a reason of its own.
+        known = Reason(reason) if reason in set(Reason) else None
+        self._retryable = known is not None and known.retryable
+        super().__init__(known.summary if known else "", retry_after_s=1.0 if self._retryable else None)
 
     def problem(self, instance: str | None = None) -> dict[str, Any]:
         """See `GreenroomError.problem`."""
@@ -83,7 +85,7 @@ class SessionEndedEarly(GreenroomError):
             "type": f"/errors/{code}",
             "status": self._STATUS.get(outcome, self.status) if outcome else self.status,
             "code": code,
-            "retryable": self._known.retryable if self._known else False,
+            "retryable": self._retryable,
             "session_id": session.id,
             "outcome": outcome,
             "trace_id": telemetry.current_trace_id(),
@@ -290,7 +292,8 @@ class Sessions:
         if view.transport.expires_at is not None and view.transport.expires_at > self._clock.now():
             # For whoever repeats the request with another key of the tenant, which has a ticket of its own.
             await self._tickets.issue(caller.secret, caller.tenant, view.id)
-        return msgspec.structs.replace(self._answer(caller, view, (answer.status, answer.body), media_url), replayed=True)
+        again = self._answer(caller, view, (answer.status, answer.body), media_url)
+        return msgspec.structs.replace(again, replayed=True)
 
     def _answer(self, caller: Caller, view: SessionView, encoded: tuple[int, bytes], media_url: str) -> Answer:
         """Return the answer as it is sent: with the secret that isn't stored."""

@@ -1,10 +1,13 @@
 """Settings of the api service, from the environment."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 import msgspec
 
 from greenroom.common.settings import Env, ServiceSettings
+
+_ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
 
 class ApiSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -12,7 +15,9 @@ class ApiSettings(ServiceSettings, frozen=True, kw_only=True):
 
     database_url: Annotated[str, Env("DATABASE_URL", help="PostgreSQL, as a URL; credentials may be in it")]
     api_host: Annotated[str, Env(help="Address the API listens on")] = "127.0.0.1"
-    api_port: Annotated[int, msgspec.Meta(ge=0, le=65_535), Env(help="Port of the API; 0: any free one, see the log")] = 8080
+    api_port: Annotated[
+        int, msgspec.Meta(ge=0, le=65_535), Env(help="Port of the API; 0: any free one, see the log")
+    ] = 8080
     public_url: Annotated[
         str | None,
         Env(help="How clients reach the API, e.g. https://voice.example.org; unset: as the request's Host header says"),
@@ -46,3 +51,11 @@ class ApiSettings(ServiceSettings, frozen=True, kw_only=True):
     media_outage_s: Annotated[
         float, msgspec.Meta(gt=0), Env(help="How long a media socket outlives an outage of NATS")
     ] = 15.0
+
+    def __post_init__(self) -> None:
+        """Check what can't be said by types."""
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"GREENROOM_ALLOWED_ORIGINS: {origin!r} isn't an origin like https://app.example.org")
+        if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
+            raise ValueError("GREENROOM_PUBLIC_URL begins with http:// or https://")

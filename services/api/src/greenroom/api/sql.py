@@ -25,13 +25,13 @@ tenant, name, version, bot, pool, description, body_schema, config, limits, on_l
 AGENT: Final = f"""
 SELECT {_AGENT_COLUMNS} FROM agents WHERE tenant IN ($1, '*') AND name = $2
 ORDER BY tenant = '*', version DESC LIMIT 1
-"""
+"""  # noqa: S608 a constant
 
 # The same, for all names.
 AGENTS: Final = f"""
 SELECT DISTINCT ON (name) {_AGENT_COLUMNS} FROM agents WHERE tenant IN ($1, '*')
 ORDER BY name, tenant = '*', version DESC
-"""
+"""  # noqa: S608 a constant
 
 # What runners announce; rows that say it already are left alone, so that repeating it costs no write.
 ANNOUNCE_AGENT: Final = """
@@ -78,7 +78,8 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 def sessions(tenant: str, wanted: SessionFilter, limit: int) -> tuple[str, list[Any]]:
     """Return the query for a page of sessions and its values: newest first, each filter served by an index."""
-    conditions, values = ["tenant = $1"], [tenant, limit]
+    conditions: list[str] = ["tenant = $1"]
+    values: list[Any] = [tenant, limit]
     for condition, value in (
         ("state = ${}", wanted.state),
         ("agent = ${}", wanted.agent),
@@ -92,5 +93,6 @@ def sessions(tenant: str, wanted: SessionFilter, limit: int) -> tuple[str, list[
     if wanted.before is not None:
         values += wanted.before
         conditions.append(f"(requested_at, id) < (${len(values) - 1}, ${len(values)})")
-    query = f"SELECT document FROM sessions WHERE {' AND '.join(conditions)} ORDER BY requested_at DESC, id DESC LIMIT $2"  # noqa: S608 constants
+    where = " AND ".join(conditions)
+    query = f"SELECT document FROM sessions WHERE {where} ORDER BY requested_at DESC, id DESC LIMIT $2"  # noqa: S608 constants
     return query, values

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -22,6 +22,7 @@ from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import BrokerUnavailable, GreenroomError
 from greenroom.common.ledger import STREAM, Entry, Ledger
 from greenroom.common.messages import EventType
+from greenroom.common.metrics import Metrics
 
 _log = structlog.get_logger()
 
@@ -40,16 +41,28 @@ class EventStreams:
     """Makes streams of events. Setting `draining` ends them all: clients come back, to another instance."""
 
     def __init__(
-        self, *, broker: Broker, ledger: Ledger, store: Store, clock: Clock | None = None, heartbeat_s: float = HEARTBEAT_S
+        self,
+        *,
+        broker: Broker,
+        ledger: Ledger,
+        store: Store,
+        metrics: Metrics,
+        clock: Clock | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         """Read from the broker's stream, and from `store` what that has forgotten."""
         self.draining: Final = asyncio.Event()
         self.open = 0
+        self._open = metrics.gauge("api_event_streams", "Event streams that are open now")
         self.broker: Final = broker
         self.ledger: Final = ledger
         self.store: Final = store
         self.clock: Final = clock or SystemClock()
         self.heartbeat_s: Final = heartbeat_s
+
+    async def drain(self) -> None:
+        """End all streams, and begin no more."""
+        self.draining.set()
 
     async def follow(self, tenant: str, session_id: str, after: int) -> AsyncGenerator[bytes]:
         """Yield an event stream of what comes behind stream sequence `after`, to the end of the session.
@@ -58,7 +71,7 @@ class EventStreams:
         client comes back with the last id it has seen, and misses nothing.
         """
         following = _Following(self, tenant, session_id, after)
-        self.open += 1
+        self._count(1)
         try:
             yield _HELLO
             async with contextlib.aclosing(following.run()) as chunks:
@@ -67,7 +80,11 @@ class EventStreams:
         except GreenroomError as error:
             _log.info("event_stream_broken", session_id=session_id, code=error.code)
         finally:
-            self.open -= 1
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.open += change
+        self._open.set(self.open)
 
 
 class _Following:
@@ -147,7 +164,7 @@ class _Following:
                     return
                 yield message
         finally:
-            waiting = [future for future in (coming, draining) if future is not None]
+            waiting: list[asyncio.Future[Any]] = [draining] if coming is None else [draining, coming]
             for future in waiting:
                 future.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)

@@ -5,16 +5,19 @@ instead of waiting for a connection again and again.
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
 import msgspec
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 
 from greenroom.api import sql
 from greenroom.api.sql import SessionFilter
+from greenroom.common import telemetry
 from greenroom.common.errors import DatabaseUnavailable
 from greenroom.common.lifecycle import Limits, OnLoss, Session
 from greenroom.common.messages import BotOffer
@@ -118,7 +121,7 @@ class Store:
 
     async def api_key(self, sha256: str) -> ApiKey | None:
         """Return the key with this digest (hex), unless it is revoked."""
-        row = await self._row(sql.API_KEY, sha256)
+        row = await self._row("api_key", sql.API_KEY, sha256)
         if row is None:
             return None
         return ApiKey(
@@ -131,17 +134,17 @@ class Store:
 
     async def touch_api_keys(self, used: Mapping[str, datetime]) -> None:
         """Write down when keys (by id) were last used."""
-        async with self._connection() as connection:
+        async with self._connection("touch_api_keys") as connection:
             await connection.execute(sql.TOUCH_API_KEYS, list(used), list(used.values()))
 
     async def agent(self, tenant: str, name: str) -> Agent | None:
         """Return the newest version of an agent: the tenant's own, else the one shared with all."""
-        row = await self._row(sql.AGENT, tenant, name)
+        row = await self._row("agent", sql.AGENT, tenant, name)
         return _agent(row) if row else None
 
     async def agents(self, tenant: str) -> list[Agent]:
         """Return the newest version of each agent that a tenant can use, by name."""
-        async with self._connection() as connection:
+        async with self._connection("agents") as connection:
             return [_agent(row) for row in await connection.fetch(sql.AGENTS, tenant)]
 
     async def announce_agents(self, offers: Sequence[tuple[str, BotOffer]]) -> None:
@@ -156,12 +159,12 @@ class Store:
             )
             for pool, offer in offers
         ]
-        async with self._connection() as connection:
+        async with self._connection("announce_agents") as connection:
             await connection.executemany(sql.ANNOUNCE_AGENT, rows)
 
     async def session(self, tenant: str, session_id: str) -> StoredSession | None:
         """Return a session."""
-        row = await self._row(sql.SESSION, tenant, session_id)
+        row = await self._row("session", sql.SESSION, tenant, session_id)
         if row is None:
             return None
         session = msgspec.json.decode(row["document"], type=Session)
@@ -170,40 +173,51 @@ class Store:
     async def sessions(self, tenant: str, wanted: SessionFilter, limit: int) -> list[Session]:
         """Return sessions, newest first."""
         query, values = sql.sessions(tenant, wanted, limit)
-        async with self._connection() as connection:
+        async with self._connection("sessions") as connection:
             rows = await connection.fetch(query, *values)
         return [msgspec.json.decode(row["document"], type=Session) for row in rows]
 
     async def session_counts(self, tenant: str) -> dict[str, int]:
         """Return how many sessions of a tenant are in each state, ended ones aside."""
-        async with self._connection() as connection:
+        async with self._connection("session_counts") as connection:
             rows = await connection.fetch(sql.SESSION_COUNTS, tenant)
         return {row["state"]: row["count"] for row in rows}
 
     async def events(self, session_id: str, *, after: int, limit: int) -> list[EventRow]:
         """Return events of a session behind stream sequence `after`, in order."""
-        async with self._connection() as connection:
+        async with self._connection("events") as connection:
             rows = await connection.fetch(sql.EVENTS, session_id, after, limit)
         return [_event(row) for row in rows]
 
     async def recording(self, session_id: str) -> Recording | None:
         """Return the sealed recording of a session."""
-        row = await self._row(sql.RECORDING, session_id)
+        row = await self._row("recording", sql.RECORDING, session_id)
         if row is None:
             return None
-        return Recording(**{**row, "manifest": msgspec.Raw(row["manifest"].encode())})
+        fields: dict[str, Any] = {**row, "manifest": msgspec.Raw(row["manifest"].encode())}
+        return Recording(**fields)
 
     async def schema_version(self) -> str | None:
         """Return the name of the newest migration that is applied."""
-        row = await self._row(sql.SCHEMA_VERSION)
+        row = await self._row("schema_version", sql.SCHEMA_VERSION)
         return row["name"] if row else None
 
-    async def _row(self, query: str, *values: object) -> Any:
-        async with self._connection() as connection:
+    async def _row(self, name: str, query: str, *values: object) -> Any:
+        async with self._connection(name) as connection:
             return await connection.fetchrow(query, *values)
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[_Connection]:
+    async def _connection(self, name: str) -> AsyncGenerator[_Connection]:
+        """Lend a connection for the statement `name`, inside a span if there is one to be its parent."""
+        with ExitStack() as spans:
+            if trace.get_current_span().get_span_context().is_valid:
+                attributes = {"db.system.name": "postgresql", "db.operation.name": name}
+                spans.enter_context(telemetry.span(f"postgresql {name}", kind=SpanKind.CLIENT, attributes=attributes))
+            async with self._lent() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncGenerator[_Connection]:
         if time.monotonic() < self._away_until:
             raise DatabaseUnavailable
         try:
@@ -252,4 +266,5 @@ def _agent(row: Mapping[str, Any]) -> Agent:
 
 
 def _event(row: Mapping[str, Any]) -> EventRow:
-    return EventRow(**{**row, "data": msgspec.Raw(row["data"].encode())})
+    fields: dict[str, Any] = {**row, "data": msgspec.Raw(row["data"].encode())}
+    return EventRow(**fields)

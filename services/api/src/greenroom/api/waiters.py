@@ -6,7 +6,7 @@ woken reads the ledger, and looks there from time to time even when nothing was 
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -78,7 +78,7 @@ class Waiters:
             self._subscription = None
 
     @contextmanager
-    def watch(self, session_id: str, states: frozenset[State]) -> Iterator[Watch]:
+    def watch(self, session_id: str, states: frozenset[State]) -> Generator[Watch]:
         """Give a watch on a session; open it before the write whose consequences are waited for."""
         watch = Watch(states)
         self._watches.setdefault(session_id, set()).add(watch)

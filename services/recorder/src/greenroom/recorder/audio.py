@@ -188,7 +188,10 @@ class AudioIngest:
         return permit
 
     async def _look_up(self, tenant: str, session_id: str) -> Permit:
-        entry = await self._ledger.last(tenant, session_id)
+        try:
+            entry = await self._ledger.last(tenant, session_id)
+        except msgspec.MsgspecError:
+            entry = None  # garbage in its place, which will be parked; what was stored before it still holds
         if entry is not None and not entry.session.ended:
             return _permit_of(entry.session)
         stored = (await self._store.audio_permits([session_id])).get(session_id)

@@ -38,6 +38,14 @@ _AWAY: Final = (
 _NEVER: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
 
+class _PoolConnection(asyncpg.Connection):
+    """A connection that is handed on as it is: our statements leave no state of the session behind."""
+
+    def get_reset_query(self) -> str:
+        """Return what is executed after each use: nothing; open transactions are rolled back all the same."""
+        return ""
+
+
 class UnstorableRow(Exception):
     """PostgreSQL refuses a row and will always do so; carries the reason without the row's values."""
 
@@ -68,6 +76,7 @@ async def open_pool(dsn: str, *, size: int) -> Pool:
         max_size=size,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=STATEMENT_TIMEOUT_S,
+        connection_class=_PoolConnection,
         # A recorder that is cut off in mid-transaction must not hold its row locks for the next one to wait on.
         server_settings={"idle_in_transaction_session_timeout": "15s", "application_name": "greenroom-recorder"},
     )

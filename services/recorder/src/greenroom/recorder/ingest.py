@@ -39,10 +39,6 @@ MAX_WAIT_S: Final = 0.25
 EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
 # While PostgreSQL is away; messages wait in the broker meanwhile.
 AWAY_RETRY_S: Final = 1.0
-# An event that has overtaken the request of its session: that one is on its way.
-OVERTAKEN_RETRY_S: Final = 0.25
-# Ids and sources are indexed or shown; nobody's are longer.
-MAX_NAME: Final = 256
 BATCH_ROWS_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
@@ -82,10 +78,8 @@ def decode(message: Message) -> Incoming:
         return _decode_transition(message, tokens["tenant"], tokens["session_id"])
     try:
         event = decode_event(message)
-    except (MalformedEvent, OverflowError) as error:  # the latter: a time at the edge of the calendar
+    except MalformedEvent as error:
         raise Drop(f"malformed: {error}") from error
-    if len(event.id) > MAX_NAME or len(event.source) > MAX_NAME:
-        raise Drop(f"malformed: `id` and `source` have at most {MAX_NAME} characters")
     return Incoming(stored=StoredEvent(event=event, stream_seq=message.stream_seq))
 
 
@@ -162,7 +156,7 @@ class Ingest:
         """Store a batch; when this returns, it is committed.
 
         Raises:
-            Retry: PostgreSQL or the broker is away, or a session's request hasn't come yet.
+            Retry: PostgreSQL or the broker is away.
             Drop: something in it can never be stored.
         """
         began_ns, began = time.time_ns(), time.monotonic()
@@ -197,14 +191,21 @@ class Ingest:
                 if after is not before:
                     known[item.session_id] = changed[item.session_id] = after
             elif before is None:
-                await self._refuse_unknown(item)
+                known[item.session_id] = changed[item.session_id] = await self._from_ledger(item)
         return list(changed.values())
 
-    async def _refuse_unknown(self, item: Incoming) -> None:
+    async def _from_ledger(self, item: Incoming) -> StoredSession:
+        """Return the session of an event that has overtaken its session's request.
+
+        That happens when the request was in the hands of a recorder that died: it comes again after a while, and
+        nothing waits for it meanwhile.
+        """
         subject = subjects.SESSION_LIFECYCLE.format(tenant=item.tenant, session_id=item.session_id)
-        if await self._broker.last(STREAM, subject) is not None:
-            raise Retry(OVERTAKEN_RETRY_S)
-        raise Drop("there is no such session")
+        message = await self._broker.last(STREAM, subject)
+        step = decode(message).step if message is not None else None
+        if step is None:
+            raise Drop("there is no such session")
+        return StoredSession(session=step.entry.session, revision=step.revision)
 
     def _after_commit(self, batch: Sequence[Incoming], newly_ended: frozenset[str], began_ns: int) -> None:
         for item in batch:

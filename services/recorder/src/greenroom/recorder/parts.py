@@ -23,7 +23,7 @@ from greenroom.recorder.timeline import SAMPLE_BYTES, ChunkNote, Part
 
 JOURNAL: Final = "chunks.jsonl"
 # Syncs of different files at the same time share the journal commits of the file system.
-SYNC_THREADS: Final = 4
+SYNC_THREADS: Final = 8
 _READ_BYTES: Final = 65_536
 # A line has about 100 bytes; a file that is no journal must not fill the memory.
 _LONGEST_LINE: Final = 4096
@@ -157,7 +157,7 @@ class Parts:
         return file
 
     def _sync(self, files: Sequence[int] | set[int] | dict[int, bytearray]) -> None:
-        for _ in self._syncing.map(os.fdatasync, files):
+        for _ in self._syncing.map(_sync_data, files):
             pass
 
     def _close_oldest(self) -> None:
@@ -183,4 +183,6 @@ def _append_lines(journal: int, text: bytearray) -> None:
         view = view[os.write(journal, view) :]
 
 
+# macOS has none; it syncs some more then.
+_sync_data: Final = getattr(os, "fdatasync", os.fsync)
 _DECODER: Final = msgspec.json.Decoder(ChunkNote)

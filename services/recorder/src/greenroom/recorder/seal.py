@@ -8,10 +8,9 @@ the same row and the same event. A session without audio gets the mark and nothi
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import structlog
@@ -24,7 +23,7 @@ from greenroom.common.ids import derived_id
 from greenroom.common.lifecycle import Outcome, Session
 from greenroom.common.messages import Event, EventType
 from greenroom.common.metrics import Metrics
-from greenroom.recorder.audio import RATE_HZ, STREAM
+from greenroom.recorder.audio import RATE_HZ, STREAM, AudioIngest
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.recording import Manifest, write_recording
 from greenroom.recorder.store import RecordingRow, Store
@@ -37,23 +36,12 @@ SETTLE_S: Final = 0.5
 SETTLE_AFTER_CRASH_S: Final = 1.5
 _CRASHES: Final = frozenset({Outcome.FAILED, Outcome.LOST})
 AUDIO_POLL_S: Final = 0.25
-# Audio that a killed recorder had in its hands is delivered again after 30 s; what isn't stored by now never will be.
-AUDIO_DEADLINE_S: Final = 120.0
+# Audio that a killed recorder had in its hands is delivered again after 30 s; storage that fails is mended by somebody.
+# What isn't stored by then is left out (and parked, should it come after all).
+AUDIO_DEADLINE_S: Final = 600.0
 # How often PostgreSQL is asked for sessions that nobody told us of, or whose sealing failed.
 SCAN_S: Final = 10.0
 SCAN_LIMIT: Final = 1000
-
-
-class Freezer(Protocol):
-    """Whoever adds audio to parts, as far as sealing is concerned."""
-
-    def freeze(self, session_id: str) -> None:
-        """Put off audio of a session from now on."""
-        ...
-
-    def thaw(self, session_id: str) -> None:
-        """Look at the session anew when its next audio comes."""
-        ...
 
 
 class Sealer:
@@ -75,7 +63,7 @@ class Sealer:
         broker: Broker,
         store: Store,
         parts: Parts,
-        audio: Freezer,
+        audio: AudioIngest,
         recordings_dir: Path,
         metrics: Metrics,
         at_once: int,
@@ -96,9 +84,8 @@ class Sealer:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                await self._scan(self._remove_leftovers)
                 while True:
-                    await self._scan(self._find_unsealed)
+                    await self._scan()
                     await asyncio.sleep(SCAN_S)
         finally:
             self._tasks = None
@@ -114,20 +101,16 @@ class Sealer:
         self._active.add(session.id)
         self._tasks.create_task(self._seal_in_time(session), name=f"seal-{session.id}")
 
-    async def _scan(self, look: Callable[[], Awaitable[None]]) -> None:
+    async def _scan(self) -> None:
+        """Find sessions to seal that nobody told us of, and parts that were left behind the end of their sealing."""
         try:
-            await look()
+            for session in await self._store.unsealed(besides=self._active, limit=SCAN_LIMIT):
+                self.notice(session)
+            there = set(await asyncio.to_thread(self._parts.sessions))
+            for session_id in await self._store.sealed(there - self._active):
+                await asyncio.to_thread(self._parts.remove, session_id)
         except (DatabaseUnavailable, OSError) as error:
             _log.warning("scan_failed", error=type(error).__name__, again_in_s=SCAN_S)
-
-    async def _find_unsealed(self) -> None:
-        for session in await self._store.unsealed(besides=self._active, limit=SCAN_LIMIT):
-            self.notice(session)
-
-    async def _remove_leftovers(self) -> None:
-        there = await asyncio.to_thread(self._parts.sessions)
-        for session_id in await self._store.sealed(there):
-            await asyncio.to_thread(self._parts.remove, session_id)
 
     async def _seal_in_time(self, session: Session) -> None:
         try:

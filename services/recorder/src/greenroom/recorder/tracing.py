@@ -17,6 +17,8 @@ class _InsideSpans(AsyncPGInstrumentor):
         return await base._do_execute(func, instance, args, kwargs)  # noqa: SLF001 the one hook there is
 
 
-def trace_statements_inside_spans() -> None:
-    """Have asyncpg's statements make spans where there is a parent for them. Once in a process."""
-    _InsideSpans().instrument()
+def trace_statements_inside_spans() -> AsyncPGInstrumentor:
+    """Have asyncpg's statements make spans where there is a parent for them, until what is returned undoes it."""
+    instrumentor = _InsideSpans()
+    instrumentor.instrument()
+    return instrumentor

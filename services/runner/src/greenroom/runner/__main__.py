@@ -5,6 +5,7 @@ import functools
 import os
 import signal
 import sys
+from typing import Final
 
 import structlog
 
@@ -13,18 +14,23 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.service import Service, run_service
 from greenroom.runner.app import Runner
+from greenroom.runner.discovery import discover
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.supervisor import Supervisor
 
 _log = structlog.get_logger()
 
+# The drain ends by itself before the service would cancel it.
+_MARGIN_S: Final = 0.3
+
 
 async def serve(service: Service[RunnerSettings]) -> None:
     """Build the runner and run it until it is drained."""
     settings, clock = service.settings, SystemClock()
     broker = await NatsBroker.connect(settings.nats_url, name=f"runner {settings.runner_id}")
-    supervisor = Supervisor(settings, clock=clock, environment=os.environ, owns_children=True)
+    bots = discover(settings.bots)
+    supervisor = Supervisor(settings, bots, clock=clock, environment=os.environ, owns_children=True)
     runner = Runner(
         settings,
         broker=broker,
@@ -36,7 +42,7 @@ async def serve(service: Service[RunnerSettings]) -> None:
     service.readiness.add("broker", lambda: None if broker.connected else "broker-unavailable")
     service.readiness.add("zygote", lambda: None if supervisor.available else "zygote-not-warm")
     service.readiness.add("draining", lambda: "draining" if runner.draining else None)
-    service.on_drain("sessions", lambda: runner.drain(settings.drain_timeout_s), timeout_s=settings.drain_timeout_s)
+    service.on_drain("sessions", lambda: runner.drain(settings.drain_timeout_s - _MARGIN_S), timeout_s=settings.drain_timeout_s)
     _take_signals(service, runner)
     running = service.spawn("runner", runner.run())
     service.mark_ready()

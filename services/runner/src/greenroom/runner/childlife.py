@@ -48,20 +48,23 @@ def become_session(control_fd: int, keep: Collection[int]) -> None:
     gc.enable()
 
 
-def watch_runner(control_fd: int) -> None:
+def watch_runner(control_fd: int) -> int:
     """Start a thread that ends this process and its group within a second of the runner's death.
 
     The session ends in order if its event loop sees the closed socket and is quick; this is for a loop that hangs.
+    Returns a file descriptor to `leave` by: the control socket itself is closed by whoever uses it.
     """
-    threading.Thread(target=_end_with_runner, args=(control_fd,), name="runner-watch", daemon=True).start()
+    lifeline = os.dup(control_fd)
+    threading.Thread(target=_end_with_runner, args=(lifeline,), name="runner-watch", daemon=True).start()
+    return lifeline
 
 
-def leave(control_fd: int, code: int) -> NoReturn:
+def leave(lifeline: int | None, code: int) -> NoReturn:
     """End this process with `code`, without exit handlers: those were registered for the zygote."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-        if _hangup(control_fd, timeout_ms=0):
+        if lifeline is not None and _hangup(lifeline, timeout_ms=0):
             # The runner is gone: nobody is left to kill what this process has started.
             os.killpg(0, signal.SIGKILL)
     finally:
@@ -94,16 +97,16 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _end_with_runner(control_fd: int) -> None:
-    _hangup(control_fd, timeout_ms=None)
+def _end_with_runner(lifeline: int) -> None:
+    _hangup(lifeline, timeout_ms=None)
     time.sleep(ORPHAN_GRACE_S)
     os.killpg(0, signal.SIGKILL)
 
 
-def _hangup(control_fd: int, timeout_ms: int | None) -> list[tuple[int, int]]:
+def _hangup(lifeline: int, timeout_ms: int | None) -> bool:
     poll = select.poll()
-    poll.register(control_fd, 0)  # only hang-up and error: whoever reads messages is somebody else
-    return poll.poll(timeout_ms)
+    poll.register(lifeline, 0)  # only hang-up and error: whoever reads messages is somebody else
+    return bool(poll.poll(timeout_ms))
 
 
 def _close_files(keep: set[int]) -> None:

@@ -51,6 +51,8 @@ class SessionProcess:
         self._timer: asyncio.TimerHandle | None = None
         self._on_message: Callable[[FromSession], None] | None = None
         self._unheard: list[FromSession] = []
+        self._sent = 0
+        self._reset = False
         channel.setblocking(False)  # noqa: FBT003 the standard library's own signature
         self._loop.add_reader(channel, self._readable)
         self._loop.add_reader(pidfd, self._on_exit)
@@ -72,6 +74,14 @@ class SessionProcess:
         """Have `call` called once it is gone."""
         self._exited.add_done_callback(lambda exited: call(exited.result()))
 
+    @property
+    def never_read(self) -> bool:
+        """Whether it has died without having read the one message it was sent, and so has done nothing about it.
+
+        The kernel tells: closing a socket with something unread in it resets the connection instead of ending it.
+        """
+        return self._reset and self._sent == 1
+
     def listen(self, on_message: Callable[[FromSession], None]) -> None:
         """Hand every message, those that were unheard so far too, to `on_message`."""
         self._on_message = on_message
@@ -83,6 +93,7 @@ class SessionProcess:
         """Send a message; return False when the process doesn't take it any more."""
         try:
             self._channel.send(control.encode(message))
+            self._sent += 1
         except OSError as error:
             _log.warning("session_process_deaf", pid=self.pid, message=type(message).__name__, error=error.strerror)
             return False
@@ -120,6 +131,8 @@ class SessionProcess:
                 packet = self._channel.recv(control.MAX_PACKET_BYTES)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                self._reset, packet = True, b""
             except OSError:
                 packet = b""
             if not packet:

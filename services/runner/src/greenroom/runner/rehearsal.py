@@ -44,6 +44,7 @@ _SPEECH_FRAMES: Final = 40
 _SILENCE_FRAMES: Final = 60
 # Faster than real time, but not so fast that the VAD's thread falls behind.
 _FRAME_INTERVAL_S: Final = 0.002
+_TURN_STOP_S: Final = 0.3
 _ANSWER: Final = "This is a rehearsal. Nobody hears it."
 
 
@@ -61,7 +62,9 @@ async def rehearse(timeout_s: float) -> bool:
         ),
     )
     context = LLMContext()
-    aggregators = LLMContextAggregatorPair(context, user_params=LLMUserAggregatorParams(vad_analyzer=_ScriptedVad()))
+    # The turn model may find the sentence incomplete; it is answered all the same.
+    listening = LLMUserAggregatorParams(vad_analyzer=_ScriptedVad(), user_turn_stop_timeout=_TURN_STOP_S)
+    aggregators = LLMContextAggregatorPair(context, user_params=listening)
     pipeline = Pipeline(
         [
             transport.input(),

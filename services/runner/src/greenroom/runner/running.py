@@ -139,33 +139,36 @@ class RunningSession:
     async def _start(self) -> SessionProcess | None:
         """Return the process that has got the session, once it is ready or ends; None if it ends without one."""
         with self._parts.pool.starting(), self._timeline.starting():
-            process = await self._find_process()
-            if process is not None:
-                process.on_exit(lambda _: self._begun.set())
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._session.limits.start_timeout_s + _READY_WRITE_S):
-                        await self._begun.wait()
-            return process
+            if self._predecessor is not None:
+                await _first_of(self._predecessor.wait(), self._ends.wait())
+            try:
+                for _ in range(_TRIES):
+                    process = None if self._ends.is_set() else self._parts.pool.take_ready() or await self._fork()
+                    if process is None or await self._assign(process):
+                        return process
+                    _log.warning("session_not_taken", pid=process.pid)
+                raise NoProcess(f"{_TRIES} processes didn't take the session")
+            except NoProcess as error:
+                _log.warning("session_without_process", detail=str(error))
+                self._end(Verdict.of(Reason.START_TIMEOUT, detail=str(error)))
+                return None
 
-    async def _find_process(self) -> SessionProcess | None:
-        if self._predecessor is not None:
-            await _first_of(self._predecessor.wait(), self._ends.wait())
-        try:
-            for _ in range(_TRIES):
-                process = None if self._ends.is_set() else self._parts.pool.take_ready() or await self._fork()
-                if process is None:
-                    return None
-                self._process = process
-                process.listen(self._hear)
-                if process.send(Assign(session=self._session)):
-                    self._timeline.assigned(process.pid)
-                    return process
-                process.kill()
-            raise NoProcess(f"{_TRIES} processes didn't take the session")
-        except NoProcess as error:
-            _log.warning("session_without_process", detail=str(error))
-            self._end(Verdict.of(Reason.START_TIMEOUT, detail=str(error)))
-            return None
+    async def _assign(self, process: SessionProcess) -> bool:
+        """Give a process the session, and wait until it is ready or ends; return False if it died before it knew of it."""
+        self._process = process
+        process.listen(self._hear)
+        if not process.send(Assign(session=self._session)):
+            process.kill()
+            return False
+        self._timeline.assigned(process.pid)
+        process.on_exit(lambda _: self._begun.set())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._session.limits.start_timeout_s + _READY_WRITE_S):
+                await self._begun.wait()
+        if process.never_read and not self._ends.is_set():
+            self._begun.clear()
+            return False
+        return True
 
     async def _fork(self) -> SessionProcess | None:
         fork = asyncio.ensure_future(self._parts.pool.take())

@@ -12,7 +12,8 @@ import structlog
 
 from greenroom.common.clock import Clock
 from greenroom.common.messages import BotOffer
-from greenroom.runner import childlife, discovery
+from greenroom.runner import childlife
+from greenroom.runner.discovery import BotSpec
 from greenroom.runner.forkwire import PeerGone, Prepare
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.settings import RunnerSettings
@@ -38,6 +39,7 @@ class Supervisor:
 
     Args:
         settings: of the runner; the zygote gets them too.
+        bots: what the zygote imports.
         clock: time.
         environment: of the zygote, beside what the recipe sets.
         on_change: called when `offers` or `available` has changed.
@@ -53,6 +55,7 @@ class Supervisor:
     def __init__(
         self,
         settings: RunnerSettings,
+        bots: tuple[BotSpec, ...],
         *,
         clock: Clock,
         environment: Mapping[str, str],
@@ -65,6 +68,7 @@ class Supervisor:
         self.restarts = 0
         self.on_change = on_change
         self._settings = settings
+        self._bots = bots
         self._clock = clock
         self._environment = environment
         self._target = run
@@ -136,7 +140,7 @@ class Supervisor:
         order = Prepare(
             settings=self._settings,
             run=self._target,
-            bots=discovery.discover(self._settings.bots),
+            bots=self._bots,
             spoiled=self._spoiled,
             rehearse=self._rehearse,
         )

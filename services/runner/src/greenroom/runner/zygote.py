@@ -96,17 +96,17 @@ class Zygote:
 
     def _live(self, control_fd: int) -> NoReturn:
         """Be a session process: from here on nothing of the zygote's own code runs in this process."""
-        code = EXIT_FAILED
+        code, lifeline = EXIT_FAILED, None
         try:
             childlife.become_session(control_fd, self._keep)
-            childlife.watch_runner(control_fd)
+            lifeline = childlife.watch_runner(control_fd)
             code = self._preloaded.run(control_fd, self._preloaded.context)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else EXIT_FAILED
         except BaseException:  # noqa: BLE001 there is no caller: what isn't logged here is lost
             _log.exception("session_process_failed")
         finally:
-            childlife.leave(control_fd, code)
+            childlife.leave(lifeline, code)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -191,7 +191,7 @@ class ZygoteProcess:
         return "still there" if code is None else Exit(code=code).in_words
 
     def _give_up(self, request: int) -> None:
-        """Stop waiting for a fork; a process that comes of it all the same finds its control socket closed, and goes."""
+        """Stop waiting for a fork; a process that still comes of it finds its control socket closed, and leaves."""
         known = self._forks.pop(request, None)
         if known is not None:
             known[1].close()

@@ -1,6 +1,7 @@
 """An embedded NATS server with JetStream."""
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -20,6 +21,7 @@ _START_TIMEOUT_S: Final = 30.0
 # SIGTERM takes 20 ms.
 _STOP_TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 1.0
+_POLL_S: Final = 0.005
 _PORT_ATTEMPTS: Final = 3
 # What an audio chunk, an event and a session document together never reach.
 _MAX_PAYLOAD: Final = 1024 * 1024
@@ -136,7 +138,7 @@ class EmbeddedNats:
     async def _answering(self) -> None:
         """Return as soon as this very server, and not one that had the port before, greets a client."""
         while True:
-            try:
+            with contextlib.suppress(OSError):
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                     reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
                     try:
@@ -144,8 +146,7 @@ class EmbeddedNats:
                             return
                     finally:
                         writer.close()
-            except OSError:
-                await asyncio.sleep(0.005)
+            await asyncio.sleep(_POLL_S)
 
 
 def find_nats_server() -> str:

@@ -10,10 +10,12 @@ from greenroom.api.problem import MEDIA_TYPE, Problem
 from greenroom.common import errors
 from greenroom.common.errors import GreenroomError, InvalidQuery
 
-type AnyRequest = Request[Any, Any, Any]
+# A plain alias: Litestar reads it, and knows no others yet.
+AnyRequest = Request[Any, Any, Any]
 
 # What every route with a key may answer.
 _ALWAYS: Final = (
+    errors.InvalidQuery,
     errors.Unauthenticated,
     errors.Forbidden,
     errors.BrokerUnavailable,
@@ -32,10 +34,15 @@ def problems(*own: type[GreenroomError]) -> dict[int, ResponseSpec]:
             generate_examples=False,
             description="; ".join(f"`{error.code}`: {error.title}" for error in those),
             media_type=MEDIA_TYPE,
-            examples=[Example(summary=error.code, value=error().problem()) for error in those],
+            examples=[Example(summary=error.code, value=error().problem()) for error in those if error in own],
         )
         for status, those in sorted(by_status.items())
     }
+
+
+def answer(kind: Any, description: str, example: Any) -> ResponseSpec:
+    """Return what the schema says of an answer that isn't an error."""
+    return ResponseSpec(kind, generate_examples=False, description=description, examples=[Example(value=example)])
 
 
 def only_query(request: AnyRequest, *known: str) -> None:

@@ -7,14 +7,13 @@ from typing import Annotated, Any, Final, cast
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Example
-from litestar.params import Parameter
+from litestar.params import FromPath, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from greenroom.api import examples
 from greenroom.api.auth import SESSIONS_READ, caller_of
 from greenroom.api.handshake import EdgeFull
-from greenroom.api.routes.common import AnyRequest, only_query, problems
+from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.api.schemas import EventPage
 from greenroom.api.sessions import Sessions
 from greenroom.api.sse import LINGER_S, EventStreams
@@ -27,6 +26,7 @@ from greenroom.common.lifecycle import Session
 
 _EVENT_STREAM: Final = "text/event-stream"
 _MAX_PAGE: Final = 1000
+_OK: Final = 200
 _NO_CONTENT: Final = 204
 # PostgreSQL's bigint, which is what the stream's own numbers fit into too.
 _MAX_SEQUENCE: Final = 2**63 - 1
@@ -48,20 +48,22 @@ def event_routes(sessions: Sessions, store: Store, streams: EventStreams, max_st
         operation_id="get_events",
         tags=["sessions"],
         opt={"scope": SESSIONS_READ},
+        summary="Look at what happened, or follow it",
         responses={
+            _OK: answer(EventPage, "A page, or with `Accept: text/event-stream` a stream", examples.EVENTS),
             _NO_CONTENT: ResponseSpec(
                 None, description="Event stream: there is nothing behind `Last-Event-ID`, and nothing will come"
             ),
-            **problems(errors.SessionNotFound, errors.InvalidQuery, EdgeFull),
+            **problems(errors.SessionNotFound, EdgeFull),
         },
     )
     async def get_events(
         request: AnyRequest,
-        session_id: str,
-        after: Annotated[int, Parameter(ge=0, le=_MAX_SEQUENCE, description="Stream sequence to begin behind")] = 0,
-        limit: Annotated[int, Parameter(ge=1, le=_MAX_PAGE, description="Of a page")] = 100,
+        session_id: FromPath[str],
+        after: Annotated[int, QueryParameter(ge=0, le=_MAX_SEQUENCE, description="Begin behind this sequence")] = 0,
+        limit: Annotated[int, QueryParameter(ge=1, le=_MAX_PAGE, description="Of a page")] = 100,
         last_event_id: Annotated[
-            str | None, Parameter(header="Last-Event-ID", description="Of an event stream: goes before `after`")
+            str | None, HeaderParameter(name="Last-Event-ID", description="Of an event stream: goes before `after`")
         ] = None,
     ) -> Response[EventPage]:
         """Return what happened in a session, its lifecycle included (`session.requested` … `session.ended`).
@@ -109,5 +111,3 @@ async def _nothing_comes(store: Store, session: Session, after: int) -> bool:
         return not await store.events(session.id, after=after, limit=1)
     except DatabaseUnavailable:
         return False
-
-

@@ -1,14 +1,12 @@
 """`/v1/sessions`: ask, list, look, stop."""
 
 from datetime import datetime
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Final, cast
 
-import msgspec
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import Body, Parameter
+from litestar.params import Body, FromPath, FromQuery, HeaderParameter, QueryParameter
 from opentelemetry import trace
 
 from greenroom.api import cursor as cursors
@@ -19,7 +17,7 @@ from greenroom.api.handshake import PATH as MEDIA_PATH
 from greenroom.api.idempotency import InvalidIdempotencyKey
 from greenroom.api.problem import CODE_KEY
 from greenroom.api.problem import MEDIA_TYPE as PROBLEM_TYPE
-from greenroom.api.routes.common import AnyRequest, only_query, problems
+from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.api.schemas import CreateSession, SessionPage, SessionView, StopSession, session_view
 from greenroom.api.sessions import SessionEndedEarly, Sessions
 from greenroom.api.sql import SessionFilter
@@ -30,6 +28,7 @@ from greenroom.common.lifecycle import Outcome, State
 
 _MAX_PAGE: Final = 200
 _OK: Final = 200
+_CREATED: Final = 201
 _ACCEPTED: Final = 202
 
 
@@ -49,14 +48,10 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         opt={"scope": SESSIONS_WRITE},
         dto=JsonBody.of(CreateSession),
         return_dto=None,
-        response_description="The session exists, and has come as far as `wait` asks for",
+        summary="Ask for a session",
         responses={
-            _ACCEPTED: ResponseSpec(
-                SessionView,
-                generate_examples=False,
-                description="The session exists, but `wait_timeout_s` passed before it had come that far",
-                examples=[Example(value=examples.WAITING)],
-            ),
+            _CREATED: answer(SessionView, "It exists, and has come as far as `wait` asks for", examples.CREATED),
+            _ACCEPTED: answer(SessionView, "It exists; `wait_timeout_s` passed before that", examples.WAITING),
             **problems(
                 errors.MalformedJson,
                 InvalidIdempotencyKey,
@@ -75,8 +70,8 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         data: Annotated[CreateSession, Body(examples=[Example(value=examples.CREATE)])],
         idempotency_key: Annotated[
             str | None,
-            Parameter(
-                header="Idempotency-Key",
+            HeaderParameter(
+                name="Idempotency-Key",
                 description="Same key and same body within 24 hours: the same session and the same answer",
             ),
         ] = None,
@@ -89,18 +84,18 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         """
         only_query(request)
         caller = caller_of(request)
-        answer = await sessions.create(caller, data, idempotency_key, _media_url(request, public_url))
-        _name(answer.session_id, caller.tenant)
-        headers = {"idempotent-replayed": "true"} if answer.replayed else {}
-        if answer.created:
-            headers["location"] = f"/v1/sessions/{answer.session_id}"
+        created = await sessions.create(caller, data, idempotency_key, _media_url(request, public_url))
+        _name(created.session_id, caller.tenant)
+        headers = {"idempotent-replayed": "true"} if created.replayed else {}
+        if created.created:
+            headers["location"] = f"/v1/sessions/{created.session_id}"
         else:
             request.scope["state"][CODE_KEY] = SessionEndedEarly.code
         return Response(
-            cast("SessionView", answer.body),
-            status_code=answer.status,
+            cast("SessionView", created.body),
+            status_code=created.status,
             headers=headers,
-            media_type="application/json" if answer.created else PROBLEM_TYPE,
+            media_type="application/json" if created.created else PROBLEM_TYPE,
         )
 
     @get(
@@ -108,17 +103,22 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         operation_id="list_sessions",
         tags=["sessions"],
         opt={"scope": SESSIONS_READ},
-        responses=problems(errors.InvalidQuery),
+        summary="List sessions",
+        responses={
+            _OK: answer(SessionPage, "A page", {"sessions": [examples.SESSION], "next": None}),
+            **problems(),
+        },
     )
     async def list_sessions(
         request: AnyRequest,
-        state: State | None = None,
-        agent: str | None = None,
-        outcome: Outcome | None = None,
-        since: Annotated[datetime | None, Parameter(description="Requested at or after")] = None,
-        until: Annotated[datetime | None, Parameter(description="Requested before")] = None,
-        limit: Annotated[int, Parameter(ge=1, le=_MAX_PAGE)] = 50,
-        cursor: Annotated[str | None, Parameter(description="`next` of the page before")] = None,
+        *,
+        in_state: Annotated[State | None, QueryParameter(name="state")] = None,
+        agent: FromQuery[str | None] = None,
+        outcome: FromQuery[Outcome | None] = None,
+        since: Annotated[datetime | None, QueryParameter(description="Requested at or after")] = None,
+        until: Annotated[datetime | None, QueryParameter(description="Requested before")] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=_MAX_PAGE)] = 50,
+        cursor: Annotated[str | None, QueryParameter(description="`next` of the page before")] = None,
     ) -> SessionPage:
         """List sessions, newest first, as they are stored: some milliseconds behind what goes on."""
         only_query(request, "state", "agent", "outcome", "since", "until", "limit", "cursor")
@@ -127,7 +127,7 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         if agent is not None and "\0" in agent:
             raise InvalidQuery("agent: there is a NUL in it.")
         wanted = SessionFilter(
-            state=state,
+            state=in_state,
             agent=agent,
             outcome=outcome,
             since=since,
@@ -146,9 +146,10 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         operation_id="get_session",
         tags=["sessions"],
         opt={"scope": SESSIONS_READ},
-        responses=problems(errors.SessionNotFound),
+        summary="Look at a session",
+        responses={_OK: answer(SessionView, "The session", examples.SESSION), **problems(errors.SessionNotFound)},
     )
-    async def get_session(request: AnyRequest, session_id: str) -> SessionView:
+    async def get_session(request: AnyRequest, session_id: FromPath[str]) -> SessionView:
         """Return a session as it is now; while it waits, with its place in the queue and what it waits for."""
         only_query(request)
         caller = caller_of(request)
@@ -164,14 +165,10 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         status_code=_OK,
         dto=JsonBody.of(StopSession),
         return_dto=None,
-        response_description="The session has ended",
+        summary="End a session",
         responses={
-            _ACCEPTED: ResponseSpec(
-                SessionView,
-                generate_examples=False,
-                description="The session ends: the bot may finish its sentence",
-                examples=[Example(value=examples.STOPPING)],
-            ),
+            _OK: answer(SessionView, "The session has ended", examples.ENDED),
+            _ACCEPTED: answer(SessionView, "The session ends: the bot may finish its sentence", examples.STOPPING),
             **problems(
                 errors.MalformedJson,
                 errors.SessionNotFound,
@@ -184,8 +181,8 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
     )
     async def stop_session(
         request: AnyRequest,
-        session_id: str,
-        data: Annotated[StopSession | None, Body(examples=[Example(value={"reason": "the caller pressed cancel"})])] = None,
+        session_id: FromPath[str],
+        data: Annotated[StopSession | None, Body(examples=[Example(value=examples.STOP)])] = None,
     ) -> Response[SessionView]:
         """End a session, whatever it is doing; nothing happens to one that has ended.
 

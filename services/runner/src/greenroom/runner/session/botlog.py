@@ -18,10 +18,22 @@ _log = structlog.get_logger("bot")
 
 _BRACKETED: Final = re.compile(r"\[[^\]]*\]")
 _MAX_TEXT: Final = 500
+# Said at the end of every call: an EndFrame has no form on the wire.
+_NOISE: Final = ("pipecat.serializers.protobuf", "is not serializable")
 _INFO: Final = 20
 _WARNING: Final = 30
 _ERROR: Final = 40
 _LEVELS: Final = {"debug": 10, "info": _INFO, "warning": _WARNING, "error": _ERROR}
+
+
+def _is_pipecat(record: "Record") -> bool:
+    return (record["name"] or "").partition(".")[0] == "pipecat"
+
+
+def _keep(record: "Record") -> bool:
+    if not _is_pipecat(record):
+        return True
+    return record["level"].no >= _WARNING and not (record["name"] == _NOISE[0] and _NOISE[1] in record["message"])
 
 
 def redirect_loguru(level: str, *, content: bool) -> None:
@@ -32,13 +44,9 @@ def redirect_loguru(level: str, *, content: bool) -> None:
         content: leave what was said in Pipecat's warnings.
     """
 
-    def keep(record: "Record") -> bool:
-        foreign = (record["name"] or "").partition(".")[0] == "pipecat"
-        return not foreign or record["level"].no >= _WARNING
-
     def sink(message: "Message") -> None:
         record = message.record
-        foreign = (record["name"] or "").partition(".")[0] == "pipecat"
+        foreign = _is_pipecat(record)
         text = record["message"]
         if foreign and not content:
             text = _BRACKETED.sub("[…]", text)
@@ -58,4 +66,4 @@ def redirect_loguru(level: str, *, content: bool) -> None:
 
     logger.remove()
     # Records below this cost one comparison; formatting them is up to the caller.
-    logger.add(sink, level=_LEVELS[level], filter=keep, format="{message}", backtrace=False, diagnose=False)
+    logger.add(sink, level=_LEVELS[level], filter=_keep, format="{message}", backtrace=False, diagnose=False)

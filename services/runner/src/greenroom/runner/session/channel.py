@@ -48,6 +48,11 @@ class Channel:
                         return
                     await asyncio.sleep(0.01)  # uvloop has no sendall for packets, and this never lasts
 
+    def close(self) -> None:
+        """Close our end."""
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
     def _try_send(self, packet: bytes) -> bool:
         try:
             self._socket.send(packet, socket.MSG_NOSIGNAL)

@@ -6,7 +6,6 @@ is killed loses no more than that.
 """
 
 import asyncio
-import time
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -72,13 +71,13 @@ class TrackRecorder:
         self._clock.begin()
         if len(self._taken) == _MAX_TAKEN:
             self.dropped += 1
-        self._taken.append(_Taken(time.monotonic_ns(), frame.audio, frame.sample_rate, frame.num_channels))
+        self._taken.append(_Taken(self._clock.monotonic_ns(), frame.audio, frame.sample_rate, frame.num_channels))
 
     async def work(self) -> None:
         """Place what was taken since the last time, and publish what is full or due."""
         while self._taken:
             await self._place(self._taken.popleft())
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock.monotonic_ns()
         if self._last_ns and now_ns - self._last_ns > _PAUSED_S * 1e9:
             await self._end_run()
         self._publish_due(now_ns / 1e9 - MAX_AGE_S)

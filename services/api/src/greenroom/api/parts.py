@@ -1,0 +1,105 @@
+"""The parts of the api, put together; `__main__` runs them, and so do tests."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar.types import ASGIApp
+
+from greenroom.api import app
+from greenroom.api.agents import Agents
+from greenroom.api.auth import Keys
+from greenroom.api.edge import MediaEdge
+from greenroom.api.fleet import Fleet
+from greenroom.api.idempotency import Idempotency
+from greenroom.api.openapi import document
+from greenroom.api.routes import all_routes
+from greenroom.api.sessions import Sessions
+from greenroom.api.settings import ApiSettings
+from greenroom.api.sse import EventStreams
+from greenroom.api.store import Store
+from greenroom.api.tickets import Tickets
+from greenroom.api.waiters import Waiters
+from greenroom.common.broker import Broker
+from greenroom.common.health import Readiness
+from greenroom.common.ledger import Ledger
+from greenroom.common.metrics import Metrics
+
+
+class Parts:
+    """Everything that lives as long as the service.
+
+    Attributes:
+        app: the ASGI app.
+        keys: who may do what.
+        fleet: the runners, as their heartbeats show them.
+        streams: event streams.
+        media: media sockets.
+    """
+
+    def __init__(
+        self, *, broker: Broker, store: Store, settings: ApiSettings, metrics: Metrics, readiness: Readiness
+    ) -> None:
+        """Put the parts together; nothing runs yet."""
+        ledger, tickets = Ledger(broker), Tickets(broker)
+        self.keys = Keys(store)
+        self.fleet = Fleet(broker, store)
+        self.streams = EventStreams(broker=broker, ledger=ledger, store=store, metrics=metrics)
+        self._waiters = Waiters(broker, ledger)
+        self.media = MediaEdge(
+            broker=broker, ledger=ledger, tickets=tickets, waiters=self._waiters, settings=settings, metrics=metrics
+        )
+        agents = Agents(store, self.fleet)
+        sessions = Sessions(
+            broker=broker,
+            ledger=ledger,
+            store=store,
+            agents=agents,
+            tickets=tickets,
+            idempotency=Idempotency(broker),
+            waiters=self._waiters,
+        )
+        self._routes = all_routes(
+            sessions=sessions,
+            store=store,
+            streams=self.streams,
+            agents=agents,
+            fleet=self.fleet,
+            broker=broker,
+            readiness=readiness,
+            settings=settings,
+            schema=self.schema,
+        )
+        http = app.http_app(self._routes, self.keys, settings, metrics)
+        self.app: ASGIApp = app.compose(http, self.media)
+        self._schema: dict[str, Any] | None = None
+
+    def schema(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        if self._schema is None:
+            self._schema = document(self._routes)
+        return self._schema
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Listen to the broker and do what is done in the background, until the block is left."""
+        await self._waiters.start()
+        await self.fleet.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                work = [
+                    tasks.create_task(work, name=name)
+                    for name, work in (
+                        ("keys", self.keys.run()),
+                        ("fleet", self.fleet.run()),
+                        ("media", self.media.run()),
+                    )
+                ]
+                yield
+                for task in work:
+                    task.cancel()
+        finally:
+            await self.fleet.stop()
+            await self._waiters.stop()
+            await self.keys.flush()

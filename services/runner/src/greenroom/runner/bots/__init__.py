@@ -1,0 +1,1 @@
+"""The built-in bots. They are plain Pipecat bots and know nothing of Greenroom."""

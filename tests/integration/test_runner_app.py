@@ -1,0 +1,305 @@
+"""A runner with real processes, a real broker and a real ledger."""
+
+import asyncio
+import os
+import signal
+
+import psutil
+import pytest
+
+from greenroom.common import subjects
+from greenroom.common.ledger import Entry
+from greenroom.common.lifecycle import Ended, Ending, Limits, Outcome, Requeued, State
+from greenroom.common.messages import Done, Drain, StartAccepted, StartRefused, decode, encode
+from greenroom.devtools.embedded.nats import EmbeddedNats
+from tests.support.runner_rig import LIMITS, Rig, gone, running_runner, until
+
+
+async def history(rig: Rig, session_id: str) -> list[str]:
+    """The transitions of a session after its lease."""
+    entries: list[Entry] = await rig.ledger.history("default", session_id)
+    return [type(entry.transition).__name__ for entry in entries][2:]
+
+
+async def test_a_session_from_start_to_end(nats_url: str) -> None:
+    """A start is answered, claimed, ready, joined and ended, each in the ledger; a standby took it, and one replaces it."""
+    async with running_runner(nats_url) as rig:
+        session_id = await rig.start(connect=True, finish_after_s=0.2)
+        ended = await rig.ended(session_id)
+        assert (ended.outcome, ended.reason, ended.ended_by) == (Outcome.COMPLETED, "goodbye", "session")
+        assert ended.media_connected
+        assert await history(rig, session_id) == ["Started", "Ready", "Connected", "Ending", "Ended"]
+        await rig.warm()
+        assert rig.now.sessions == ()
+        assert rig.instruments.ends.value(outcome="completed", reason="goodbye") == 1
+
+
+async def test_the_same_start_twice_runs_once(nats_url: str) -> None:
+    """A start that is sent again, even after the end, is accepted again and runs once."""
+    async with running_runner(nats_url) as rig:
+        entry = await rig.lease(finish_after_s=0.1)
+        answers = [await rig.send_start(entry) for _ in range(3)]
+        await rig.ended(entry.session.id)
+        answers.append(await rig.send_start(entry))
+        assert all(isinstance(answer, StartAccepted) for answer in answers)
+        assert rig.instruments.starts.value() == 1
+        assert (await history(rig, entry.session.id)).count("Started") == 1
+
+
+async def test_starts_are_refused_with_a_code(nats_url: str) -> None:
+    """A runner that is full, or can't run the bot, refuses at once and says why; each refusal is counted."""
+    async with running_runner(nats_url, slots=1, standby=1) as rig:
+        refused = [await rig.send_start(await rig.lease(bot=bot)) for bot in ("missing", "unheard-of")]
+        await rig.start()
+        refused.append(await rig.send_start(await rig.lease()))
+        assert [answer.code for answer in refused if isinstance(answer, StartRefused)] == [
+            "bot-import-failed",
+            "bot-unknown",
+            "no-slot",
+        ]
+        assert rig.instruments.refusals.value(code="no-slot") == 1
+
+
+async def test_a_killed_session_process_is_seen(nats_url: str) -> None:
+    """A session process that is killed with SIGKILL ends its session as failed within a second, and frees its slot."""
+    async with running_runner(nats_url, slots=1, standby=1) as rig:
+        session_id = await rig.start(connect=True)
+        await rig.reaches(session_id, State.READY)
+        rig.process_of(session_id).kill()
+        ended = await rig.ended(session_id, patience_s=1.0)
+        assert (ended.outcome, ended.reason) == (Outcome.FAILED, "process-killed")
+        assert ended.detail == "SIGKILL, which the runner didn't send"
+        await rig.ended(await rig.start(finish_after_s=0.0))
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"die": "SIGSEGV"}, "SIGSEGV"),
+        ({"exit_code": 3, "finish_after_s": 0}, "exit code 3 without a last word"),
+        ({"raise": "boom", "finish_after_s": 0}, "exit code 70 without a last word"),
+    ],
+)
+async def test_a_process_that_leaves_without_a_word_has_failed(nats_url: str, body: dict[str, object], detail: str) -> None:
+    """Whatever way a process takes out of a session, the ledger tells how it ended."""
+    async with running_runner(nats_url, standby=1) as rig:
+        ended = await rig.ended(await rig.start(**body))
+        assert ended.outcome is Outcome.FAILED
+        assert ended.detail is not None
+        assert detail in ended.detail or ended.reason == "goodbye"
+
+
+async def test_a_client_stops_a_session(nats_url: str) -> None:
+    """What a client writes into the ledger reaches the process, which ends in order with the client's reason."""
+    async with running_runner(nats_url, standby=1) as rig:
+        session_id = await rig.start(connect=True)
+        await rig.reaches(session_id, State.READY)
+        await rig.move(session_id, Ending(by="client", epoch=1, reason="client-stop"))
+        ended = await rig.ended(session_id, patience_s=2)
+        assert (ended.outcome, ended.reason, ended.ended_by) == (Outcome.COMPLETED, "client-stop", "client")
+
+
+async def test_a_process_that_ignores_everything_is_killed_within_its_deadline(nats_url: str) -> None:
+    """A bot that ignores Stop, Cancel and SIGTERM is killed when `end_timeout_s` is over, and the session has failed."""
+    async with running_runner(nats_url, standby=1) as rig:
+        session_id = await rig.start(deaf=True)
+        await rig.reaches(session_id, State.READY)
+        began = asyncio.get_running_loop().time()
+        await rig.move(session_id, Ending(by="client", epoch=1, reason="client-stop"))
+        ended = await rig.ended(session_id)
+        took_s = asyncio.get_running_loop().time() - began
+        assert (ended.outcome, ended.reason) == (Outcome.FAILED, "end-timeout")
+        assert LIMITS.end_timeout_s <= took_s < LIMITS.end_timeout_s + 0.5
+        for step in ("stop", "cancel", "terminate", "kill"):
+            assert rig.instruments.steps.value(step=step) == 1
+
+
+async def test_a_process_that_lingers_after_its_goodbye_is_killed(nats_url: str) -> None:
+    """A session that ends itself has the same deadline for being gone."""
+    async with running_runner(nats_url, standby=1) as rig:
+        ended = await rig.ended(await rig.start(finish_after_s=0, linger=True, outcome="failed", reason="bot-failed"))
+        assert (ended.outcome, ended.reason) == (Outcome.FAILED, "bot-failed")
+
+
+async def test_a_start_that_hangs_is_ended(nats_url: str) -> None:
+    """Without a running pipeline in `start_timeout_s` the session fails with `start-timeout`."""
+    async with running_runner(nats_url, standby=1) as rig:
+        limits = Limits(start_timeout_s=0.3, end_timeout_s=0.5)
+        ended = await rig.ended(await rig.start(hang=True, limits=limits))
+        assert (ended.outcome, ended.reason) == (Outcome.FAILED, "start-timeout")
+
+
+async def test_a_session_nobody_joins_expires(nats_url: str) -> None:
+    """Without a client in `join_timeout_s` the session expires with `nobody-joined`."""
+    async with running_runner(nats_url, standby=1) as rig:
+        ended = await rig.ended(await rig.start(limits=Limits(join_timeout_s=0.2)))
+        assert (ended.outcome, ended.reason) == (Outcome.EXPIRED, "nobody-joined")
+
+
+async def test_a_session_ends_at_its_longest_duration(nats_url: str) -> None:
+    """After `max_duration_s` the session is ended in order."""
+    async with running_runner(nats_url, standby=1) as rig:
+        ended = await rig.ended(await rig.start(connect=True, limits=Limits(max_duration_s=0.2)))
+        assert (ended.outcome, ended.reason) == (Outcome.COMPLETED, "max-duration-exceeded")
+
+
+async def test_a_lost_claim_kills_the_process_and_nothing_is_written(nats_url: str) -> None:
+    """When the lease was taken back before the claim, the process is killed and the ledger never hears of it."""
+    async with running_runner(nats_url, standby=1) as rig:
+        entry = await rig.lease(ready_after_s=0.1)
+        back = await rig.move(entry.session.id, Requeued(epoch=1, reason="lease-expired"))
+        assert isinstance(await rig.send_start(entry), StartAccepted)
+        await until(lambda: rig.instruments.fenced.value() == 1)
+        await until(lambda: not rig.now.sessions)
+        last = await rig.ledger.last("default", entry.session.id)
+        assert last is not None
+        assert last.revision == back.revision
+
+
+async def test_a_newer_lease_replaces_the_process_of_the_older_one(nats_url: str) -> None:
+    """A session that was requeued and leased here again gets a new process once the old one is gone."""
+    async with running_runner(nats_url) as rig:
+        entry = await rig.lease(connect=True)
+        await rig.send_start(entry)
+        session_id = entry.session.id
+        await rig.reaches(session_id, State.READY)
+        old = rig.process_of(session_id)
+        again = await rig.lease_again(await rig.move(session_id, Requeued(epoch=1, reason="runner-lost")))
+        assert isinstance(await rig.send_start(again), StartAccepted)
+        session = await rig.reaches(session_id, State.READY)
+        assert session.epoch == 2
+        assert gone(old)
+        assert rig.process_of(session_id).pid != old.pid
+
+
+async def test_a_session_that_was_declared_lost_is_killed(nats_url: str) -> None:
+    """A runner that was thought lost and lives kills the process of a session that was ended meanwhile."""
+    async with running_runner(nats_url, standby=1) as rig:
+        session_id = await rig.start(connect=True)
+        await rig.reaches(session_id, State.READY)
+        process = rig.process_of(session_id)
+        await rig.move(session_id, Ended(by="scheduler", epoch=1, outcome=Outcome.LOST, reason="runner-lost"))
+        await until(lambda: gone(process), 1.0)
+        await until(lambda: not rig.now.sessions)
+
+
+async def test_grandchildren_go_with_the_session(nats_url: str) -> None:
+    """What a bot has started is killed when its process is gone."""
+    async with running_runner(nats_url, standby=1) as rig:
+        session_id = await rig.start(grandchild="plain")
+        await rig.reaches(session_id, State.READY)
+        [grandchild] = rig.process_of(session_id).children()
+        rig.process_of(session_id).kill()
+        await rig.ended(session_id)
+        await until(lambda: gone(grandchild), 1.0)
+
+
+async def test_sessions_outlive_their_zygote(nats_url: str) -> None:
+    """When the zygote is killed live sessions go on, a new one takes its place, and exits are seen as before."""
+    async with running_runner(nats_url) as rig:
+        session_id, other_id = await rig.start(connect=True), await rig.start(connect=True, exit_code=5)
+        for each in (session_id, other_id):
+            await rig.reaches(each, State.READY)
+        first = rig.supervisor.zygote_pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: rig.supervisor.available and rig.supervisor.zygote_pid != first)
+        assert len(rig.now.sessions) == 2
+        rig.process_of(other_id).terminate()
+        assert (await rig.ended(other_id)).detail == "SIGTERM"
+        await rig.move(session_id, Ending(by="client", epoch=1, reason="client-stop"))
+        assert (await rig.ended(session_id)).outcome is Outcome.COMPLETED
+        await rig.warm()
+        await rig.ended(await rig.start(finish_after_s=0))
+
+
+async def test_a_runner_without_a_zygote_has_no_free_slots(nats_url: str) -> None:
+    """While no process can be had the heartbeat offers none, and starts are refused rather than kept waiting."""
+    async with running_runner(nats_url, standby=0) as rig:
+        session_id = await rig.start()
+        await rig.reaches(session_id, State.READY)
+        assert rig.supervisor.zygote_pid is not None
+        os.kill(rig.supervisor.zygote_pid, signal.SIGSTOP)
+        os.kill(rig.supervisor.zygote_pid, signal.SIGKILL)
+        await until(lambda: not rig.supervisor.available, 2.0)
+        refused = await rig.send_start(await rig.lease())
+        assert isinstance(refused, StartRefused)
+        assert refused.code == "no-slot"
+        await until(lambda: rig.now.slots == 1, 2.0)
+        await until(lambda: rig.now.slots == 3)
+
+
+async def test_a_dead_standby_is_passed_over(nats_url: str) -> None:
+    """A start gets a process that lives, even if one that stood by has just been killed."""
+    async with running_runner(nats_url) as rig:
+        victims = [process.pid for process in rig.supervisor.processes]
+        assert len(victims) == 2
+        entry = await rig.lease(connect=True)
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        await rig.send_start(entry)
+        await rig.reaches(entry.session.id, State.READY)
+
+
+async def test_drain_lets_calls_finish_and_takes_no_new_ones(nats_url: str) -> None:
+    """After the drain command starts are refused, overlapping calls go on to their own ends, and nothing stands by."""
+    async with running_runner(nats_url) as rig:
+        first, second = await rig.start(finish_after_s=0.3), await rig.start(finish_after_s=0.9)
+        for each in (first, second):
+            await rig.reaches(each, State.READY)
+        subject = subjects.RUNNER_CMD.format(pool=rig.settings.pool, runner_id=rig.settings.runner_id, name="drain")
+        reply = await rig.broker.request(subject, encode(Drain(reason="maintenance")), timeout_s=5)
+        assert decode(reply.data, Done).detail == "2 sessions go on"
+        refused = await rig.send_start(await rig.lease())
+        assert isinstance(refused, StartRefused)
+        assert refused.code == "draining"
+        assert (await rig.ended(first)).reason == "goodbye"
+        await until(lambda: len(rig.now.sessions) == 1 and rig.now.draining and rig.now.standby == 0)
+        assert (await rig.ended(second)).reason == "goodbye"
+
+
+async def test_the_end_of_a_drain_ends_the_calls_that_are_left(nats_url: str) -> None:
+    """Calls that outlast the drain are told to end, and killed if they don't, all within its time."""
+    async with running_runner(nats_url) as rig:
+        polite, deaf = await rig.start(connect=True), await rig.start(deaf=True, connect=True)
+        for each in (polite, deaf):
+            await rig.reaches(each, State.READY)
+        began = asyncio.get_running_loop().time()
+        await rig.runner.drain(4.0)
+        assert asyncio.get_running_loop().time() - began < 4.0
+        for each in (polite, deaf):
+            ended = await rig.ended(each, patience_s=0.1)
+            assert (ended.outcome, ended.reason) == (Outcome.FAILED, "drain-deadline")
+
+
+async def test_sessions_live_through_an_outage_of_the_broker(own_nats: EmbeddedNats) -> None:
+    """Calls go on while NATS is away, and what happened meanwhile is in the ledger when it is back."""
+    async with running_runner(own_nats.url) as rig:
+        stays, leaves = await rig.start(connect=True), await rig.start(connect=True, finish_after_s=0.8)
+        for each in (stays, leaves):
+            await rig.reaches(each, State.READY)
+        await own_nats.kill()
+        await until(lambda: len(rig.runner._slots) == 1)
+        await own_nats.start()
+        await until(lambda: rig.broker.connected)
+        assert (await rig.ended(leaves)).reason == "goodbye"
+        await rig.move(stays, Ending(by="client", epoch=1, reason="client-stop"))
+        assert (await rig.ended(stays)).reason == "client-stop"
+
+
+async def test_nothing_is_left_after_many_sessions(nats_url: str) -> None:
+    """Thirty sessions later the runner has no more files, and its zygote no more files and processes, than before."""
+    async with running_runner(nats_url, slots=5) as rig:
+        assert rig.supervisor.zygote_pid is not None
+        runner, zygote = psutil.Process(), psutil.Process(rig.supervisor.zygote_pid)
+        await rig.ended(await rig.start(finish_after_s=0))
+        await rig.warm()
+        before = runner.num_fds(), zygote.num_fds(), len(zygote.children())
+        for _ in range(6):
+            started = [await rig.start(finish_after_s=0, connect=True) for _ in range(5)]
+            for session_id in started:
+                assert (await rig.ended(session_id)).outcome is Outcome.COMPLETED
+            await until(lambda: not rig.now.sessions)
+        await rig.warm()
+        await until(lambda: (runner.num_fds(), zygote.num_fds(), len(zygote.children())) == before, 3.0)
+        assert len(asyncio.all_tasks()) < 20

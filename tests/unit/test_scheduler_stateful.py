@@ -1,0 +1,287 @@
+"""A scheduler's picture and plans against a world that crashes, delays and contradicts: a model, no broker, no time.
+
+How: the ledger is a dict with compare-and-set, runners are sets of processes, and the scheduler is the real picture
+and the real plan. Hypothesis picks what happens next: requests, late echoes, heartbeats, lost start requests,
+crashes, restarts, stops, another scheduler taking over. What must hold is checked after each step; at the end all
+is left in peace for a while, and then nothing may be left hanging.
+"""
+
+from datetime import datetime, timedelta
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from greenroom.common import lifecycle
+from greenroom.common.ledger import Entry
+from greenroom.common.lifecycle import (
+    Ended,
+    Ending,
+    Leased,
+    OnLoss,
+    Outcome,
+    Ready,
+    Requested,
+    Requeued,
+    Session,
+    Started,
+    State,
+    Transition,
+)
+from greenroom.scheduler.actions import Action, Ask, Lease
+from greenroom.scheduler.core import PlanLimits, plan
+from greenroom.scheduler.fleet import holder
+from greenroom.scheduler.picture import Picture
+from tests.support.scheduler_builders import T0, heartbeat
+
+RUNNERS = ("r0", "r1", "r2")
+SLOTS = 2
+LIMITS = PlanLimits()
+
+
+class ModelRunner:
+    """A runner as it really is."""
+
+    def __init__(self, runner_id: str, at: datetime) -> None:
+        self.id = runner_id
+        self.up = True
+        self.started_at = at
+        self.seq = 0
+        self.processes: dict[str, int] = {}
+
+
+class SchedulerWorld(RuleBasedStateMachine):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = T0
+        self.log: list[Entry] = []
+        self.ledger: dict[str, Entry] = {}
+        self.claims: set[tuple[str, int]] = set()
+        self.runners = {runner_id: ModelRunner(runner_id, self.now) for runner_id in RUNNERS}
+        self.picture = Picture()
+        self.delivered = 0
+        self.picture.ticked(self.now, connected=True)
+
+    # ------------------------------------------------------------------------ the ledger
+
+    def write(self, before: Session | None, revision: int, transition: Transition) -> Entry | None:
+        """Compare-and-set; None when somebody else was first."""
+        session_id = before.id if before else transition.session.id if isinstance(transition, Requested) else ""
+        known = self.ledger.get(session_id)
+        if (known.revision if known else 0) != revision:
+            return None
+        after = lifecycle.apply(before, transition, self.now)
+        entry = Entry(session=after, transition=transition, at=self.now, revision=len(self.log) + 1)
+        self.log.append(entry)
+        self.ledger[after.id] = entry
+        return entry
+
+    def live(self, *states: State) -> list[Entry]:
+        """Return the sessions that are in one of the states."""
+        return [entry for entry in self.ledger.values() if entry.session.state in states]
+
+    # ------------------------------------------------------------------------ what happens
+
+    @rule(on_loss=st.sampled_from(OnLoss))
+    def request(self, on_loss: OnLoss) -> None:
+        """Somebody asks for a session."""
+        number = len(self.ledger)
+        document = Session(
+            id=f"s{number:03}",
+            tenant="t",
+            agent="a",
+            bot="echo",
+            on_loss=on_loss,
+            requested_at=T0,
+            queue_deadline_at=T0,
+        )
+        self.write(None, 0, Requested(session=document))
+
+    @rule(count=st.integers(1, 5))
+    def echo(self, count: int) -> None:
+        """The watch delivers some entries, in order."""
+        for entry in self.log[self.delivered : self.delivered + count]:
+            self.picture.watched(entry, self.now)
+        self.delivered = min(self.delivered + count, len(self.log))
+
+    @rule(runner_id=st.sampled_from(RUNNERS))
+    def beat(self, runner_id: str) -> None:
+        """A runner sends a heartbeat."""
+        runner = self.runners[runner_id]
+        if runner.up:
+            runner.seq += 1
+            held = tuple(
+                msgspec.structs.replace(self.ledger[session_id].session, epoch=epoch)
+                for session_id, epoch in runner.processes.items()
+            )
+            beat = heartbeat(runner_id, seq=runner.seq, slots=SLOTS, held=held, started_at=runner.started_at)
+            self.picture.heard(beat, self.now)
+
+    @rule(seconds=st.sampled_from([0.25, 1.0, 1.75]))
+    def wait(self, seconds: float) -> None:
+        """Time passes, and those that are up send heartbeats."""
+        self.now += timedelta(seconds=seconds)
+        for runner_id in RUNNERS:
+            self.beat(runner_id)
+        self.picture.ticked(self.now, connected=True)
+
+    @rule(lost=st.sampled_from(["nothing", "request", "answer"]))
+    def schedule(self, lost: str) -> None:
+        """The scheduler plans and carries it all out; start requests or their answers may get lost."""
+        decided = plan(self.now, self.picture.fleet, self.picture.sessions, LIMITS)
+        entries = {action.session_id: self.picture.entry(action.session_id) for action in decided.actions}
+        for action in decided.actions:
+            entry = entries[action.session_id]
+            assert entry is not None
+            self.carry_out(action, entry, lost)
+
+    def carry_out(self, action: Action, entry: Entry, lost: str) -> None:
+        """Do what the executor does."""
+        self.picture.begin(action.session_id)
+        stored: Entry | None = entry
+        if not isinstance(action, Ask):
+            stored = self.move(entry, action.transition)
+        if stored is not None and isinstance(action, Lease | Ask):
+            self.start(stored, lost)
+        self.picture.finish(action.session_id)
+
+    def move(self, entry: Entry, transition: Transition) -> Entry | None:
+        """Write, and take what is in the ledger then into the picture."""
+        stored = self.write(entry.session, entry.revision, transition)
+        self.picture.fold(stored or self.ledger[entry.session.id], self.now)
+        return stored
+
+    def start(self, entry: Entry, lost: str) -> None:
+        """Ask the runner; it answers at once, or nobody hears."""
+        session = entry.session
+        assert session.runner_id is not None
+        runner = self.runners[session.runner_id]
+        self.picture.asked(session)
+        if not runner.up:
+            self.move(entry, Requeued(epoch=session.epoch, reason="no-responder"))
+            return
+        if lost == "request":
+            return
+        if len(runner.processes) >= SLOTS or session.id in runner.processes:
+            if lost != "answer":
+                self.picture.closed(("default", runner.id))
+                self.move(entry, Requeued(epoch=session.epoch, reason="no-free-slot", exclude_runner=False))
+            return
+        runner.processes[session.id] = session.epoch
+        claim = self.write(session, entry.revision, Started(runner_id=runner.id, epoch=session.epoch))
+        if claim is None:
+            del runner.processes[session.id]  # fenced: the process is killed
+            return
+        assert (session.id, session.epoch) not in self.claims, "a lease was claimed twice"
+        self.claims.add((session.id, session.epoch))
+
+    @rule(number=st.integers(0, 99), early=st.booleans())
+    def proceed(self, number: int, *, early: bool) -> None:
+        """A session gets ready, or ends by itself."""
+        running = self.live(State.STARTED, State.READY, State.ENDING)
+        if running:
+            entry = running[number % len(running)]
+            session = entry.session
+            runner = self.runners[str(session.runner_id)]
+            if runner.processes.get(session.id) != session.epoch:
+                return
+            if session.state is State.STARTED and not early:
+                self.write(session, entry.revision, Ready(epoch=session.epoch))
+                return
+            del runner.processes[session.id]
+            ended = Ended(by="runner", epoch=session.epoch, outcome=Outcome.COMPLETED, reason="goodbye")
+            self.write(session, entry.revision, ended)
+
+    @rule(number=st.integers(0, 99))
+    def stop(self, number: int) -> None:
+        """A client stops a session."""
+        stoppable = self.live(State.LEASED, State.STARTED, State.READY)
+        if stoppable:
+            entry = stoppable[number % len(stoppable)]
+            self.write(
+                entry.session, entry.revision, Ending(by="client", epoch=entry.session.epoch, reason="client-stop")
+            )
+
+    @rule(runner_id=st.sampled_from(RUNNERS))
+    def crash(self, runner_id: str) -> None:
+        """A runner dies with its processes."""
+        self.runners[runner_id].up = False
+        self.runners[runner_id].processes.clear()
+
+    @precondition(lambda self: any(not runner.up for runner in self.runners.values()))
+    @rule()
+    def restart(self) -> None:
+        """Runners that are down come back under their old ids."""
+        for runner in self.runners.values():
+            if not runner.up:
+                self.runners[runner.id] = ModelRunner(runner.id, self.now)
+
+    @rule()
+    def fence(self) -> None:
+        """Runners notice which of their sessions were taken away or are to end, and kill their processes."""
+        for runner in self.runners.values():
+            for session_id, epoch in list(runner.processes.items()):
+                entry = self.ledger[session_id]
+                mine = entry.session.runner_id == runner.id and entry.session.epoch == epoch
+                if not mine or entry.session.ended:
+                    del runner.processes[session_id]
+
+    @rule()
+    def take_over(self) -> None:
+        """Another scheduler takes over: it knows the ledger as it is now, and of runners what it hears."""
+        self.picture = Picture()
+        self.picture.ticked(self.now, connected=True)
+        for entry in sorted(self.ledger.values(), key=lambda each: each.revision):
+            self.picture.watched(entry, self.now)
+        self.delivered = len(self.log)
+
+    # ------------------------------------------------------------------------ what must hold
+
+    @invariant()
+    def no_runner_has_more_leases_than_slots(self) -> None:
+        """However late the echoes are, the scheduler knows of its own leases."""
+        for runner_id in RUNNERS:
+            assigned = [
+                entry
+                for entry in self.live(State.LEASED, State.STARTED, State.READY, State.ENDING)
+                if holder(entry.session) == ("default", runner_id)
+            ]
+            assert len(assigned) <= SLOTS
+
+    @invariant()
+    def the_picture_is_never_ahead_of_the_ledger(self) -> None:
+        """What it shows was written, and what it doesn't show has ended or is still to be delivered."""
+        shown = {tracked.session.id: tracked for tracked in self.picture.sessions}
+        for session_id, tracked in shown.items():
+            entry = self.picture.entry(session_id)
+            assert entry is not None
+            assert self.log[entry.revision - 1] == entry
+            assert not tracked.busy
+        delivered = {entry.session.id for entry in self.log[: self.delivered]}
+        for session_id in delivered - shown.keys():
+            assert self.ledger[session_id].session.ended
+
+    def teardown(self) -> None:
+        """Left in peace for two minutes, every session has ended or is running in a process of its own.
+
+        Runners that are down stay down.
+        """
+        for _ in range(120):
+            self.wait(1.0)
+            self.fence()
+            self.echo(len(self.log))
+            self.schedule("nothing")
+        for entry in self.ledger.values():
+            session = entry.session
+            if not session.ended:
+                assert session.state in {State.STARTED, State.READY, State.ENDING}, session
+                assert self.runners[str(session.runner_id)].processes.get(session.id) == session.epoch, session
+        leased = sum(isinstance(entry.transition, Leased) for entry in self.log)
+        assert leased <= len(self.ledger) * (LIMITS.max_attempts + 1)
+
+
+TestSchedulerWorld = SchedulerWorld.TestCase
+TestSchedulerWorld.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

@@ -1,0 +1,60 @@
+"""How and why a session ends."""
+
+import pytest
+from pipecat.frames.frames import CancelFrame, EndFrame, Frame, StopFrame
+
+from greenroom.common.lifecycle import Outcome
+from greenroom.runner.session.ending import Ending, Verdict, verdict_for, verdict_on, where_raised
+
+COMPLETED, FAILED = Outcome.COMPLETED, Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("frame", "outcome", "reason"),
+    [
+        (EndFrame(), COMPLETED, "completed"),
+        (EndFrame(reason="goodbye"), COMPLETED, "goodbye"),
+        (EndFrame(reason="Transferred to a person!"), COMPLETED, "transferred-to-a-person"),
+        (EndFrame(reason="…"), COMPLETED, "completed"),
+        (EndFrame(reason={"any": "thing"}), COMPLETED, "completed"),
+        (EndFrame(reason="x" * 100), COMPLETED, "x" * 64),
+        (StopFrame(), COMPLETED, "completed"),
+        (CancelFrame(), COMPLETED, "completed"),
+        (CancelFrame(reason="idle timeout"), COMPLETED, "idle-timeout"),
+        (CancelFrame(reason="fatal error: no key"), FAILED, "bot-failed"),
+        (CancelFrame(reason="TTS#0 can no longer do its job"), FAILED, "bot-failed"),
+    ],
+)
+def test_a_bot_says_why_it_ends(frame: Frame, outcome: Outcome, reason: str) -> None:
+    """The reason of the frame that ends a pipeline becomes the reason code of the session."""
+    verdict = verdict_on(frame)
+    assert (verdict.outcome, verdict.reason) == (outcome, reason)
+
+
+def test_the_first_verdict_counts() -> None:
+    """What comes while a session ends is a consequence, not another end."""
+    ending = Ending()
+    assert ending.decide(COMPLETED, "goodbye")
+    assert not ending.decide(FAILED, "bot-failed", "noise")
+    assert ending.verdict == Verdict(outcome=COMPLETED, reason="goodbye")
+    assert ending.begun.is_set()
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [("drain-deadline", FAILED), ("client-stop", COMPLETED), ("fenced", Outcome.CANCELED), ("odd", Outcome.CANCELED)],
+)
+def test_a_cancelation_has_the_outcome_of_its_reason(reason: str, outcome: Outcome) -> None:
+    """The catalogue of reasons says how a session went that was canceled for one of them."""
+    assert verdict_for(reason) == Verdict(outcome=outcome, reason=reason)
+
+
+def test_an_error_is_told_without_its_text() -> None:
+    """What a bot raised is told by its class and place: its text may hold anything."""
+    try:
+        raise ValueError("the caller's secret")
+    except ValueError as error:
+        told = where_raised(error)
+    assert told.startswith("ValueError (test_session_ending.py:")
+    assert "secret" not in told
+    assert where_raised(KeyError("never raised")) == "KeyError"

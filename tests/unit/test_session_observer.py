@@ -1,0 +1,129 @@
+"""The one observer of a pipeline."""
+
+import asyncio
+from dataclasses import dataclass
+
+from pipecat.frames.frames import DataFrame, Frame, InputAudioRawFrame, SystemFrame, TextFrame, UserAudioRawFrame
+from pipecat.observers.base_observer import BaseObserver, FrameProcessed, FramePushed
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.utils.asyncio.task_manager import TaskManager
+
+from greenroom.runner.session.observer import PipelineEye, Route
+
+
+class Listener(BaseObserver):
+    """A bot's own observer."""
+
+    def __init__(self) -> None:
+        super().__init__(observe_every_push=True)
+        self.pushed: list[Frame] = []
+
+    async def on_push_frame(self, data: FramePushed) -> None:
+        """Keep the frame."""
+        self.pushed.append(data.frame)
+
+
+class Timer(Listener):
+    """One that wants processed frames too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processed: list[Frame] = []
+
+    async def on_process_frame(self, data: FrameProcessed) -> None:
+        """Keep the frame."""
+        self.processed.append(data.frame)
+
+
+@dataclass
+class OwnFrame(DataFrame):
+    """A type that Pipecat doesn't know."""
+
+
+def push(frame: Frame) -> FramePushed:
+    """Return a push of a frame."""
+    processor = FrameProcessor()
+    return FramePushed(processor, processor, frame, FrameDirection.DOWNSTREAM, 0)
+
+
+async def eye_with(routes: dict[type[Frame], Route], *observers: BaseObserver) -> PipelineEye:
+    """Return an eye that is set up."""
+    eye = PipelineEye(list(observers), routes, lambda: None)
+    await eye.setup(TaskManager())
+    return eye
+
+
+async def test_routes_see_frames_by_type_at_once() -> None:
+    """A route is called where the push happens, for its type and for subclasses of it, and for nothing else."""
+    seen: list[Frame] = []
+    eye = await eye_with({InputAudioRawFrame: lambda data: seen.append(data.frame)})
+    audio, user_audio = InputAudioRawFrame(b"", 1, 1), UserAudioRawFrame(b"", 1, 1)
+    for frame in (audio, OwnFrame(), user_audio, TextFrame("no")):
+        await eye.on_push_frame(push(frame))
+    assert seen == [audio, user_audio]
+    await eye.cleanup()
+
+
+async def test_routes_may_wait_for_others() -> None:
+    """A route that is a coroutine function is awaited before the push goes on."""
+    seen: list[Frame] = []
+
+    async def slow(data: FramePushed) -> None:
+        await asyncio.sleep(0)
+        seen.append(data.frame)
+
+    eye = await eye_with({TextFrame: slow})
+    await eye.on_push_frame(push(TextFrame("one")))
+    assert len(seen) == 1
+    await eye.cleanup()
+
+
+async def test_a_route_knows_first_pushes() -> None:
+    """The second push of one frame isn't its first, as Pipecat tells its own observers."""
+    firsts: list[bool] = []
+    listener = Listener()
+    eye = await eye_with({TextFrame: lambda data: firsts.append(data.first_push)}, listener)
+    frame = TextFrame("twice")
+    await eye.on_push_frame(push(frame))
+    await eye.on_push_frame(push(frame))
+    assert firsts == [True, False]
+    await eye.cleanup()
+
+
+async def test_a_failing_route_doesnt_reach_the_call() -> None:
+    """What goes wrong with looking is logged, and frames go on; the bot's observers still see them."""
+
+    def broken(_data: FramePushed) -> None:
+        raise KeyError("route")
+
+    listener = Listener()
+    eye = await eye_with({TextFrame: broken}, listener)
+    for _ in range(20):
+        await eye.on_push_frame(push(TextFrame("x")))
+    await asyncio.sleep(0.01)
+    assert len(listener.pushed) == 20
+    await eye.cleanup()
+
+
+async def test_the_bots_observers_go_on_as_before() -> None:
+    """Observers that were there, and those added later, see every push; only those who want them, processed frames."""
+    listener, timer, late = Listener(), Timer(), Listener()
+    eye = await eye_with({}, listener, timer)
+    eye.add_observer(late)
+    frame = TextFrame("x")
+    await eye.on_push_frame(push(frame))
+    await eye.on_process_frame(FrameProcessed(FrameProcessor(), frame, FrameDirection.DOWNSTREAM, 0))
+    await asyncio.sleep(0.01)
+    assert [seen.pushed for seen in (listener, timer, late)] == [[frame], [frame], [frame]]
+    assert timer.processed == [frame]
+    assert eye._proxies is not None
+    assert all(proxy.queue.empty() for proxy in eye._proxies.values())
+    await eye.remove_observer(late)
+    await eye.cleanup()
+
+
+async def test_an_observer_list_stays_its_owners() -> None:
+    """An empty list of observers stays the same list: the worker appends to it."""
+    observers: list[BaseObserver] = []
+    eye = PipelineEye(observers, {SystemFrame: lambda _data: None}, lambda: None)
+    assert eye._observers is observers
