@@ -1,13 +1,14 @@
 """`make bench`, `make bench only=start`: each benchmark measures two things in the same run and gives their ratio."""
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+import uvloop
 from rich.console import Console
 
+from greenroom.common.log import configure_logging
 from tests.bench import api, media, memory, start
 from tests.bench.report import Report
 
@@ -25,9 +26,10 @@ def main() -> int:
     if unknown := set(chosen) - BENCHMARKS.keys():
         print(f"there is no benchmark {', '.join(sorted(unknown))}: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
+    configure_logging("bench", level="warning", form="console", instance_id="bench")
     report = Report(Console())
     for name in chosen:
-        asyncio.run(_run(name, report))
+        uvloop.run(_run(name, report))
     report.show()
     report.write(Path(".greenroom/bench.json"))
     return 0

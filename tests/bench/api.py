@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-import httpx
-
 from greenroom.common import messages
 from greenroom.common.clock import utcnow
 from greenroom.common.ids import uuid7
@@ -18,6 +16,7 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Requested, Session
 from greenroom.common.nats_broker import NatsBroker
 from tests.bench.fake_fleet import announcement
+from tests.bench.http_load import Connection
 from tests.bench.report import Report
 from tests.support.stack import RunningStack, running_stack
 
@@ -86,15 +85,19 @@ async def _rate(once: Callable[[], Awaitable[None]]) -> float:
 
 
 async def _posts(url: str, key: str) -> float:
-    limits = httpx.Limits(max_connections=_CONCURRENCY)
-    headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=30) as http:
+    connections = [await Connection.open(url, key) for _ in range(_CONCURRENCY)]
+    idle = list(connections)
 
-        async def once() -> None:
-            response = await http.post("/v1/sessions", json={"agent": "echo"})
-            assert response.status_code in {201, 202}, response.text
+    async def once() -> None:
+        connection = idle.pop()
+        await connection.post("/v1/sessions", {"agent": "echo"})
+        idle.append(connection)
 
+    try:
         return await _rate(once)
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 async def _publishes(stack: RunningStack) -> float:

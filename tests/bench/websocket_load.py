@@ -45,7 +45,7 @@ class Call(asyncio.Protocol):
             ConnectionError: the server refused the upgrade.
         """
         loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self, self._url.hostname, self._url.port)
+        await loop.create_connection(lambda: self, self._url.hostname or "127.0.0.1", self._url.port or 80)
         await asyncio.wait_for(self.open, 30)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

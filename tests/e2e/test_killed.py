@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import io
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[RunningStack]:
 
 
 @contextlib.asynccontextmanager
-async def call_under_way(client: ApiClient) -> AsyncIterator[tuple[str, "asyncio.Task[CallReport]"]]:
+async def call_under_way(client: ApiClient) -> AsyncGenerator[tuple[str, "asyncio.Task[CallReport]"]]:
     """Hold a call with the echo bot: a tone of some seconds comes back; yields once the caller is heard."""
     session_id: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     calling = asyncio.create_task(

@@ -80,7 +80,9 @@ async def test_a_killed_session_process_is_seen(nats_url: str) -> None:
         ({"raise": "boom", "finish_after_s": 0}, "exit code 70 without a last word"),
     ],
 )
-async def test_a_process_that_leaves_without_a_word_has_failed(nats_url: str, body: dict[str, object], detail: str) -> None:
+async def test_a_process_that_leaves_without_a_word_has_failed(
+    nats_url: str, body: dict[str, object], detail: str
+) -> None:
     """Whatever way a process takes out of a session, the ledger tells how it ended."""
     async with running_runner(nats_url, standby=1) as rig:
         ended = await rig.ended(await rig.start(**body))

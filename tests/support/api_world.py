@@ -71,6 +71,10 @@ class ApiWorld:
         self.metrics = metrics
         self.ledger = Ledger(broker)
 
+    def counted(self, name: str, **labels: str) -> float:
+        """Return a metric of the api."""
+        return self.metrics.registry.get_sample_value(f"greenroom_{name}", labels) or 0.0
+
     # ------------------------------------------------------------------------ callers
 
     async def key(self, *scopes: str, tenant: str = "default") -> str:
@@ -197,8 +201,12 @@ class FakeProcess:
 
     async def __aexit__(self, *_: object) -> None:
         """Vanish."""
-        for subscription in self._subscriptions:
-            await subscription.unsubscribe()
+        await self.vanish()
+
+    async def vanish(self) -> None:
+        """Hear and answer nothing any more."""
+        while self._subscriptions:
+            await self._subscriptions.pop().unsubscribe()
 
     @property
     def payloads(self) -> list[bytes]:

@@ -137,7 +137,12 @@ class Rig:
 
     def process_of(self, session_id: str) -> psutil.Process:
         """The process that runs a session."""
-        [pid] = [session._process.pid for key, session in self.runner._sessions.items() if key[0] == session_id if session._process]
+        [pid] = [
+            session._process.pid
+            for key, session in self.runner._sessions.items()
+            if key[0] == session_id
+            if session._process
+        ]
         return psutil.Process(pid)
 
     async def warm(self) -> None:

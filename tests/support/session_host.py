@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from typing import Final
 
 from loguru import logger
@@ -68,6 +69,8 @@ def _fork(host: socket.socket, control: int, context: SessionContext) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             gc.enable()
             code = process.run(control, context)
+        except BaseException:  # noqa: BLE001 it must not get back into the host's own loop
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class RunningStack:
 
 
 @contextlib.asynccontextmanager
-async def running_stack(folder: Path, *, without: Sequence[str] = (), **env: str) -> AsyncIterator[RunningStack]:
+async def running_stack(folder: Path, *, without: Sequence[str] = (), **env: str) -> AsyncGenerator[RunningStack]:
     """Run a stack for the time of the block, some services left out; its log is `services.log` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "services.log"

@@ -70,7 +70,11 @@ def test_a_module_tells_about_its_bot(modules: Path) -> None:
         ("bot_exits", "raise SystemExit(3)", "SystemExit: 3"),
         ("bot_is_broken", "def bot(:", "SyntaxError: invalid syntax"),
         ("bot_is_missing", "x = 1", "AttributeError: module 'bot_is_missing' has no attribute 'bot'"),
-        ("bot_is_sync", "def bot(a): pass", "greenroom.runner.discovery.UnusableBot: bot_is_sync:bot isn't an async function"),
+        (
+            "bot_is_sync",
+            "def bot(a): pass",
+            "greenroom.runner.discovery.UnusableBot: bot_is_sync:bot isn't an async function",
+        ),
         (
             "bot_takes_two",
             "async def bot(a, b): pass",

@@ -271,7 +271,9 @@ class SlotsMachine(RuleBasedStateMachine):
                 self.slots.exited(due.key)
 
     @precondition(lambda self: self.alive)
-    @rule(data=st.data(), what=st.sampled_from(["claimed", "ready", "connected", "end", "ends_itself", "kill", "exited"]))
+    @rule(
+        data=st.data(), what=st.sampled_from(["claimed", "ready", "connected", "end", "ends_itself", "kill", "exited"])
+    )
     def happens(self, data: st.DataObject, what: str) -> None:
         """Something happens to a live process."""
         key = data.draw(st.sampled_from(sorted(self.alive)))

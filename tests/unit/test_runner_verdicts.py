@@ -30,16 +30,22 @@ GOODBYE = Finished(outcome=Outcome.COMPLETED, reason="goodbye")
             ("client", "completed", "client-stop"),
             id="a client stopped it",
         ),
-        pytest.param(TIMEOUT, GOODBYE, CLEAN, Step.STOP, ("runner", "failed", "start-timeout"), id="too late to be well"),
+        pytest.param(
+            TIMEOUT, GOODBYE, CLEAN, Step.STOP, ("runner", "failed", "start-timeout"), id="too late to be well"
+        ),
         pytest.param(STOPPED, None, KILLED, Step.KILL, ("runner", "failed", "end-timeout"), id="had to be killed"),
         pytest.param(STOPPED, None, TERMINATED, Step.TERMINATE, ("runner", "failed", "end-timeout"), id="terminated"),
         pytest.param(TIMEOUT, None, KILLED, Step.KILL, ("runner", "failed", "start-timeout"), id="the cause stays"),
         pytest.param(RAISED, None, KILLED, Step.CANCEL, ("session", "failed", "bot-failed"), id="its own cause stays"),
         pytest.param(None, None, KILLED, None, ("runner", "failed", "process-killed"), id="killed by others"),
-        pytest.param(STOPPED, None, KILLED, Step.STOP, ("runner", "failed", "process-killed"), id="killed while ending"),
+        pytest.param(
+            STOPPED, None, KILLED, Step.STOP, ("runner", "failed", "process-killed"), id="killed while ending"
+        ),
         pytest.param(None, None, Exit(code=3), None, ("runner", "failed", "process-killed"), id="it just left"),
         pytest.param(None, None, Exit(code=None), None, ("runner", "failed", "process-killed"), id="nobody saw how"),
-        pytest.param(None, GOODBYE, Exit(code=-11), None, ("runner", "failed", "process-killed"), id="crashed at the end"),
+        pytest.param(
+            None, GOODBYE, Exit(code=-11), None, ("runner", "failed", "process-killed"), id="crashed at the end"
+        ),
         pytest.param(None, GOODBYE, Exit(code=1), None, ("session", "completed", "goodbye"), id="its word counts"),
     ],
 )

@@ -128,6 +128,14 @@ class SchedulerWorld(RuleBasedStateMachine):
             self.beat(runner_id)
         self.picture.ticked(self.now, connected=True)
 
+    @rule(lost=st.sampled_from(["nothing", "nothing", "request", "answer"]))
+    def keep_up(self, lost: str) -> None:
+        """The scheduler hears all there is to hear, and plans."""
+        for runner_id in RUNNERS:
+            self.beat(runner_id)
+        self.echo(len(self.log))
+        self.schedule(lost)
+
     @rule(lost=st.sampled_from(["nothing", "request", "answer"]))
     def schedule(self, lost: str) -> None:
         """The scheduler plans and carries it all out; start requests or their answers may get lost."""
@@ -205,11 +213,13 @@ class SchedulerWorld(RuleBasedStateMachine):
                 entry.session, entry.revision, Ending(by="client", epoch=entry.session.epoch, reason="client-stop")
             )
 
-    @rule(runner_id=st.sampled_from(RUNNERS))
-    def crash(self, runner_id: str) -> None:
-        """A runner dies with its processes."""
-        self.runners[runner_id].up = False
-        self.runners[runner_id].processes.clear()
+    @precondition(lambda self: any(runner.processes for runner in self.runners.values()))
+    @rule()
+    def crash(self) -> None:
+        """The busiest runner dies with its processes."""
+        busiest = max(self.runners.values(), key=lambda runner: len(runner.processes))
+        busiest.up = False
+        busiest.processes.clear()
 
     @precondition(lambda self: any(not runner.up for runner in self.runners.values()))
     @rule()

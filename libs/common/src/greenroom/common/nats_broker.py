@@ -24,7 +24,7 @@ from greenroom.common.broker import (
     Responder,
 )
 from greenroom.common.errors import BrokerUnavailable, TopologyMissing
-from greenroom.common.nats_errors import append_error, publish_error
+from greenroom.common.nats_errors import check_size, publish_error
 from greenroom.common.nats_message import received
 from greenroom.common.nats_pipeline import Pipeline
 from greenroom.common.nats_reader import OrderedReader
@@ -62,11 +62,13 @@ class NatsBroker:
             BrokerUnavailable: no server could be reached in time.
         """
         client = Client()
+        broker = cls(client)
 
         async def closed() -> None:
             _log.debug("broker_connection_closed", connection=name)
 
         async def lost() -> None:
+            broker._pipeline.connection_lost()
             if not client.is_closed:
                 _log.warning("broker_connection_lost", connection=name)
 
@@ -95,7 +97,7 @@ class NatsBroker:
             with contextlib.suppress(Exception):
                 await client.close()
             raise BrokerUnavailable(f"no NATS server at {_without_password(url)}") from error
-        return cls(client)
+        return broker
 
     @property
     def connected(self) -> bool:
@@ -120,6 +122,7 @@ class NatsBroker:
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         """See `Broker.publish`."""
         self._require_connection()
+        check_size(self._client, subject, data, headers)
         try:
             await self._client.publish(subject, data, headers=dict(headers) if headers else None)
         except nats.errors.Error as error:
@@ -130,6 +133,7 @@ class NatsBroker:
     ) -> Message:
         """See `Broker.request`."""
         self._require_connection()
+        check_size(self._client, subject, data, headers)
         try:
             reply = await self._client.request(
                 subject, data, timeout=timeout_s, headers=dict(headers) if headers else None
@@ -178,16 +182,16 @@ class NatsBroker:
         """See `Broker.append`."""
         self._require_connection()
         try:
-            ack = await self._js.publish(
-                subject, data, timeout=timeout_s, headers=_append_headers(headers, msg_id, expected_last)
-            )
-        except js_errors.NoStreamResponseError as error:
-            if await self._stream_is_missing(subject):
+            async with asyncio.timeout(timeout_s):
+                return await (
+                    await self._pipeline.append(subject, data, _append_headers(headers, msg_id, expected_last))
+                )
+        except BrokerUnavailable as error:
+            if isinstance(error.__cause__, js_errors.NoStreamResponseError) and await self._stream_is_missing(subject):
                 raise TopologyMissing(f"no stream takes {subject}: run `greenroom topology apply`") from error
-            raise append_error(error, subject) from error
-        except Exception as error:
-            raise append_error(error, subject) from error
-        return ack.seq
+            raise
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"{subject} wasn't acknowledged in {timeout_s:g} s") from error
 
     async def append_soon(
         self, subject: str, data: bytes, *, msg_id: str, headers: Mapping[str, str] | None = None

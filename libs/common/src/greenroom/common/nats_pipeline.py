@@ -14,10 +14,11 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.js import errors as js_errors
 
 from greenroom.common.broker import APPEND_TIMEOUT_S
 from greenroom.common.errors import BrokerUnavailable
-from greenroom.common.nats_errors import append_error, rejection
+from greenroom.common.nats_errors import append_error, check_size, rejection
 
 # 70,000 messages a second go through with 250 to 500 under way; more only makes the server's buffers larger.
 _DEPTH: Final = 512
@@ -55,6 +56,7 @@ class Pipeline:
             BrokerUnavailable: it can't be sent now.
             MessageTooLarge: the server doesn't take as much.
         """
+        check_size(self._client, subject, data, headers)
         await self._open()
         await self._room.acquire()
         loop = asyncio.get_running_loop()
@@ -72,6 +74,12 @@ class Pipeline:
             raise
         return stored
 
+    def connection_lost(self) -> None:
+        """Fail what is under way: acknowledgements don't find the way to the next connection."""
+        for subject, stored in list(self._waiting.values()):
+            if not stored.done():
+                stored.set_exception(BrokerUnavailable(f"{subject} wasn't acknowledged before the connection was lost"))
+
     async def _open(self) -> None:
         async with self._opening:
             if self._subscription is None:
@@ -82,7 +90,7 @@ class Pipeline:
         if stored is None or stored.done():
             return
         if not msg.data:  # "503": nobody listens there, neither a stream nor anybody else
-            stored.set_exception(BrokerUnavailable(f"no stream takes {subject} now"))
+            stored.set_exception(append_error(js_errors.NoStreamResponseError(), subject))
             return
         try:
             answer = _DECODER.decode(msg.data)
@@ -95,7 +103,8 @@ class Pipeline:
 
     def _give_up(self, token: str) -> None:
         subject, stored = self._waiting[token]
-        stored.set_exception(BrokerUnavailable(f"{subject} wasn't acknowledged in {APPEND_TIMEOUT_S:g} s"))
+        if not stored.done():
+            stored.set_exception(BrokerUnavailable(f"{subject} wasn't acknowledged in {APPEND_TIMEOUT_S:g} s"))
 
     def _done(self, token: str, timer: asyncio.TimerHandle, stored: asyncio.Future[int]) -> None:
         if not stored.cancelled():

@@ -92,7 +92,8 @@ class OrderedReader:
         if self._position is None and not self._last_per_subject:
             # From here on a position is known, so that a consumer made anew misses nothing that came in between.
             self._position = answer["delivered"]["stream_seq"]
-        if answer["num_pending"] == 0:
+        # What was delivered before the answer was made isn't pending any more, and not yet read either.
+        if answer["num_pending"] + answer["delivered"]["consumer_seq"] == 0:
             self.caught_up.set()
 
     async def __aiter__(self) -> AsyncIterator[Message]:

@@ -120,6 +120,8 @@ class Spool:
                 future = asyncio.get_running_loop().create_future()
                 future.set_exception(error)
             pending.append(future)
+            if future.done() and isinstance(future.exception(), errors.BrokerUnavailable):
+                break  # the connection was lost and maybe found again: what comes next would overtake this one
         results = await asyncio.gather(*pending, return_exceptions=True)
         for item, result in zip(window, results, strict=False):
             if isinstance(result, errors.BrokerUnavailable):

@@ -16,9 +16,6 @@ from greenroom.devtools.caller import FRAME_S, RATE, Caller, CallResult, Line
 from greenroom.devtools.client import ApiClient, ServerEvent
 from greenroom.runner.speech import espeak
 
-# Offline speech recognition understands this voice best: a female voice, somewhat slower than espeak's 175.
-VOICE: Final = "en-us+f3"
-WORDS_PER_MINUTE: Final = 160
 # What follows the end of a call (the recording is sealed) takes a second or two.
 _AFTERMATH_TIMEOUT_S: Final = 20.0
 
@@ -52,7 +49,7 @@ def spoken(texts: Sequence[str]) -> list[Line]:
 
 def _line(text: str) -> Line:
     words = text.removeprefix("!").strip()
-    pcm = espeak.synthesize(words, voice=VOICE, rate_wpm=WORDS_PER_MINUTE)
+    pcm = espeak.synthesize(words, voice=espeak.CALLER_VOICE, rate_wpm=espeak.CALLER_RATE_WPM)
     return Line(pcm=wav.resample(pcm, espeak.RATE, RATE), text=words, barge_in=text.startswith("!"))
 
 

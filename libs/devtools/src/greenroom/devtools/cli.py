@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from greenroom.common.errors import GreenroomError
+from greenroom.common.log import configure_logging
 
 _console = Console()
 _errors = Console(stderr=True)
@@ -27,6 +28,8 @@ click.rich_click.COMMAND_GROUPS = {
 
 def main() -> NoReturn:
     """Run the command; an error of ours is one line and exit code 1, Ctrl-C is 130."""
+    # What a command has to say it prints; of its parts only what is wrong is worth a line.
+    configure_logging("greenroom", level="warning", form="console", instance_id="")
     try:
         code = cli(standalone_mode=False)
     except click.ClickException as error:

@@ -59,8 +59,8 @@ class MediaEdge:
         self._tickets = tickets
         self._waiters = waiters
         self._settings = settings
-        # Whoever is at the door or in.
-        self._guests = 0
+        # How many are at the door or in.
+        self.guests = 0
         self._bridges: set[Bridge] = set()
         self._draining = False
         self._away_since: float | None = None
@@ -73,7 +73,7 @@ class MediaEdge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one WebSocket."""
-        self._guests += 1
+        self.guests += 1
         try:
             await receive()  # websocket.connect
             await self._serve(scope, receive, send)
@@ -87,7 +87,7 @@ class MediaEdge:
             _log.exception("media_failed")
             await handshake.refuse(InternalError(), scope, send)
         finally:
-            self._guests -= 1
+            self.guests -= 1
 
     async def run(self) -> None:
         """Watch over all connections until cancelled: stalled clients, an outage of the broker, the sums."""
@@ -106,7 +106,7 @@ class MediaEdge:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._draining:
             raise Draining
-        if self._guests > self._settings.media_max_connections:
+        if self.guests > self._settings.media_max_connections:
             raise EdgeFull
         seen = handshake.read(scope, self._settings.allowed_origins)
         held = await self._tickets.find(scope["path"].removeprefix(handshake.PATH))

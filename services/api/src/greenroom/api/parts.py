@@ -32,6 +32,7 @@ class Parts:
 
     Attributes:
         app: the ASGI app.
+        broker: what they all talk through.
         keys: who may do what.
         fleet: the runners, as their heartbeats show them.
         streams: event streams.
@@ -42,6 +43,7 @@ class Parts:
         self, *, broker: Broker, store: Store, settings: ApiSettings, metrics: Metrics, readiness: Readiness
     ) -> None:
         """Put the parts together; nothing runs yet."""
+        self.broker = broker
         ledger, tickets = Ledger(broker), Tickets(broker)
         self.keys = Keys(store)
         self.fleet = Fleet(broker, store)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Generator
@@ -79,7 +80,14 @@ def make_server(app: Any, settings: ApiSettings) -> Server:
         # Requests must not inherit the trace of whoever opened the connection.
         reset_contextvars=True,
     )
-    return Server(config)
+    server = Server(config)
+    logging.getLogger("uvicorn.error").addFilter(_worth_logging)
+    return server
+
+
+def _worth_logging(record: logging.LogRecord) -> bool:
+    """Leave out what uvicorn says of every handshake that is refused with an HTTP answer."""
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 def listen(host: str, port: int) -> socket.socket:

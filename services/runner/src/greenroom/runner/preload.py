@@ -20,7 +20,7 @@ from greenroom.runner.session.context import SessionContext
 
 _log = structlog.get_logger()
 
-_JOIN_S: Final = 5.0
+_JOIN_S: Final = 2.0
 _REHEARSAL_S: Final = 20.0
 
 type Run = Callable[[int, SessionContext], int]
@@ -106,7 +106,7 @@ def _bot(spec: BotSpec, spoiled: str | None, say: Say) -> Bot:
 def _require_one_thread(bot: str) -> None:
     names = warmup.join_threads(_JOIN_S)
     if names:
-        raise CannotFork(bot, f"{len(names)} threads were left running: {', '.join(names[:8])}")
+        raise CannotFork(bot, f"threads were left running: {', '.join(names[:8])}")
 
 
 def _load_run(target: str) -> Run:

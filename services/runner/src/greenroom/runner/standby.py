@@ -19,6 +19,8 @@ _log = structlog.get_logger()
 
 # How long no start must have been under way before a process is forked for later.
 QUIET_S: Final = 0.05
+# A start that takes longer than this waits for something (a model, a provider), and no longer for the processor.
+HURRY_S: Final = 1.0
 # To connect to the broker and say so; then it counts as failed.
 READY_TIMEOUT_S: Final = 15.0
 _BACKOFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -49,7 +51,7 @@ class StandbyPool:
         self._on_change = on_change
         self._ready: list[SessionProcess] = []
         self._warming: SessionProcess | None = None
-        self._starting = 0
+        self._starts: dict[object, float] = {}
         self._calm_since = 0.0
         self._wake = asyncio.Event()
         self._closed = False
@@ -62,11 +64,12 @@ class StandbyPool:
     @contextlib.contextmanager
     def starting(self) -> Generator[None]:
         """Say that a start is under way: nothing is forked meanwhile but for it."""
-        self._starting += 1
+        start = object()
+        self._starts[start] = self._clock.monotonic()
         try:
             yield
         finally:
-            self._starting -= 1
+            del self._starts[start]
             self._calm_since = self._clock.monotonic()
             self._wake.set()
 
@@ -108,23 +111,28 @@ class StandbyPool:
             if not await self._until_wanted():
                 continue
             await self._clock.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
-            if self._closed or self._starting:
+            if self._closed or self._noise_s() > 0:
                 continue
             failures = 0 if await self._add_one() else failures + 1
 
     async def _until_wanted(self) -> bool:
         """Wait for a calm moment in which one more is wanted; return whether it has come."""
         self._wake.clear()
-        if self._starting or self.ready >= self._wanted():
+        if self.ready >= self._wanted():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     await self._wake.wait()
             return False
-        noise = self._calm_since + QUIET_S - self._clock.monotonic()
-        if noise > 0:
-            await self._clock.sleep(noise)
-            return False
-        return True
+        noise_s = self._noise_s()
+        if noise_s > 0:
+            await self._clock.sleep(min(noise_s, QUIET_S))
+        return noise_s <= 0
+
+    def _noise_s(self) -> float:
+        """Return how long it will at most be until no start is in a hurry, or has just been; 0 or less: none is."""
+        now = self._clock.monotonic()
+        hurry_s = max((began + HURRY_S - now for began in self._starts.values()), default=0.0)
+        return max(hurry_s, self._calm_since + QUIET_S - now)
 
     async def _add_one(self) -> bool:
         try:

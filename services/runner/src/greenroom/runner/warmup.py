@@ -4,6 +4,7 @@ Models and TLS contexts are the two things that every Pipecat session would othe
 Both are read-only once they are loaded, so forks can use those of their parent.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -116,8 +117,8 @@ def _share_default_context(module: ModuleType) -> None:
 def join_threads(timeout_s: float) -> tuple[str, ...]:
     """Let idle pool threads end, and return the names of the threads that remain beside the calling one.
 
-    A pool whose owner is gone ends its threads when it is collected; native threads (of libraries) never end, and are
-    named as the kernel has them.
+    A pool whose owner is gone ends its threads when it is collected. Threads that libraries have started on their own
+    never end; they are named as the kernel has them.
     """
     if not _other_threads():
         return ()
@@ -133,14 +134,13 @@ def join_threads(timeout_s: float) -> tuple[str, ...]:
 
 
 def _other_threads() -> tuple[str, ...]:
-    own = threading.get_native_id()
+    own, known = threading.get_native_id(), {thread.native_id: thread.name for thread in threading.enumerate()}
     names: list[str] = []
     for task in Path("/proc/self/task").iterdir():
-        if int(task.name) != own:
-            try:
-                names.append((task / "comm").read_text().strip())
-            except OSError:
-                continue  # it ended meanwhile
+        number = int(task.name)
+        if number != own:
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                names.append(known.get(number) or (task / "comm").read_text().strip())
     return tuple(sorted(names))
 
 

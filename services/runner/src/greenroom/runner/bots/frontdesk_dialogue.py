@@ -95,12 +95,12 @@ class Call:
 type Reply = Say | Call
 
 # What can be asked for at any time.
-_CALLS: Final = {
+_CALLS: Final[Mapping[Request | None, Tool]] = {
     Request.BYE: Tool.END_CALL,
     Request.TRANSFER: Tool.TRANSFER,
     Request.TIME: Tool.TELL_TIME,
 }
-_TEXTS: Final = {Request.HOURS: HOURS, Request.MENU: MENU}
+_TEXTS: Final[Mapping[Request | None, str]] = {Request.HOURS: HOURS, Request.MENU: MENU}
 
 
 def open_node(place: Place) -> Say:
@@ -129,10 +129,10 @@ def answer(place: Place, heard: Sequence[str]) -> Reply:
     """
     before = _booking(place, heard[:-1])
     now = understand(heard[-1])
-    if now.request in _CALLS:
-        return Call(_CALLS[now.request])
-    if now.request in _TEXTS:
-        return Say(_with_question(_TEXTS[now.request], place, before))
+    if (tool := _CALLS.get(now.request)) is not None:
+        return Call(tool)
+    if (text := _TEXTS.get(now.request)) is not None:
+        return Say(_with_question(text, place, before))
     if now.request is Request.REPEAT:
         return Say(_pending(place, before))
     if place.node is Node.BOOKING:

@@ -40,7 +40,9 @@ class Request(StrEnum):
 
 _REQUESTS: Final = {
     Request.BYE: re.compile(r"\b(?:good)?bye\b|\bthat is all\b"),
-    Request.TRANSFER: re.compile(r"\b(?:transfer|connect) me\b|\b(?:speak|talk) to (?:a|some)\b|\boperator\b"),
+    Request.TRANSFER: re.compile(
+        r"\b(?:transfer|connect) me\b|\b(?:speak|talk) to (?:a (?:person|human)|some(?:one|body))\b|\boperator\b"
+    ),
     Request.REPEAT: re.compile(r"\brepeat\b|\bsay that again\b|^(?:pardon|what)$"),
     Request.BOOK: re.compile(r"\b(?:book|reserve|have|need)\b.*\btable\b|^a table\b"),
     Request.TIME: re.compile(r"\bwhat time is it\b|\bwhat is the time\b"),

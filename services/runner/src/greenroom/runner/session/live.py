@@ -63,6 +63,8 @@ _URGENT_FLUSH_S: Final = 0.3
 class LiveSession:
     """A session while its bot runs. See `attach.Host`.
 
+    `ready` is set when the bot's pipeline runs.
+
     Args:
         session: its document, as leased.
         context: what was inherited from the zygote.
@@ -85,7 +87,7 @@ class LiveSession:
         self._listening = listening
         self._assigned_at = time.monotonic()
         self._stages_ms: dict[str, float] = {}
-        self._ready = asyncio.Event()
+        self.ready = asyncio.Event()
         self._ending = Ending()
         # Whether the runner knows of the end because it said so.
         self._told_to_end = False
@@ -153,9 +155,9 @@ class LiveSession:
             self._bot = asyncio.get_running_loop().create_task(self._run_bot(), name="bot", context=context)
             self._bot.add_done_callback(self._on_bot_done)
             await self._listening()
-            await first(self._ready.wait(), self._ending.begun.wait())
+            await first(self.ready.wait(), self._ending.begun.wait())
             span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages_ms.items()})
-        if self._ready.is_set():
+        if self.ready.is_set():
             _log.info("pipeline_ready", **self._stages_ms)
             await self._channel.send(PipelineReady(stages_ms=self._stages_ms))
 
@@ -191,7 +193,7 @@ class LiveSession:
                 {"message": place, "category": "bot", "exception_type": type(error).__qualname__, "usable": False},
             )
             self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, place)
-        elif self._ready.is_set():
+        elif self.ready.is_set():
             self._ending.decide(Outcome.COMPLETED, Reason.COMPLETED.value)
         else:
             self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, "the bot returned before its pipeline ran")
@@ -219,9 +221,9 @@ class LiveSession:
             await worker.stop_when_done()
 
     def _on_pipeline_started(self) -> None:
-        if not self._ready.is_set():
+        if not self.ready.is_set():
             self._mark("pipeline")
-            self._ready.set()
+            self.ready.set()
 
     # ------------------------------------------------------------------------ meanwhile
 

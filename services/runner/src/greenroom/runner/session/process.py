@@ -5,12 +5,14 @@ the bots and this package are imported. `run` returns the exit code; the caller 
 """
 
 import asyncio
+import logging
 import os
 import signal
 from typing import Final
 
 import structlog
 import uvloop
+from loguru import logger
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -26,6 +28,7 @@ from greenroom.runner.session.channel import Channel
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.flows import watch_flows
 from greenroom.runner.session.live import LiveSession
+from greenroom.runner.session.practice import practise
 from greenroom.runner.session.turns import SpanLabels
 
 _log = structlog.get_logger()
@@ -56,6 +59,12 @@ def run(control_fd: int, context: SessionContext) -> int:
     """
     settings = context.settings
     name = f"{context.runner_id}-{os.getpid()}"
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    announce_setup_file()
+    watch_flows()
+    _be_silent()
+    loop.run_until_complete(practise(context))
     configure_logging(SERVICE, level=settings.log_level, form=settings.log_format, instance_id=name)
     redirect_loguru(settings.log_level, content=settings.trace_content)
     # Ctrl-C in a terminal reaches the whole group; what becomes of sessions is the runner's decision.
@@ -67,12 +76,14 @@ def run(control_fd: int, context: SessionContext) -> int:
         version=context.version,
         trace_content=settings.trace_content,
     )
-    announce_setup_file()
-    watch_flows()
-    loop = uvloop.new_event_loop()
-    asyncio.set_event_loop(loop)
     # The loop isn't closed: whatever a bot has left running on it, or in threads, ends with the process.
     return loop.run_until_complete(_SessionProcess(control_fd, context, name, tracing).main())
+
+
+def _be_silent() -> None:
+    """Let nothing be logged until the log is configured."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logger.remove()
 
 
 class _SessionProcess:

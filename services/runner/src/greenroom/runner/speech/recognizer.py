@@ -52,8 +52,7 @@ class GrammarRecognizer:
     """
 
     def __init__(self, grammar: str) -> None:
-        models: Any = pocketsphinx.get_model_path()
-        model = Path(models) / "en-us"
+        model = _models() / "en-us"
         self._decoder: Any = pocketsphinx.Decoder(
             hmm=str(model / "en-us"),
             dict=str(model / "cmudict-en-us.dict"),
@@ -122,6 +121,11 @@ class GrammarRecognizer:
 def recognizer(grammar: str) -> GrammarRecognizer:
     """Return the recognizer of a grammar: one in a process, made on first use; errors are those of its class."""
     return GrammarRecognizer(grammar)
+
+
+def _models() -> Path:
+    package: Any = pocketsphinx
+    return Path(package.get_model_path())
 
 
 def _with_noise_floor(pcm: bytes) -> bytes:

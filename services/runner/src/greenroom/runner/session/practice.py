@@ -1,0 +1,117 @@
+"""A session that isn't one: what the first session of a process would find cold is warmed while it stands by.
+
+A fork shares the memory of its zygote until it writes to it, and the first run through any code writes to the pages
+of its objects (reference counts): a start that has been practised takes less than half as long. Nothing of it is
+published, logged or traced.
+"""
+
+import asyncio
+import socket
+from datetime import UTC, datetime
+from typing import Final, cast
+
+import structlog
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.runner.types import WebSocketRunnerArguments
+from pipecat.serializers.protobuf import ProtobufFrameSerializer
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
+from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
+from pipecat.workers.runner import WorkerRunner
+
+from greenroom.common.broker import Broker
+from greenroom.common.ids import uuid7
+from greenroom.common.lifecycle import Session
+from greenroom.runner import control
+from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.context import SessionContext
+from greenroom.runner.session.live import LiveSession
+
+_TIMEOUT_S: Final = 5.0
+_BOT: Final = "practice"
+# Belongs to no trace: spans of a practice go nowhere.
+_TRACEPARENT: Final = f"00-{1:032x}-{1:016x}-00"
+
+_log = structlog.get_logger()
+
+
+async def practise(context: SessionContext) -> None:
+    """Start a pipeline as a session does, and cancel it; a practice that fails is no more than a slower start."""
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(ours.detach())
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            await _run(SessionContext(runner_id="", settings=context.settings, bots={_BOT: _bot}), channel, theirs)
+    except Exception as error:  # noqa: BLE001 whatever it was: the session itself will say it, if it matters
+        _log.warning("practice_failed", error=type(error).__name__)
+    finally:
+        channel.close()
+        theirs.close()
+
+
+async def _run(context: SessionContext, channel: Channel, runner: socket.socket) -> None:
+    now = datetime.now(UTC)
+    session = Session(
+        id=uuid7(),
+        tenant=_BOT,
+        agent=_BOT,
+        bot=_BOT,
+        traceparent=_TRACEPARENT,
+        requested_at=now,
+        queue_deadline_at=now,
+    )
+    live = LiveSession(session, context, cast("Broker", _NoBroker()), channel, _nothing)
+    running = asyncio.create_task(live.run())
+    await live.ready.wait()
+    runner.send(control.encode(control.Cancel(reason=_BOT)))
+    await running
+
+
+async def _bot(arguments: WebSocketRunnerArguments) -> None:
+    """Be a bot with everything that all bots have."""
+    transport = FastAPIWebsocketTransport(
+        arguments.websocket,
+        FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True, serializer=ProtobufFrameSerializer()),
+    )
+    # The default strategy would load a model, which a bot may not want.
+    strategies = UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy()])
+    aggregators = LLMContextAggregatorPair(
+        LLMContext(), user_params=LLMUserAggregatorParams(user_turn_strategies=strategies)
+    )
+    pipeline = Pipeline([transport.input(), aggregators.user(), transport.output(), aggregators.assistant()])
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(PipelineWorker(pipeline))
+    await runner.run()
+
+
+class _NoBroker:
+    """Takes everything, and hands it to nobody."""
+
+    connected = True
+
+    async def publish(self, *_: object, **__: object) -> None:
+        """Drop it."""
+
+    async def subscribe(self, *_: object, **__: object) -> "_NoBroker":
+        """Hear nothing."""
+        return self
+
+    async def serve(self, *_: object, **__: object) -> "_NoBroker":
+        """Hear nothing."""
+        return self
+
+    async def unsubscribe(self) -> None:
+        """Hear nothing."""
+
+    async def append_soon(self, *_: object, **__: object) -> asyncio.Future[int]:
+        """Say that it is stored."""
+        stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        stored.set_result(1)
+        return stored
+
+
+async def _nothing() -> None:
+    pass

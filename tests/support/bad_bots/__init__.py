@@ -1,0 +1,1 @@
+"""Modules that break whatever imports or warms them."""

@@ -1,0 +1,181 @@
+"""A runner as the scheduler sees it: heartbeats, answers to `start`, claims in the ledger; no processes."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from greenroom.common import messages, subjects
+from greenroom.common.broker import Broker, Message, Subscription
+from greenroom.common.clock import Clock
+from greenroom.common.errors import GreenroomError
+from greenroom.common.ids import uuid7
+from greenroom.common.ledger import Entry, Ledger
+from greenroom.common.lifecycle import Ended, Ending, Leased, Outcome, Ready, Session, Started, State
+from greenroom.common.messages import (
+    BotOffer,
+    Heartbeat,
+    HeldSession,
+    StartAccepted,
+    StartAnswer,
+    StartRefused,
+    StartSession,
+)
+
+# Returns what to answer to a start request instead of looking for a slot; None: nothing special.
+type Whim = Callable[[StartSession], StartAnswer | None]
+
+
+class Silence(Exception):
+    """Raised by a whim: the request was never heard, and there is no answer."""
+
+
+class SimulatedRunner:
+    """Runs sessions by waiting.
+
+    Args:
+        broker: its own connection.
+        clock: time.
+        runner_id: its id.
+        slots: how many sessions it takes.
+        call_s: how long each lasts; None: until it is stopped.
+        whim: see there.
+        fields: further fields of its heartbeats.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        clock: Clock,
+        runner_id: str = "r1",
+        *,
+        slots: int = 4,
+        call_s: float | None = None,
+        whim: Whim = lambda _: None,
+        **fields: object,
+    ) -> None:
+        self.id = runner_id
+        self.draining = False
+        # Every session it started, with the epoch, in order; and how many it held at once at most.
+        self.started: list[tuple[str, int]] = []
+        self.most = 0
+        self.asked_at: list[datetime] = []
+        self.held: dict[str, HeldSession] = {}
+        self._broker = broker
+        self._ledger = Ledger(broker, clock=clock)
+        self._clock = clock
+        self._slots = slots
+        self._call_s = call_s
+        self._whim = whim
+        self._fields = {"pool": "default", "bots": (BotOffer(name="echo"),), "standby": 1} | fields
+        self._began = clock.now()
+        self._seq = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._subscriptions: list[Subscription] = []
+
+    @property
+    def pool(self) -> str:
+        """The pool it is in."""
+        return str(self._fields["pool"])
+
+    async def start(self) -> None:
+        """Begin to send heartbeats and to take sessions."""
+        command = subjects.RUNNER_CMD.format(pool=self.pool, runner_id=self.id, name="start")
+        self._subscriptions.append(await self._broker.subscribe(command, self._asked))
+        await self.beat()
+        self._spawn(self._beat_on())
+
+    async def kill(self) -> None:
+        """Be gone, as after SIGKILL: no goodbye, and no process is left."""
+        for task in self._tasks:
+            task.cancel()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        self.held.clear()
+
+    def forget(self, session_id: str) -> None:
+        """Lose a session without a word."""
+        del self.held[session_id]
+
+    async def beat(self) -> None:
+        """Send a heartbeat."""
+        self._seq += 1
+        heartbeat = Heartbeat(
+            runner_id=self.id,
+            at=self._clock.now(),
+            seq=self._seq,
+            slots=self._slots,
+            sessions=tuple(self.held.values()),
+            draining=self.draining,
+            started_at=self._began,
+            **self._fields,  # pyright: ignore[reportArgumentType]
+        )
+        subject = subjects.RUNNER_HEARTBEAT.format(pool=self.pool, runner_id=self.id)
+        await self._broker.publish(subject, messages.encode(heartbeat))
+
+    async def _beat_on(self) -> None:
+        while True:
+            await self._clock.sleep(1.0)
+            try:
+                await self.beat()
+            except GreenroomError:
+                continue  # the broker is away: a runner lives on
+
+    async def _asked(self, message: Message) -> None:
+        request = messages.decode(message.data, StartSession)
+        self.asked_at.append(self._clock.now())
+        try:
+            answer = self._whim(request) or self._take(request)
+        except Silence:
+            return
+        await self._broker.publish(message.reply, messages.encode(answer))
+
+    def _take(self, request: StartSession) -> StartAnswer:
+        session = request.session
+        known = self.held.get(session.id)
+        if known is not None and known.epoch == session.epoch:
+            return StartAccepted(session_id=session.id, epoch=session.epoch)
+        if self.draining:
+            return StartRefused(code="draining")
+        if len(self.held) >= self._slots:
+            return StartRefused(code="no-slot")
+        self.held[session.id] = HeldSession(
+            session_id=session.id,
+            tenant=session.tenant,
+            epoch=session.epoch,
+            phase=State.STARTED,
+            since=self._clock.now(),
+        )
+        self.most = max(self.most, len(self.held))
+        self._spawn(self._run(session, request.revision))
+        return StartAccepted(session_id=session.id, epoch=session.epoch)
+
+    async def _run(self, session: Session, revision: int) -> None:
+        lease = Leased(runner_id=self.id, epoch=session.epoch, expires_at=self._clock.now())
+        entry = Entry(session=session, transition=lease, at=self._clock.now(), revision=revision)
+        try:
+            entry = await self._ledger.advance(entry, Started(runner_id=self.id, epoch=session.epoch))
+            self.started.append((session.id, session.epoch))
+            entry = await self._ledger.advance(entry, Ready(epoch=session.epoch))
+            if self._call_s is None:
+                return
+            await self._clock.sleep(self._call_s)
+            entry = await self._ledger.advance(entry, Ending(by="session", epoch=session.epoch, reason="goodbye"))
+            ended = Ended(by="runner", epoch=session.epoch, outcome=Outcome.COMPLETED, reason="goodbye")
+            await self._ledger.advance(entry, ended)
+        except GreenroomError:
+            pass  # the lease is no longer the current one: whoever holds it now runs the session
+        self.held.pop(session.id, None)
+        await self.beat()
+
+    def _spawn(self, work: "asyncio.Future[None] | object") -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def request_session(ledger: Ledger, **fields: object) -> Session:
+    """Ask for a session of the bot `echo`, and return it."""
+    known = {"id": uuid7(), "tenant": "t", "agent": "a", "bot": "echo"} | fields
+    now = datetime.fromtimestamp(0).astimezone()
+    session = Session(requested_at=now, queue_deadline_at=now, **known)  # pyright: ignore[reportArgumentType]
+    return (await ledger.create(messages.Requested(session=session))).session  # pyright: ignore[reportPrivateImportUsage]

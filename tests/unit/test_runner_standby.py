@@ -1,0 +1,172 @@
+"""When a process is forked to wait, and which one a start gets."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+from greenroom.common.clock import SystemClock
+from greenroom.runner.processes import SessionProcess
+from greenroom.runner.standby import StandbyPool
+from greenroom.runner.supervisor import NoProcess
+from greenroom.runner.verdicts import Exit
+
+
+class FakeProcess:
+    """As much of a session process as the pool asks for."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.alive = True
+        self.hung_up = False
+        self.standby = asyncio.Event()
+        self._exited = asyncio.Event()
+        self._calls: list[Callable[[Exit], None]] = []
+
+    def on_exit(self, call: Callable[[Exit], None]) -> None:
+        """Remember whom to tell."""
+        self._calls.append(call)
+
+    async def wait(self) -> Exit:
+        """Wait for its end."""
+        await self._exited.wait()
+        return Exit(code=0)
+
+    def hang_up(self) -> None:
+        """Remember."""
+        self.hung_up = True
+
+    def kill(self) -> None:
+        """Die."""
+        self.die()
+
+    def die(self, *, seen: bool = True) -> None:
+        """Die; `seen`: and be seen to have."""
+        self.alive = False
+        if seen:
+            self._exited.set()
+            for call in self._calls:
+                call(Exit(code=-9))
+
+
+class World:
+    """A pool, and the processes it has forked."""
+
+    def __init__(self, target: int, *, ready: bool = True) -> None:
+        self.forked: list[FakeProcess] = []
+        self.target = target
+        self.ready = ready
+        self.failing = False
+        self.pool = StandbyPool(self.fork, lambda: self.target, clock=SystemClock(), on_change=lambda: None)
+
+    async def fork(self) -> SessionProcess:
+        """Make a process."""
+        await asyncio.sleep(0)
+        if self.failing:
+            raise NoProcess("no memory")
+        process = FakeProcess(len(self.forked))
+        self.forked.append(process)
+        if self.ready:
+            process.standby.set()
+        return cast("SessionProcess", process)
+
+    async def until(self, condition: Callable[[], bool], patience_s: float = 3.0) -> None:
+        """Wait until something is true."""
+        async with asyncio.timeout(patience_s):
+            while not condition():
+                await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def world(target: int = 2, *, ready: bool = True) -> AsyncGenerator[World]:
+    """A running pool."""
+    made = World(target, ready=ready)
+    running = asyncio.create_task(made.pool.run())
+    try:
+        yield made
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def test_as_many_wait_as_are_wanted() -> None:
+    """The pool is filled to its target, no further, and again after one was taken."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        await it.pool.take()
+        assert it.pool.ready == 1
+        await it.until(lambda: it.pool.ready == 2)
+        await asyncio.sleep(0.1)
+        assert len(it.forked) == 3
+
+
+async def test_nothing_is_forked_for_later_while_a_start_is_under_way() -> None:
+    """The processor belongs to the start; the pool is filled when it has been quiet for a moment."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        with it.pool.starting():
+            it.pool.take_ready()
+            await asyncio.sleep(0.3)
+            assert len(it.forked) == 2
+        await it.until(lambda: it.pool.ready == 2, 0.5)
+
+
+async def test_a_start_that_hangs_does_not_keep_the_pool_empty() -> None:
+    """After a second a start doesn't count as being in a hurry any more."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        with it.pool.starting():
+            it.pool.take_ready()
+            await it.until(lambda: it.pool.ready == 2, 2.0)
+
+
+async def test_a_dead_process_is_never_handed_out() -> None:
+    """One that has died without being seen to is passed over; without another, one is forked."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        for process in it.forked[:2]:
+            process.die(seen=False)
+        taken = await it.pool.take()
+        assert taken.pid == 2
+
+
+async def test_a_process_that_dies_while_waiting_is_replaced() -> None:
+    """The pool notices and forks another."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        it.forked[0].die()
+        assert it.pool.ready == 1
+        await it.until(lambda: it.pool.ready == 2)
+        assert len(it.forked) == 3
+
+
+async def test_a_start_in_a_hurry_takes_the_process_that_is_about_to_be_ready() -> None:
+    """Rather than fork another, a start takes the one that is connecting to the broker."""
+    async with world(1, ready=False) as it:
+        await it.until(lambda: len(it.forked) == 1)
+        taken = await it.pool.take()
+        assert taken.pid == 0
+        it.forked[0].standby.set()
+        await it.until(lambda: len(it.forked) == 2)
+        assert it.pool.ready == 0
+
+
+async def test_failures_are_tried_again_later_and_later() -> None:
+    """While forking fails there are ever longer pauses; when it works again, the pool is filled."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        it.failing = True
+        it.forked[0].die()
+        await asyncio.sleep(0.5)
+        it.failing = False
+        await it.until(lambda: it.pool.ready == 2)
+
+
+async def test_a_closed_pool_lets_its_processes_go() -> None:
+    """Closing hangs up on all that wait, and makes no more."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        it.pool.close()
+        assert all(process.hung_up for process in it.forked)
+        await asyncio.sleep(0.2)
+        assert (it.pool.ready, len(it.forked)) == (0, 2)
