@@ -95,8 +95,8 @@ async def test_no_conversation_content_in_traces_and_logs(stack: RunningStack, r
     """What was said is in the transcript only; the ticket and the key are in none of them."""
     traces = "".join(path.read_text() for path in Path(stack.stack.traces_dir).glob("*.json"))
     log = stack.log.read_text()
-    ticket = report.session.get("transport", {}).get("url", "").rsplit("/", 1)[-1]
-    for secret in ("book a table", stack.stack.api_key, *([ticket] if ticket else [])):
+    ticket = report.media_url.rsplit("/", 1)[-1]
+    for secret in ("book a table", stack.stack.api_key, ticket):
         assert secret not in traces
         assert secret not in log
 

@@ -41,6 +41,7 @@ async def call_under_way(client: ApiClient) -> AsyncGenerator[tuple[str, "asynci
             client,
             "echo",
             [Line(pcm=tone(_CALL_S))],
+            linger_s=0.5,
             on_session=lambda session, _: session_id.set_result(session["id"]),
         )
     )

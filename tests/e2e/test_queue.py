@@ -11,7 +11,7 @@ from greenroom.common import messages, subjects
 from greenroom.common.ledger import Ledger
 from greenroom.common.messages import StartSession
 from greenroom.common.nats_broker import NatsBroker
-from tests.support.stack import RunningStack, all_events, running_stack, the_runner, wait_for_session
+from tests.support.stack import STANDBY, RunningStack, all_events, running_stack, the_runner, wait_for_session
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,7 +37,7 @@ async def test_two_hundred_requests_over_four_slots_all_end_and_none_runs_twice(
         async with asyncio.timeout(120):
             ended = [await wait_for_session(client, session["id"]) for session in sessions]
         histories = [await all_events(client, session["id"]) for session in ended]
-    assert Counter(session["outcome"] for session in ended) == {"completed": _REQUESTS}
+    assert Counter(session["reason"] for session in ended) == {"nobody-joined": _REQUESTS}
     starts = [Counter(event["type"] for event in history)["session.started"] for history in histories]
     assert starts == [1] * _REQUESTS
     assert _most_at_once(histories) <= _SLOTS
@@ -84,14 +84,13 @@ async def test_a_start_that_is_said_twice_runs_once(stack: RunningStack) -> None
         broker = await NatsBroker.connect(stack.stack.nats_url, name="test")
         entry = await Ledger(broker).last("default", session["id"])
         assert entry is not None
-        processes = len(stack.session_processes())
         subject = subjects.RUNNER_CMD.format(pool="default", runner_id=str(entry.session.runner_id), name="start")
         start = StartSession(session=entry.session, revision=entry.revision)
         for _ in range(3):
             reply = await broker.request(subject, messages.encode(start), timeout_s=5)
             assert msgspec.json.decode(reply.data)["type"] == "accepted"
         await asyncio.sleep(0.5)
-        assert len(stack.session_processes()) == processes
+        assert len(stack.session_processes()) <= 1 + STANDBY
         assert len((await the_runner(client))["sessions"]) == 1
         await broker.close()
         await client.post(f"/v1/sessions/{session['id']}/stop")

@@ -65,13 +65,13 @@ async def test_bots_that_break_the_zygote_are_left_out_of_the_next() -> None:
 
 
 async def test_a_fork_is_a_process_of_its_own() -> None:
-    """A session process leads its own group, holds no file of the zygote's, and is the first to go when memory is short."""
+    """A session process leads its own group, holds no file of the zygote's, and goes first when memory is short."""
     async with supervisor(PLAIN) as it:
         processes = [await it.fork(PATIENCE_S) for _ in range(3)]
         for process in processes:
             await process.standby.wait()
             assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid
-            names = sorted(os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir())
+            names = sorted(str(entry.readlink()) for entry in Path(f"/proc/{process.pid}/fd").iterdir())
             assert [name.split(":")[0] for name in names if not name.startswith(("/", "pipe:"))] == ["socket", "socket"]
             assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "300"
         assert it.zygote_pid is not None
@@ -105,7 +105,7 @@ async def test_a_process_whose_runner_hangs_up_leaves() -> None:
 
 
 async def test_a_dead_zygote_is_replaced_and_its_processes_are_adopted() -> None:
-    """After the zygote's death its processes live, their exits are seen with their status, and there is a new zygote."""
+    """After the zygote's death its processes live, their exits are seen as before, and there is a new zygote."""
     async with supervisor(PLAIN) as it:
         first, second = await it.fork(PATIENCE_S), await it.fork()
         zygote = it.zygote_pid

@@ -1,4 +1,4 @@
-"""A runner inside the test: real broker, real ledger, real zygote, and session processes that play what they are told."""
+"""A runner inside the test: real broker, ledger and zygote, and session processes that play what they are told."""
 
 import asyncio
 import os

@@ -49,7 +49,7 @@ class Link:
         return control.decode_to_session(packet)
 
 
-def run(control_fd: int, context: SessionContext) -> int:
+def run(control_fd: int, _context: SessionContext) -> int:
     """Stand by, take a session, and play what its body says."""
     link = Link(control_fd)
     if os.environ.get("STANDIN_DIES"):

@@ -1,8 +1,9 @@
 """A runner as the scheduler sees it: heartbeats, answers to `start`, claims in the ledger; no processes."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
 
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message, Subscription
@@ -10,7 +11,7 @@ from greenroom.common.clock import Clock
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
-from greenroom.common.lifecycle import Ended, Ending, Leased, Outcome, Ready, Session, Started, State
+from greenroom.common.lifecycle import Ended, Ending, Leased, Outcome, Ready, Requested, Session, Started, State
 from greenroom.common.messages import (
     BotOffer,
     Heartbeat,
@@ -20,6 +21,9 @@ from greenroom.common.messages import (
     StartRefused,
     StartSession,
 )
+from greenroom.common.telemetry import TRACEPARENT
+
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Returns what to answer to a start request instead of looking for a slot; None: nothing special.
 type Whim = Callable[[StartSession], StartAnswer | None]
@@ -51,14 +55,16 @@ class SimulatedRunner:
         slots: int = 4,
         call_s: float | None = None,
         whim: Whim = lambda _: None,
-        **fields: object,
+        **fields: Any,
     ) -> None:
         self.id = runner_id
         self.draining = False
         # Every session it started, with the epoch, in order; and how many it held at once at most.
         self.started: list[tuple[str, int]] = []
         self.most = 0
+        # When it was asked to start something, and in which trace.
         self.asked_at: list[datetime] = []
+        self.traceparents: list[str | None] = []
         self.held: dict[str, HeldSession] = {}
         self._broker = broker
         self._ledger = Ledger(broker, clock=clock)
@@ -66,7 +72,7 @@ class SimulatedRunner:
         self._slots = slots
         self._call_s = call_s
         self._whim = whim
-        self._fields = {"pool": "default", "bots": (BotOffer(name="echo"),), "standby": 1} | fields
+        self._fields: dict[str, Any] = {"pool": "default", "bots": (BotOffer(name="echo"),), "standby": 1} | fields
         self._began = clock.now()
         self._seq = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,7 +113,7 @@ class SimulatedRunner:
             sessions=tuple(self.held.values()),
             draining=self.draining,
             started_at=self._began,
-            **self._fields,  # pyright: ignore[reportArgumentType]
+            **self._fields,
         )
         subject = subjects.RUNNER_HEARTBEAT.format(pool=self.pool, runner_id=self.id)
         await self._broker.publish(subject, messages.encode(heartbeat))
@@ -123,6 +129,7 @@ class SimulatedRunner:
     async def _asked(self, message: Message) -> None:
         request = messages.decode(message.data, StartSession)
         self.asked_at.append(self._clock.now())
+        self.traceparents.append(message.headers.get(TRACEPARENT))
         try:
             answer = self._whim(request) or self._take(request)
         except Silence:
@@ -167,15 +174,15 @@ class SimulatedRunner:
         self.held.pop(session.id, None)
         await self.beat()
 
-    def _spawn(self, work: "asyncio.Future[None] | object") -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-async def request_session(ledger: Ledger, **fields: object) -> Session:
+async def request_session(ledger: Ledger, **fields: Any) -> Session:
     """Ask for a session of the bot `echo`, and return it."""
-    known = {"id": uuid7(), "tenant": "t", "agent": "a", "bot": "echo"} | fields
-    now = datetime.fromtimestamp(0).astimezone()
-    session = Session(requested_at=now, queue_deadline_at=now, **known)  # pyright: ignore[reportArgumentType]
-    return (await ledger.create(messages.Requested(session=session))).session  # pyright: ignore[reportPrivateImportUsage]
+    known: dict[str, Any] = {"id": uuid7(), "tenant": "t", "agent": "a", "bot": "echo"} | fields
+    # The times are the ledger's: it fills them in.
+    session = Session(requested_at=_NEVER, queue_deadline_at=_NEVER, **known)
+    return (await ledger.create(Requested(session=session))).session

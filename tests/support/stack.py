@@ -18,6 +18,7 @@ from greenroom.devtools.state import Connection
 
 # Every wait of these tests ends by then; the machine may be busy with another test run.
 PATIENCE_S = 40.0
+STANDBY = 2
 
 
 class RunningStack:
@@ -64,7 +65,7 @@ async def running_stack(folder: Path, *, without: Sequence[str] = (), **env: str
         def write(name: str, line: str) -> None:
             print(f"{name:>9} {line}", file=file, flush=True)
 
-        defaults = {"GREENROOM_SLOTS": "4", "GREENROOM_STANDBY": "2", "GREENROOM_LOG_LEVEL": "info"}
+        defaults = {"GREENROOM_SLOTS": "4", "GREENROOM_STANDBY": str(STANDBY), "GREENROOM_LOG_LEVEL": "info"}
         stack = Stack(folder, env={**_clean_environment(), **defaults, **env}, on_line=write, without=without)
         await stack.start()
         try:

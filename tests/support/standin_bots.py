@@ -7,6 +7,8 @@ import time
 
 from pipecat.runner.types import WebSocketRunnerArguments
 
+from tests.support.session_bots import echo
+
 DESCRIPTION = "A bot for tests."
 
 
@@ -16,8 +18,6 @@ async def plain(_runner_args: object) -> None:
 
 async def spawner(runner_args: WebSocketRunnerArguments) -> None:
     """Echo, having started a process that leads a session of its own."""
-    from tests.support.session_bots import echo
-
     sleeper = [sys.executable, "-c", "import time; time.sleep(300)"]
     await asyncio.create_subprocess_exec(*sleeper, start_new_session=True, stdin=subprocess.DEVNULL)
     await echo(runner_args)
@@ -25,4 +25,4 @@ async def spawner(runner_args: WebSocketRunnerArguments) -> None:
 
 async def frozen(_runner_args: WebSocketRunnerArguments) -> None:
     """Block the event loop for ever."""
-    time.sleep(300)  # noqa: ASYNC251 that is the fault it plays
+    time.sleep(300)

@@ -8,6 +8,7 @@ import pytest
 
 from greenroom.runner.discovery import BotSpec, discover, load
 
+UNUSABLE = "greenroom.runner.discovery.UnusableBot"
 GOOD = '''"""A bot that greets.
 
 More about it.
@@ -73,19 +74,17 @@ def test_a_module_tells_about_its_bot(modules: Path) -> None:
         (
             "bot_is_sync",
             "def bot(a): pass",
-            "greenroom.runner.discovery.UnusableBot: bot_is_sync:bot isn't an async function",
+            f"{UNUSABLE}: bot_is_sync:bot isn't an async function",
         ),
         (
             "bot_takes_two",
             "async def bot(a, b): pass",
-            "greenroom.runner.discovery.UnusableBot: bot_takes_two:bot doesn't take the runner arguments alone: "
-            "missing a required argument: 'b'",
+            f"{UNUSABLE}: bot_takes_two:bot doesn't take the runner arguments alone: missing a required argument: 'b'",
         ),
         (
             "bot_schema_is_a_list",
             "BODY_SCHEMA = []\nasync def bot(a): pass",
-            "greenroom.runner.discovery.UnusableBot: bot_schema_is_a_list.BODY_SCHEMA isn't a JSON object: "
-            "Expected `object`, got `array`",
+            f"{UNUSABLE}: bot_schema_is_a_list.BODY_SCHEMA isn't a JSON object: Expected `object`, got `array`",
         ),
     ],
 )

@@ -103,7 +103,7 @@ async def test_transitions_are_written_in_order() -> None:
 
 
 async def test_a_stop_by_a_client_is_seen_and_overtakes_what_waits() -> None:
-    """When a client has stopped the session, the writer says so, drops what is no longer possible, and writes the end."""
+    """When a client has stopped the session the writer says so, drops what is impossible now, and writes the end."""
     async with scene() as it:
         it.writer.put(Started(runner_id=RUNNER, epoch=1))
         await it.until("Started")

@@ -66,7 +66,7 @@ def test_sharing_twice_is_sharing_once(shared: Any) -> None:
 
 
 def test_clients_share_the_default_tls_context_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients that verify as usual share a context; one that verifies nothing has its own, and changes nobody else's."""
+    """Clients that verify as usual share a context; one that verifies nothing has its own, and changes no other."""
     monkeypatch.setattr(httpx_transport, "create_ssl_context", httpx.create_ssl_context)
     warmup.share_tls_contexts()
     first, second = (httpx.HTTPTransport()._pool._ssl_context for _ in range(2))

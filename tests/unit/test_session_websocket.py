@@ -42,7 +42,7 @@ class World:
     async def open(self) -> None:
         """Open the link, and listen at the edge."""
         await self.link.open()
-        await self.edge.subscribe(self._media("out"), self._on_out)
+        self.listening = await self.edge.subscribe(self._media("out"), self._on_out)
 
     async def connect(self, connection_id: str = "c1") -> MediaAnswer:
         """Ask for the connection."""
@@ -60,6 +60,8 @@ class World:
         await settle()
 
     async def _on_out(self, message: Message) -> None:
+        if not message.data:
+            return  # a look, whether anybody is there
         kind, sequence = HEADER.unpack_from(message.data)
         self.out.append((kind, sequence, message.data[HEADER.size :]))
 
@@ -234,3 +236,32 @@ async def test_pipecat_parses_a_carriers_handshake_on_it(world: World) -> None:
     await world.send(MediaKind.TEXT, json.dumps(start).encode())
     kind, call = await asyncio.wait_for(parsing, 2)
     assert (kind, call.stream_id, call.call_id) == ("twilio", "MZ1", "CA1")
+
+
+async def test_an_edge_that_is_gone_without_a_word_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no frames come, it is looked whether anybody listens; nobody twice in a row is a hang-up."""
+    monkeypatch.setattr("greenroom.runner.session.websocket.LOOK_EVERY_S", 0.02)
+    watching = asyncio.create_task(world.link.watch_edge())
+    await world.connect()
+    await asyncio.sleep(0.2)
+    assert world.disconnected == []
+    assert world.out == []
+    await world.listening.unsubscribe()
+    async with asyncio.timeout(2):
+        while not world.disconnected:
+            await asyncio.sleep(0.01)
+    assert world.disconnected == [("client", 1006, "")]
+    watching.cancel()
+
+
+async def test_an_edge_that_sends_isnt_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames that come are proof enough, whoever listens."""
+    monkeypatch.setattr("greenroom.runner.session.websocket.LOOK_EVERY_S", 0.02)
+    watching = asyncio.create_task(world.link.watch_edge())
+    await world.connect()
+    await world.listening.unsubscribe()
+    for _ in range(20):
+        await world.send(MediaKind.BINARY, b"\x00")
+        await asyncio.sleep(0.01)
+    assert world.disconnected == []
+    watching.cancel()

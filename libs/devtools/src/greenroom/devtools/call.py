@@ -12,7 +12,7 @@ import msgspec
 
 from greenroom.common.errors import GreenroomError
 from greenroom.devtools import wav
-from greenroom.devtools.caller import FRAME_S, RATE, Caller, CallResult, Line
+from greenroom.devtools.caller import FRAME_S, LINGER_S, RATE, Caller, CallResult, Line
 from greenroom.devtools.client import ApiClient, ServerEvent
 from greenroom.runner.speech import espeak
 
@@ -34,6 +34,8 @@ class CallReport(msgspec.Struct, frozen=True, kw_only=True):
     session: dict[str, Any]
     events: list[ServerEvent]
     call: CallResult
+    # Where the media WebSocket was, ticket included: used up by the call.
+    media_url: str
     # From sending the POST to its answer with `wait=ready`.
     request_to_ready_ms: float
 
@@ -69,6 +71,7 @@ async def place(
     *,
     body: dict[str, Any] | None = None,
     source: AsyncIterator[bytes] | None = None,
+    linger_s: float = LINGER_S,
     on_event: Callable[[ServerEvent], None] | None = None,
     on_session: Callable[[dict[str, Any], float], None] | None = None,
 ) -> CallReport:
@@ -86,11 +89,11 @@ async def place(
     request_to_ready_ms = (time.monotonic() - began) * 1000
     if on_session is not None:
         on_session(session, request_to_ready_ms)
-    session_id = str(session["id"])
+    session_id, media_url = str(session["id"]), str(session["transport"]["url"])
     events: list[ServerEvent] = []
     following = asyncio.create_task(_follow(client, session_id, events, on_event))
     try:
-        result = await Caller(session["transport"]["url"], lines, source=source).run()
+        result = await Caller(media_url, lines, source=source, linger_s=linger_s).run()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_AFTERMATH_TIMEOUT_S):
                 await asyncio.shield(following)
@@ -98,7 +101,9 @@ async def place(
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
     final = await client.get(f"/v1/sessions/{session_id}")
-    return CallReport(session=final, events=events, call=result, request_to_ready_ms=request_to_ready_ms)
+    return CallReport(
+        session=final, events=events, call=result, media_url=media_url, request_to_ready_ms=request_to_ready_ms
+    )
 
 
 async def _follow(

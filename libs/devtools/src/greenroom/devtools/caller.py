@@ -29,9 +29,9 @@ _VOICE_RMS: Final = 200
 _TURN_GAP_S: Final = 1.0
 # How far into the bot's turn a barge-in begins.
 _BARGE_IN_AFTER_S: Final = 1.2
-# How long to wait for the bot to begin to speak, and for it to hang up after the last line.
+# How long to wait for the bot to begin to speak, and for it to hang up after its answer to the last line.
 _ANSWER_TIMEOUT_S: Final = 12.0
-_GOODBYE_TIMEOUT_S: Final = 15.0
+LINGER_S: Final = 5.0
 
 
 class CallFailed(GreenroomError):
@@ -71,12 +71,21 @@ class Caller:
         url: the media WebSocket, ticket included.
         lines: what to say, in order; then the caller waits for the bot to hang up.
         source: further audio to send as it comes (a microphone), frame by frame.
+        linger_s: how long to wait, after the answer to the last line, for the bot to hang up first.
     """
 
-    def __init__(self, url: str, lines: Sequence[Line], *, source: AsyncIterator[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        lines: Sequence[Line],
+        *,
+        source: AsyncIterator[bytes] | None = None,
+        linger_s: float = LINGER_S,
+    ) -> None:
         self._url = url
         self._lines = lines
         self._source = source
+        self._linger_s = linger_s
         self._outgoing: list[bytes] = []
         self._said = bytearray()
         self._heard = bytearray()
@@ -186,7 +195,7 @@ class Caller:
         await self._bot_has_finished(spoke_at)
         # The bot hangs up after a goodbye; otherwise the caller does.
         if self._lines:
-            await asyncio.sleep(_GOODBYE_TIMEOUT_S)
+            await asyncio.sleep(self._linger_s)
 
     async def _speak(self, line: Line) -> None:
         for start in range(0, len(line.pcm), 2 * _FRAME_SAMPLES):

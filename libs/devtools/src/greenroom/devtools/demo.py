@@ -26,7 +26,7 @@ SCRIPT: Final = (
     "please transfer me to a person",
     "goodbye",
 )
-EXPECTED: Final = summary.Expected(caller_sentences=len(SCRIPT), tool_calls=1, barge_ins=1, reason="goodbye")
+EXPECTED: Final = summary.Expected(caller_sentences=len(SCRIPT), tool_calls=4, barge_ins=1, reason="goodbye")
 # Spans are exported twice a second, and the recorder's last one comes after the recording is sealed.
 _SPANS_SETTLE_S: Final = 1.5
 

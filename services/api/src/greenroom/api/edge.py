@@ -110,7 +110,7 @@ class MediaEdge:
             raise EdgeFull
         seen = handshake.read(scope, self._settings.allowed_origins)
         held = await self._tickets.find(scope["path"].removeprefix(handshake.PATH))
-        with self._waiters.watch(held.ticket.session_id, WATCHED) as watch:
+        async with self._waiters.watch(held.ticket.tenant, held.ticket.session_id, WATCHED) as watch:
             session = await self._session(held, watch, receive)
             bridge = Bridge(
                 broker=self._broker,

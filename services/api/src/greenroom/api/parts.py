@@ -48,9 +48,9 @@ class Parts:
         self.keys = Keys(store)
         self.fleet = Fleet(broker, store)
         self.streams = EventStreams(broker=broker, ledger=ledger, store=store, metrics=metrics)
-        self._waiters = Waiters(broker, ledger)
+        waiters = Waiters(broker, ledger)
         self.media = MediaEdge(
-            broker=broker, ledger=ledger, tickets=tickets, waiters=self._waiters, settings=settings, metrics=metrics
+            broker=broker, ledger=ledger, tickets=tickets, waiters=waiters, settings=settings, metrics=metrics
         )
         agents = Agents(store, self.fleet)
         sessions = Sessions(
@@ -60,7 +60,7 @@ class Parts:
             agents=agents,
             tickets=tickets,
             idempotency=Idempotency(broker),
-            waiters=self._waiters,
+            waiters=waiters,
         )
         self._routes = all_routes(
             sessions=sessions,
@@ -86,7 +86,6 @@ class Parts:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Listen to the broker and do what is done in the background, until the block is left."""
-        await self._waiters.start()
         await self.fleet.start()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -103,5 +102,4 @@ class Parts:
                     task.cancel()
         finally:
             await self.fleet.stop()
-            await self._waiters.stop()
             await self.keys.flush()

@@ -12,6 +12,7 @@ from litestar.exceptions import (
     ValidationException,
 )
 
+from greenroom.api.ranges import RangeNotSatisfiable
 from greenroom.common import errors
 from greenroom.common.errors import FieldProblem, GreenroomError, InternalError
 
@@ -69,6 +70,8 @@ def render(error: GreenroomError, instance: str) -> Rendered:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{error.size}"
     problem = error.problem(instance)
     return Rendered(status=problem["status"], code=problem["code"], body=msgspec.json.encode(problem), headers=headers)
 

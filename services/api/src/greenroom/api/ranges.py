@@ -21,6 +21,11 @@ class RangeNotSatisfiable(GreenroomError):
     status = 416
     title = "The file ends before that"
 
+    def __init__(self, size: int = 0) -> None:
+        """Tell of a file of `size` bytes."""
+        super().__init__(f"The file has {size} bytes.")
+        self.size = size
+
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes `start` (inclusive) to `stop` (exclusive) of a file."""
@@ -43,12 +48,12 @@ def parse(header: str | None, size: int) -> Span | None:
     if not match[1]:
         length = int(match[2])
         if not length or not size:
-            raise RangeNotSatisfiable(f"The file has {size} bytes.")
+            raise RangeNotSatisfiable(size)
         return Span(start=max(size - length, 0), stop=size)
     start = int(match[1])
     stop = min(int(match[2]) + 1, size) if match[2] else size
     if start >= size:
-        raise RangeNotSatisfiable(f"The file has {size} bytes.")
+        raise RangeNotSatisfiable(size)
     return Span(start=start, stop=stop) if start < stop else None
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -246,10 +246,12 @@ class Sessions:
             requested_at=self._clock.now(),
             queue_deadline_at=self._clock.now(),
         )
-        with ExitStack() as watching:
+        async with AsyncExitStack() as watching:
             # Before the write: what it sets off may be quicker than we are.
             states = _WORTH_A_LOOK.get(wish.wait)
-            watch = watching.enter_context(self._waiters.watch(session_id, states)) if states else None
+            watch = None
+            if states is not None:
+                watch = await watching.enter_async_context(self._waiters.watch(session.tenant, session_id, states))
             transport = await self._transport(caller, session)
             entry = await self._request(session)
             reached = _REACHED[wish.wait]

@@ -58,7 +58,7 @@ class EventStreams:
         self.ledger: Final = ledger
         self.store: Final = store
         self.clock: Final = clock or SystemClock()
-        self.heartbeat_s: Final = heartbeat_s
+        self.heartbeat_s = heartbeat_s
 
     async def drain(self) -> None:
         """End all streams, and begin no more."""

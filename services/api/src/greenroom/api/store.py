@@ -38,8 +38,6 @@ _AWAY: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InterfaceError,  # the connection was closed under the statement
 )
 
@@ -222,7 +220,7 @@ class Store:
             raise DatabaseUnavailable
         try:
             connection = await self._pool.acquire(timeout=_CONNECT_TIMEOUT_S)
-        except _AWAY as error:
+        except (*_AWAY, asyncpg.PostgresError) as error:  # also: no such database, no such user, starting up
             self._away_until = time.monotonic() + _AWAY_S
             raise DatabaseUnavailable from error
         try:

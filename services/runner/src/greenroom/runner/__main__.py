@@ -42,9 +42,8 @@ async def serve(service: Service[RunnerSettings]) -> None:
     service.readiness.add("broker", lambda: None if broker.connected else "broker-unavailable")
     service.readiness.add("zygote", lambda: None if supervisor.available else "zygote-not-warm")
     service.readiness.add("draining", lambda: "draining" if runner.draining else None)
-    service.on_drain(
-        "sessions", lambda: runner.drain(settings.drain_timeout_s - _MARGIN_S), timeout_s=settings.drain_timeout_s
-    )
+    drain_s = settings.drain_timeout_s
+    service.on_drain("sessions", lambda: runner.drain(drain_s - _MARGIN_S), timeout_s=drain_s)
     _take_signals(service, runner)
     running = service.spawn("runner", runner.run())
     service.mark_ready()

@@ -154,7 +154,7 @@ class RunningSession:
                 return None
 
     async def _assign(self, process: SessionProcess) -> bool:
-        """Give a process the session, and wait until it is ready or ends; return False if it died before it knew of it."""
+        """Give a process the session and wait until it is ready or ends; return False if it died before it knew."""
         self._process = process
         process.listen(self._hear)
         if not process.send(Assign(session=self._session)):

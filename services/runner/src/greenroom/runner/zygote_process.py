@@ -140,8 +140,11 @@ class ZygoteProcess:
             if self.gone.is_set():
                 raise NotWarm(self._doing, f"the process ended while it was being loaded ({self._status()})")
 
-    async def fork(self) -> SessionProcess:
+    async def fork(self, first: ToSession | None = None) -> SessionProcess:
         """Fork a session process. The caller sets the deadline.
+
+        Args:
+            first: what it is told first; it finds that when it begins, and needn't prepare for waiting.
 
         Raises:
             PeerGone: the zygote is dead.
@@ -154,6 +157,8 @@ class ZygoteProcess:
         self._forks[request] = future, ours
         with theirs:
             try:
+                if first is not None:
+                    ours.send(control.encode(first))
                 forkwire.send(self._channel, Fork(request=request), theirs.fileno())
             except OSError as error:
                 self._give_up(request)
@@ -245,7 +250,7 @@ class ZygoteProcess:
         elif future is None or channel is None or future.done():
             os.close(pidfd)  # nobody waits for it any more
         else:
-            process = self._processes[message.pid] = SessionProcess(message.pid, pidfd, channel)
+            process = self._processes[message.pid] = SessionProcess(message.pid, pidfd, channel, sent=sent)
             process.on_exit(lambda _: self._forget(process))
             future.set_result(process)
 

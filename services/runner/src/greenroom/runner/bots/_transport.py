@@ -3,7 +3,7 @@
 from typing import Final
 
 from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
 from pipecat.runner import utils as runner_utils
 from pipecat.runner.types import RunnerArguments, WebSocketRunnerArguments
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
@@ -29,17 +29,27 @@ async def open_transport(runner_args: RunnerArguments) -> BaseTransport:
     return await runner_utils.create_transport(runner_args, {"websocket": _websocket_params})
 
 
-def make_worker(pipeline: Pipeline, runner_args: RunnerArguments) -> PipelineWorker:
-    """Return a worker that measures what its services can measure, and hangs up on a caller who is idle."""
+def make_worker(pipeline: Pipeline, runner_args: RunnerArguments, *, talks: bool = True) -> PipelineWorker:
+    """Return a worker that hangs up on a caller who is idle, and ends when one of its services can do no more.
+
+    Args:
+        pipeline: what it runs.
+        runner_args: say how long a caller may be idle.
+        talks: whether there is a conversation to be measured, and to be told to clients that show it (RTVI).
+    """
     return PipelineWorker(
         pipeline,
         params=PipelineParams(
             audio_in_sample_rate=RATE,
             audio_out_sample_rate=RATE,
-            enable_metrics=True,
-            enable_usage_metrics=True,
+            enable_metrics=talks,
+            enable_usage_metrics=talks,
         ),
+        enable_rtvi=talks,
+        enable_turn_tracking=talks,
         idle_timeout_secs=runner_args.pipeline_idle_timeout_secs,
+        # A bot without ears, mind or voice is no use to a caller.
+        processor_unusable_policy=ProcessorUnusablePolicy.CANCEL,
     )
 
 

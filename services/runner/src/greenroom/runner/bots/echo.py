@@ -29,4 +29,4 @@ async def bot(runner_args: RunnerArguments) -> None:
     """Echo until the caller leaves."""
     transport = await open_transport(runner_args)
     pipeline = Pipeline([transport.input(), Echo(), transport.output()])
-    await run(make_worker(pipeline, runner_args), transport, runner_args)
+    await run(make_worker(pipeline, runner_args, talks=False), transport, runner_args)

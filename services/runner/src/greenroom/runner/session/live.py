@@ -118,6 +118,7 @@ class LiveSession:
                     ("recorder", self._recorder.run()),
                     ("ticks", self._tick()),
                     ("control", self._listen()),
+                    ("edge", self._link.watch_edge()),
                 )
             ]
             try:

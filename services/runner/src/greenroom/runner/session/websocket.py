@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnected, WebSocketState
 
 from greenroom.common import subjects
-from greenroom.common.broker import Broker, Message, Subscription
+from greenroom.common.broker import Broker, Message, NoResponder, RequestTimeout, Subscription
 from greenroom.common.errors import BrokerUnavailable, MediaAlreadyConnected, SessionEnded
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import (
@@ -43,6 +43,12 @@ _CLOSE: Final = struct.Struct(">H")
 _MAX_REASON_BYTES: Final = 123
 CLOSE_NORMAL: Final = 1000
 CLOSE_NO_CODE: Final = 1005
+CLOSE_ABNORMAL: Final = 1006
+# An edge that is killed says nothing. While no frames come, it is looked whether anybody still listens there.
+LOOK_EVERY_S: Final = 3.0
+# Twice in a row: after an outage of the broker, our subscription may be back before the edge's.
+_MISSED_LOOKS: Final = 2
+_LOOK_TIMEOUT_S: Final = 0.5
 # Five seconds of 20 ms frames: a bot that is further behind won't catch up, and old audio is worth nothing.
 MAX_INBOX_FRAMES: Final = 250
 MAX_INBOX_BYTES: Final = 2 * 1024 * 1024
@@ -164,6 +170,28 @@ class MediaLink:
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
         self._subscriptions.clear()
+
+    async def watch_edge(self) -> None:
+        """Find out, until canceled, when whoever held the client's connection is gone without a word."""
+        received = missed = 0
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self.connected and self.counts.received == received and await self._nobody_listens():
+                missed += 1
+                if missed >= _MISSED_LOOKS:
+                    self._disconnected("client", CLOSE_ABNORMAL, "")
+            else:
+                received, missed = self.counts.received, 0
+
+    async def _nobody_listens(self) -> bool:
+        try:
+            # An empty message is no frame: an edge that is there ignores it.
+            await self._broker.request(self._out, b"", timeout_s=_LOOK_TIMEOUT_S)
+        except NoResponder:
+            return True
+        except (RequestTimeout, BrokerUnavailable):
+            return False
+        return False
 
     # ------------------------------------------------------------------------ from the client
 

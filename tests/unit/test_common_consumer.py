@@ -1,0 +1,423 @@
+"""The consume loop in virtual time: what becomes of a message is what its handler did with it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from greenroom.common import messages
+from greenroom.common.broker import Message
+from greenroom.common.consumer import Consumer, Drop, Retry, malformed
+from greenroom.common.errors import TopologyMissing
+from greenroom.common.messages import Parked
+from tests.support.leaping_time import run_virtual
+from tests.support.memory_broker import MemoryBroker, MemoryServer
+
+STREAM, NAME = "SESSIONS", "recorder-sessions"
+SUBJECT = "gr.v1.session.acme.s1.event.note"
+PARKED = "gr.v1.parked.SESSIONS"
+
+
+class World:
+    """A stream, a consumer of it, and what its handler was given: batches of texts, with their times."""
+
+    def __init__(self) -> None:
+        self.server = MemoryServer()
+        self.broker = self.server.connect()
+        self.outside = self.server.connect()
+        self.batches: list[tuple[float, list[str]]] = []
+        # What the handler does with a batch, beyond taking note of it.
+        self.verdict: Callable[[Sequence[str]], None] = lambda _: None
+        self.consumer = Consumer(
+            self.broker, STREAM, NAME, decode=decode, handle=self.handle, max_batch=10, max_wait_s=1.0
+        )
+
+    async def handle(self, batch: Sequence[str]) -> None:
+        """Handle one batch."""
+        self.batches.append((asyncio.get_running_loop().time(), list(batch)))
+        self.verdict(batch)
+
+    async def publish(self, *texts: str | bytes) -> None:
+        """Put messages into the stream."""
+        for text in texts:
+            data = text if isinstance(text, bytes) else text.encode()
+            await self.outside.append(SUBJECT, data, headers={"Gr-Test": "1"})
+
+    async def parked(self) -> list[Parked]:
+        """Return what is parked."""
+        held = self.server.stream("PARKED").on(PARKED)
+        return [messages.decode(message.data, Parked) for message in held]
+
+    @property
+    def handled(self) -> Counter[str]:
+        """How often each text was given to the handler."""
+        return Counter(text for _, batch in self.batches for text in batch)
+
+    @property
+    def unsettled(self) -> int:
+        """How many messages still wait for a verdict."""
+        return len(self.server.consumers[STREAM, NAME]._again_at)
+
+
+def decode(message: Message) -> str:
+    """Return the text of a message."""
+    if message.data == b"explode":
+        raise ZeroDivisionError
+    try:
+        return message.data.decode()
+    except UnicodeDecodeError as error:
+        raise Drop(f"malformed: {error.reason}") from error
+
+
+@asynccontextmanager
+async def consuming(world: World) -> AsyncGenerator[asyncio.Task[None]]:
+    """Run the consumer for the time of the block."""
+    task = asyncio.create_task(world.consumer.run())
+    try:
+        yield task
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def raising(error: Exception, *on: str, times: int = 10**9) -> Callable[[Sequence[str]], None]:
+    """Return a verdict: raise `error` on batches with one of the texts (none named: on all), so many times."""
+    left = times
+
+    def verdict(batch: Sequence[str]) -> None:
+        nonlocal left
+        if left and (not on or set(on) & set(batch)):
+            left -= 1
+            raise error
+
+    return verdict
+
+
+def test_what_is_handled_does_not_come_again() -> None:
+    """Returning acknowledges the whole batch, in the order of the stream."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.publish(*"abcdefghijklm")
+        async with consuming(world):
+            await asyncio.sleep(120)
+        assert [batch for _, batch in world.batches] == [list("abcdefghij"), list("klm")]
+        assert (world.consumer.counts.handled, world.consumer.counts.batches, world.unsettled) == (13, 2, 0)
+
+    run_virtual(scenario())
+
+
+def test_a_retry_brings_all_again_and_is_no_failure() -> None:
+    """After the time that the handler asked for, in the same order; nothing else is tried meanwhile."""
+
+    async def scenario() -> None:
+        world = World()
+        world.verdict = raising(Retry(5), times=2)
+        await world.publish("a", "b")
+        async with consuming(world):
+            await asyncio.sleep(1)
+            await world.publish("c")
+            await asyncio.sleep(60)
+        times = [round(at) for at, _ in world.batches]
+        assert times[:3] == [0, 5, 10]
+        assert world.batches[1][1][:2] == ["a", "b"]
+        counts = world.consumer.counts
+        assert (counts.failed, counts.retried >= 4, counts.handled, world.unsettled) == (0, True, 3, 0)
+        assert not await world.parked()
+
+    run_virtual(scenario())
+
+
+def test_a_drop_parks_the_message_as_it_was() -> None:
+    """With the reason, where it came from, its headers and its body; it doesn't come again."""
+
+    async def scenario() -> None:
+        world = World()
+        world.verdict = raising(Drop("no such session"))
+        await world.publish("bad")
+        async with consuming(world):
+            await asyncio.sleep(120)
+        (parked,) = await world.parked()
+        assert (parked.stream, parked.subject, parked.stream_seq, parked.consumer) == (STREAM, SUBJECT, 1, NAME)
+        assert (parked.reason, parked.payload, parked.headers) == ("no such session", b"bad", {"Gr-Test": "1"})
+        assert world.handled == {"bad": 1}
+        assert (world.consumer.counts.parked, world.unsettled) == (1, 0)
+
+    run_virtual(scenario())
+
+
+def test_one_poisonous_message_takes_nobody_with_it() -> None:
+    """The batch is tried again message by message: the others are handled, only that one is parked."""
+
+    async def scenario() -> None:
+        world = World()
+        world.verdict = raising(Drop("poison"), "d")
+        await world.publish(*"abcdefgh")
+        async with consuming(world):
+            await asyncio.sleep(120)
+        assert [parked.payload for parked in await world.parked()] == [b"d"]
+        assert [batch for _, batch in world.batches] == [list("abcdefgh"), *([text] for text in "abcdefgh")]
+        assert (world.consumer.counts.handled, world.consumer.counts.parked, world.unsettled) == (7, 1, 0)
+
+    run_virtual(scenario())
+
+
+def test_poison_and_an_outage_at_once() -> None:
+    """While the poisonous message is looked for, what is needed goes away: the rest waits, and nothing is lost."""
+
+    async def scenario() -> None:
+        world = World()
+        away = True
+
+        def verdict(batch: Sequence[str]) -> None:
+            if len(batch) > 1 and "b" in batch:
+                raise Drop("poison")
+            if batch == ["b"]:
+                raise Drop("poison")
+            if away:
+                raise Retry(10)
+
+        world.verdict = verdict
+        await world.publish(*"abcdefgh")
+        async with consuming(world):
+            await asyncio.sleep(35)
+            assert len(world.batches) <= 12, "each look costs the handler: not one for every message"
+            away = False
+            await asyncio.sleep(60)
+        assert [parked.payload for parked in await world.parked()] == [b"b"]
+        assert (world.consumer.counts.handled, world.unsettled) == (7, 0)
+
+    run_virtual(scenario())
+
+
+def test_anything_else_comes_again_with_growing_delays() -> None:
+    """Half a second, one, two, … half a minute at most; each time it is counted."""
+
+    async def scenario() -> None:
+        world = World()
+        world.verdict = raising(RuntimeError("oops"))
+        await world.publish("a")
+        async with consuming(world):
+            await asyncio.sleep(150)
+        times = [at for at, _ in world.batches]
+        gaps = [round(later - earlier, 1) for earlier, later in zip(times, times[1:], strict=False)]
+        assert gaps == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+        assert world.consumer.counts.failed == len(times)
+        assert not await world.parked()
+
+    run_virtual(scenario())
+
+
+def test_delays_stay_bounded_however_often_it_failed() -> None:
+    """Two thousand tries in, the loop still runs: nobody is there at night to start it again."""
+
+    async def scenario() -> None:
+        world = World()
+        world.verdict = raising(RuntimeError("oops"))
+        await world.publish("a")
+        async with consuming(world):
+            await asyncio.sleep(2000 * 30)
+            assert world.handled["a"] > 1990
+            world.verdict = lambda _: None
+            await asyncio.sleep(40)
+        assert (world.consumer.counts.handled, world.unsettled) == (1, 0)
+
+    run_virtual(scenario())
+
+
+def test_a_message_that_always_fails_does_not_hold_up_the_others() -> None:
+    """Nobody foresaw what it does to the handler: after some tries together each is tried alone."""
+
+    async def scenario() -> None:
+        world = World()
+        world.verdict = raising(RuntimeError("a mistake of ours"), "d")
+        await world.publish(*"abcdefgh")
+        async with consuming(world):
+            for text in "uvwxyz":
+                await asyncio.sleep(1)
+                await world.publish(text)
+            await asyncio.sleep(60)
+        assert world.consumer.counts.handled == 13
+        assert world.unsettled == 1
+        assert not await world.parked()
+
+    run_virtual(scenario())
+
+
+def test_an_outage_is_told_from_messages_that_fail() -> None:
+    """When one after the other fails alone, the rest isn't tried; when it is over, everything is handled."""
+
+    async def scenario() -> None:
+        world = World()
+        world.verdict = raising(RuntimeError("the database is away, and nobody said so"))
+        await world.publish(*(f"{number}" for number in range(10)))
+        async with consuming(world):
+            await asyncio.sleep(60)
+            assert len(world.batches) <= 100
+            world.verdict = lambda _: None
+            await asyncio.sleep(60)
+        assert (world.consumer.counts.handled, world.unsettled) == (10, 0)
+
+    run_virtual(scenario())
+
+
+def test_what_does_not_decode_is_parked() -> None:
+    """Without bothering the handler, and without holding up what is beside it."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.publish("a", b"\xff", "b")
+        async with consuming(world):
+            await asyncio.sleep(5)
+        assert [batch for _, batch in world.batches] == [["a", "b"]]
+        (parked,) = await world.parked()
+        assert (parked.payload, parked.reason) == (b"\xff", "malformed: invalid start byte")
+
+    run_virtual(scenario())
+
+
+def test_a_message_that_decode_chokes_on_ends_nothing() -> None:
+    """It is counted and comes again, less and less often; the others are handled."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.publish("a", b"explode", "b")
+        async with consuming(world):
+            await asyncio.sleep(60)
+            await world.publish("c")
+            await asyncio.sleep(10)
+        assert world.handled == {"a": 1, "b": 1, "c": 1}
+        assert 5 <= world.consumer.counts.failed <= 10
+        assert world.unsettled == 1
+
+    run_virtual(scenario())
+
+
+def test_a_batch_of_nothing_but_malformed_messages_is_none() -> None:
+    """The handler isn't called with an empty batch."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.publish(b"\xff", b"\xfe")
+        async with consuming(world):
+            await asyncio.sleep(5)
+        assert not world.batches
+        assert len(await world.parked()) == 2
+
+    run_virtual(scenario())
+
+
+def test_it_outlasts_an_outage_of_the_broker() -> None:
+    """From the start on: it waits for the broker, goes on when it is back, and what wasn't acknowledged comes again."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.publish("a")
+        world.broker.connected = False
+        async with consuming(world):
+            await asyncio.sleep(30)
+            assert not world.batches
+            world.broker.connected = True
+            await asyncio.sleep(1)
+            assert world.handled == {"a": 1}
+            world.verdict = lambda _: setattr(world.broker, "connected", False)
+            await world.publish("b")
+            await asyncio.sleep(5)
+            world.verdict = lambda _: None
+            world.broker.connected = True
+            await asyncio.sleep(60)
+        assert world.handled == {"a": 1, "b": 2}
+        assert world.unsettled == 0
+
+    run_virtual(scenario())
+
+
+def test_what_cannot_be_parked_now_is_parked_later() -> None:
+    """It isn't given up as long as the broker doesn't have it; and it is parked once."""
+
+    async def scenario() -> None:
+        world = World()
+
+        def verdict(_: Sequence[str]) -> None:
+            world.broker.connected = False
+            raise Drop("poison")
+
+        world.verdict = verdict
+        await world.publish("bad")
+        async with consuming(world):
+            await asyncio.sleep(10)
+            assert not await world.parked()
+            world.verdict = raising(Drop("poison"))
+            world.broker.connected = True
+            world.broker.lose_acks = 1
+            await asyncio.sleep(60)
+        assert [parked.payload for parked in await world.parked()] == [b"bad"]
+        assert (world.consumer.counts.parked, world.unsettled) == (1, 0)
+
+    run_virtual(scenario())
+
+
+def test_without_its_consumer_it_says_so_at_the_start() -> None:
+    """The topology is missing: waiting wouldn't help."""
+
+    async def scenario() -> None:
+        consumer = Consumer(MemoryBroker(), STREAM, "nobody", decode=decode, handle=World().handle)
+        with pytest.raises(TopologyMissing):
+            await consumer.run()
+
+    run_virtual(scenario())
+
+
+def test_malformed_is_a_drop_that_names_the_field() -> None:
+    """What decoders raise for whatever msgspec refuses."""
+    with pytest.raises(msgspec.ValidationError) as caught:
+        messages.decode(b'{"stream": 1}', Parked)
+    drop = malformed(caught.value)
+    assert drop.reason.startswith("malformed: ")
+    assert "$.stream" in drop.reason
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["fine", "poison", "fails twice", "fails", "undecodable", "retried"]), min_size=1, max_size=25
+    )
+)
+def test_every_message_gets_its_own_verdict_whatever_is_beside_it(kinds: list[str]) -> None:
+    """Handled once, parked once, or still tried: in any mixture nothing is lost, and nothing handled twice."""
+
+    async def scenario() -> None:
+        world = World()
+        seen: Counter[str] = Counter()
+        done: Counter[str] = Counter()
+
+        def verdict(batch: Sequence[str]) -> None:
+            seen.update(batch)
+            for text in batch:
+                if text.startswith("poison"):
+                    raise Drop("poison")
+                if text.startswith("retried") and seen[text] < 3:
+                    raise Retry(0.5)
+                if text.startswith("fails twice") and seen[text] < 3:
+                    raise RuntimeError(text)
+                if text.startswith("fails ") and not text.startswith("fails twice"):
+                    raise RuntimeError(text)
+            done.update(batch)
+
+        world.verdict = verdict
+        texts = [f"{kind} {number}" for number, kind in enumerate(kinds)]
+        await world.publish(*(b"\xff" if text.startswith("undecodable") else text for text in texts))
+        async with consuming(world):
+            await asyncio.sleep(1200)
+        kept = {text for text in texts if text.split()[0] in {"fine", "retried"} or text.startswith("fails twice")}
+        assert done == dict.fromkeys(kept, 1)
+        assert len(await world.parked()) == sum(kind in {"poison", "undecodable"} for kind in kinds)
+        assert world.unsettled == kinds.count("fails")
+
+    run_virtual(scenario())
