@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from greenroom.common import subjects
-from tests.support.api_world import PATIENCE_S, ApiWorld, eventually, problem_of, running_api
+from tests.support.api_world import PATIENCE_S, ApiWorld, problem_of, running_api, until
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ async def test_streams_are_counted_and_bounded(nats_url: str, database: str) -> 
             headers = {"accept": "text/event-stream"}
             problem = problem_of(await client.get(f"/v1/sessions/{session_id}/events", headers=headers))
             assert (problem["status"], problem["code"]) == (503, "edge-full")
-        await eventually(lambda: world.parts.streams.open == 0)
+        await until(lambda: world.parts.streams.open == 0)
         async with stream(client, session_id) as events:
             await taken(events, 1)
 

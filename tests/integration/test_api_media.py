@@ -11,12 +11,13 @@ import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from greenroom.api import frames
 from greenroom.common import subjects
 from greenroom.common.lifecycle import Ending, Leased, OnLoss, Outcome, Ready, Requeued, Started
 from greenroom.devtools.embedded.nats import EmbeddedNats
-from tests.support.api_world import PATIENCE_S, ApiWorld, FakeProcess, eventually, running_api
+from tests.support.api_world import PATIENCE_S, ApiWorld, FakeProcess, eventually, running_api, until
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ async def test_frames_go_both_ways_in_order(world: ApiWorld) -> None:
             for payload in said:
                 await client.send(payload)
             assert [await client.recv() for _ in said] == said
-        await eventually(lambda: process.closes)
+        await until(lambda: process.closes)
     assert [number for _, number, _ in process.heard] == [0, 1, 2, 3, 4]
     assert process.closes == [frames.Close(code=1000)]
     assert process.connects[0].query == {"lang": "en"}
@@ -124,7 +125,7 @@ async def test_a_client_waits_for_its_session(world: ApiWorld) -> None:
         await world.make_ready(session["id"])
         client = await asyncio.wait_for(connecting, 3)
         await client.send(b"hello")
-        await eventually(lambda: process.payloads == [b"hello"])
+        await until(lambda: process.payloads == [b"hello"])
         await client.close()
 
 
@@ -196,7 +197,7 @@ async def test_pages_of_other_origins_stay_outside(nats_url: str, database: str)
         session = await ask(world)
         url = session["transport"]["url"]
         assert (await refusal(url, origin="https://evil.example.org"))["code"] == "forbidden"
-        async with FakeProcess(world, session["id"]), connect(url, origin="https://app.example.org"):
+        async with FakeProcess(world, session["id"]), connect(url, origin=Origin("https://app.example.org")):
             pass
 
 
@@ -207,7 +208,7 @@ async def test_a_full_edge_says_so(nats_url: str, database: str) -> None:
         async with FakeProcess(world, first["id"]), FakeProcess(world, second["id"]):
             async with connect(first["transport"]["url"]):
                 assert (await refusal(second["transport"]["url"]))["code"] == "edge-full"
-            await eventually(lambda: world.parts.media.guests == 0)
+            await until(lambda: world.parts.media.guests == 0)
             async with connect(second["transport"]["url"]):
                 pass
 
@@ -261,7 +262,7 @@ async def test_a_client_that_vanishes_is_reported_to_the_process(world: ApiWorld
     async with FakeProcess(world, session["id"]) as process:
         async with connect(session["transport"]["url"]) as client:
             client.transport.abort()
-        await eventually(lambda: process.closes)
+        await until(lambda: process.closes)
 
 
 async def test_a_message_that_is_too_large_ends_the_connection(world: ApiWorld) -> None:
@@ -292,10 +293,10 @@ async def test_a_client_that_takes_nothing_is_given_up(nats_url: str, database: 
                         await asyncio.sleep(0.002)
 
                 flooding = asyncio.create_task(flood())
-                closed = await eventually(lambda: process.closes)
+                closed = await until(lambda: process.closes)
                 flooding.cancel()
                 assert (closed[0].code, closed[0].reason) == (4008, "too-slow")
-                await eventually(lambda: world.parts.media.guests == 0)
+                await until(lambda: world.parts.media.guests == 0)
 
 
 # ---------------------------------------------------------------------------- losses
@@ -312,7 +313,7 @@ async def test_lost_frames_are_counted_and_stale_ones_ignored(world: ApiWorld) -
         await world.broker.publish(out, b"no frame")
         await process.send(b"5")
         assert [await client.recv() for _ in range(3)] == [b"0", b"4", b"5"]
-    await eventually(lambda: world.counted("media_frames_lost_total") == 3)
+    await until(lambda: world.counted("media_frames_lost_total") == 3)
 
 
 async def test_a_call_survives_a_restart_of_the_broker(own_nats: EmbeddedNats, database: str) -> None:
@@ -326,10 +327,10 @@ async def test_a_call_survives_a_restart_of_the_broker(own_nats: EmbeddedNats, d
             await client.send(b"before")
             assert await client.recv() == b"before"
             await own_nats.kill()
-            await eventually(lambda: not world.parts.broker.connected)
+            await until(lambda: not world.parts.broker.connected)
             await client.send(b"during")
             await own_nats.start()
-            await eventually(lambda: world.parts.broker.connected and world.broker.connected)
+            await until(lambda: world.parts.broker.connected and world.broker.connected)
             await eventually(lambda: echoed(client), lambda answer: answer == b"after")
             assert b"during" not in process.payloads
 
@@ -367,11 +368,11 @@ async def test_a_session_that_is_put_on_another_runner_keeps_its_client(world: A
                 Started(runner_id="runner-2", epoch=2),
                 Ready(epoch=2),
             )
-            await eventually(lambda: second.connects)
+            await until(lambda: second.connects)
             await second.send(b"second")
             assert await client.recv() == b"second"
             await client.send(b"hello again")
-            await eventually(lambda: second.payloads == [b"hello again"])
+            await until(lambda: second.payloads == [b"hello again"])
 
 
 # ---------------------------------------------------------------------------- draining

@@ -21,12 +21,12 @@ async def test_a_table_is_booked(monkeypatch: pytest.MonkeyPatch) -> None:
         await call.say("goodbye")
         await call.closed.wait()
     assert seen.heard == ["book a table for four people on friday at seven pm", "yes please", "goodbye"]
-    assert seen.said == [
-        "Hello, this is the Test Kitchen. How can I help you?",
-        "With pleasure. That is a table for four people on Friday at 7 pm. Shall I book it?",
-        "Done: a table for four people on Friday at 7 pm. Can I do anything else for you?",
-        "Thank you for calling. Goodbye!",
-    ]
+    assert seen.said == (
+        "Hello, this is the Test Kitchen. How can I help you? "
+        "With pleasure. That is a table for four people on Friday at 7 pm. Shall I book it? "
+        "Done: a table for four people on Friday at 7 pm. Can I do anything else for you? "
+        "Thank you for calling. Goodbye!"
+    )
     details = {"party": 4, "day": "friday", "time": "19:00"}
     assert [(name, arguments) for name, arguments, _ in seen.tools] == [
         ("start_booking", details),

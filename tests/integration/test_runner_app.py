@@ -1,19 +1,22 @@
 """A runner with real processes, a real broker and a real ledger."""
 
 import asyncio
+import itertools
 import os
 import signal
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from greenroom.common import subjects
 from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Ended, Ending, Limits, Outcome, Requeued, State
-from greenroom.common.messages import Done, Drain, StartAccepted, StartRefused, decode, encode
+from greenroom.common.messages import Done, Drain, StartAccepted, StartAnswer, StartRefused, decode, encode
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from tests.support.runner_rig import LIMITS, Rig, gone, running_runner, until
+from tests.support.spans import record_spans
 
 
 async def history(rig: Rig, session_id: str) -> list[str]:
@@ -33,6 +36,59 @@ async def test_a_session_from_start_to_end(nats_url: str) -> None:
         await rig.warm()
         assert rig.now.sessions == ()
         assert rig.instruments.ends.value(outcome="completed", reason="goodbye") == 1
+
+
+async def test_start_and_end_are_spans_of_the_session(nats_url: str) -> None:
+    """`session.start` with its stages, and `session.end`, are children of the span that asked for the session."""
+    recorder = record_spans()
+    async with running_runner(nats_url, standby=1) as rig:
+        traceparent = f"00-{7:032x}-{9:016x}-01"
+        good = await rig.lease(traceparent=traceparent, finish_after_s=0.2)
+        await rig.send_start(good)
+        await rig.ended(good.session.id)
+        await rig.warm()
+        start, end = recorder.one("session.start"), recorder.one("session.end")
+        for span in (start, end):
+            assert span.parent is not None
+            assert (span.parent.trace_id, span.parent.span_id) == (7, 9)
+            assert span.attributes is not None
+            assert span.attributes["session.id"] == good.session.id
+        stages = {event.name for event in start.events}
+        assert {"process", "claim", "bot", "worker", "pipeline", "assigned_to_pipeline"} <= stages
+        assert start.status.is_unset
+        assert end.attributes is not None
+        assert end.attributes["greenroom.reason"] == "goodbye"
+        recorder = record_spans()
+        await rig.ended(await rig.start(die="SIGKILL"))
+        assert recorder.one("session.start").status.description == "process-killed"
+        entries = await rig.ledger.history("default", good.session.id)
+        assert {entry.traceparent.split("-")[1] for entry in entries[2:] if entry.traceparent} == {f"{7:032x}"}
+
+
+async def test_changes_are_told_at_once(nats_url: str) -> None:
+    """A heartbeat follows a change within a tenth of a second, and otherwise there is one each second."""
+    async with running_runner(nats_url, standby=1) as rig:
+        session_id = await rig.start()
+        await until(lambda: any(held.session_id == session_id for held in rig.now.sessions), 0.15)
+        await rig.reaches(session_id, State.READY)
+        await asyncio.sleep(0.3)
+        quiet = len(rig.heartbeats)
+        await asyncio.sleep(2.2)
+        assert 1 <= len(rig.heartbeats) - quiet <= 4
+        numbers = [heartbeat.seq for heartbeat in rig.heartbeats]
+        assert numbers == sorted(set(numbers))
+        gaps = [later.at - before.at for before, later in itertools.pairwise(rig.heartbeats)]
+        assert min(gaps).total_seconds() >= 0.045
+
+
+async def test_a_start_that_cannot_be_read_is_refused(nats_url: str) -> None:
+    """A malformed command is answered and counted, not left without an answer."""
+    async with running_runner(nats_url, standby=0) as rig:
+        subject = subjects.RUNNER_CMD.format(pool=rig.settings.pool, runner_id=rig.settings.runner_id, name="start")
+        reply = await rig.broker.request(subject, b'{"session": 1}', timeout_s=5)
+        assert msgspec.json.decode(reply.data, type=StartAnswer) == StartRefused(
+            code="malformed", detail="Expected `object`, got `int` - at `$.session`"
+        )
 
 
 async def test_the_same_start_twice_runs_once(nats_url: str) -> None:

@@ -67,7 +67,7 @@ async def test_bots_that_break_the_zygote_are_left_out_of_the_next() -> None:
 async def test_a_fork_is_a_process_of_its_own() -> None:
     """A session process leads its own group, holds no file of the zygote's, and goes first when memory is short."""
     async with supervisor(PLAIN) as it:
-        processes = [await it.fork(PATIENCE_S) for _ in range(3)]
+        processes = [await it.fork(timeout_s=PATIENCE_S) for _ in range(3)]
         for process in processes:
             await process.standby.wait()
             assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid
@@ -81,7 +81,7 @@ async def test_a_fork_is_a_process_of_its_own() -> None:
 async def test_exit_status_and_memory_are_reported() -> None:
     """How a process ended, and what it used, comes from the zygote that reaped it."""
     async with supervisor(PLAIN) as it:
-        process = await it.fork(PATIENCE_S)
+        process = await it.fork(timeout_s=PATIENCE_S)
         await process.standby.wait()
         process.kill(signal.SIGTERM)
         exited = await process.wait()
@@ -95,7 +95,7 @@ async def test_exit_status_and_memory_are_reported() -> None:
 async def test_a_process_whose_runner_hangs_up_leaves() -> None:
     """A standby process that finds its control socket closed is gone within a second, whatever it does."""
     async with supervisor(PLAIN) as it:
-        process = await it.fork(PATIENCE_S)
+        process = await it.fork(timeout_s=PATIENCE_S)
         await process.standby.wait()
         os.kill(process.pid, signal.SIGSTOP)
         process.hang_up()
@@ -107,7 +107,7 @@ async def test_a_process_whose_runner_hangs_up_leaves() -> None:
 async def test_a_dead_zygote_is_replaced_and_its_processes_are_adopted() -> None:
     """After the zygote's death its processes live, their exits are seen as before, and there is a new zygote."""
     async with supervisor(PLAIN) as it:
-        first, second = await it.fork(PATIENCE_S), await it.fork()
+        first, second = await it.fork(timeout_s=PATIENCE_S), await it.fork()
         zygote = it.zygote_pid
         assert zygote is not None
         os.kill(zygote, signal.SIGKILL)
@@ -115,7 +115,7 @@ async def test_a_dead_zygote_is_replaced_and_its_processes_are_adopted() -> None
         assert first.alive
         first.kill(signal.SIGUSR1)
         assert (await first.wait()).signal_name == "SIGUSR1"
-        third = await it.fork(PATIENCE_S)
+        third = await it.fork(timeout_s=PATIENCE_S)
         assert it.zygote_pid != zygote
         assert it.restarts == 1
         assert {second.pid, third.pid} == {process.pid for process in it.processes}
@@ -125,7 +125,7 @@ async def test_a_fork_without_a_zygote_has_a_deadline() -> None:
     """When no zygote can be had, the one who asks for a process is told so in time."""
     async with supervisor(PLAIN, run="no.such.module:run") as it:
         with pytest.raises(NoProcess, match=r"in 0\.5 s"):
-            await it.fork(0.5)
+            await it.fork(timeout_s=0.5)
 
 
 async def test_a_zygote_that_always_fails_is_tried_less_and_less_often() -> None:
@@ -138,7 +138,7 @@ async def test_a_zygote_that_always_fails_is_tried_less_and_less_often() -> None
 async def test_the_zygote_goes_with_the_runner() -> None:
     """The zygote ends at once when its socket is closed."""
     async with supervisor(PLAIN) as it:
-        await it.fork(PATIENCE_S)
+        await it.fork(timeout_s=PATIENCE_S)
         assert it.zygote_pid is not None
         zygote = psutil.Process(it.zygote_pid)
     assert gone(zygote)
@@ -147,7 +147,7 @@ async def test_the_zygote_goes_with_the_runner() -> None:
 async def test_what_is_warm_is_shared() -> None:
     """A process in waiting has little memory of its own, since it shares what the zygote has imported and rehearsed."""
     async with supervisor(PLAIN, rehearse=True) as it:
-        process = await it.fork(PATIENCE_S)
+        process = await it.fork(timeout_s=PATIENCE_S)
         await process.standby.wait()
         own = psutil.Process(process.pid).memory_full_info()
         assert own.uss < 8_000_000

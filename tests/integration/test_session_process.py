@@ -179,6 +179,23 @@ async def test_a_bot_says_goodbye(host: HostProcess, nats_url: str) -> None:
         assert types_of(events)[-1] == "call_completed"
 
 
+async def test_a_flow_tells_its_nodes(host: HostProcess, nats_url: str) -> None:
+    """Where a conversation stands in its flow is told, also when the flow begins with the client."""
+    async with Sessions(host, nats_url) as sessions:
+        run = await sessions.assign("flowing")
+        await run.expect(PipelineReady)
+        caller = await run.call()
+        await caller.until_heard(0.05)
+        run.stop()
+        await finished(run)
+        nodes = [(event.type, event.data) for event in await run.events() if event.type.startswith("node")]
+        assert nodes == [
+            ("node_entered", {"node": "greeting"}),
+            ("node_transition", {"from": "greeting", "to": "booking"}),
+            ("node_entered", {"node": "booking"}),
+        ]
+
+
 @pytest.mark.parametrize(
     ("bot", "detail"),
     [
@@ -354,6 +371,7 @@ async def test_a_standby_without_its_runner_leaves(host: HostProcess, nats_url: 
         run = await sessions.standby()
         run.abandon()
         assert await run.exit_status() == 0
+        assert sessions.log == ""
 
 
 async def test_a_process_without_a_broker_doesnt_stand_by(host: HostProcess, nats_url: str) -> None:

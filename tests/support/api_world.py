@@ -19,6 +19,7 @@ from greenroom.common import messages, subjects, topology_admin
 from greenroom.common.broker import Message, Subscription
 from greenroom.common.clock import utcnow
 from greenroom.common.consumer import Drop
+from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.health import Readiness
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import STREAM, Entry, Ledger
@@ -35,22 +36,27 @@ RUNNER: Final = "runner-1"
 PATIENCE_S: Final = 15.0
 
 
-async def eventually[T](look: Callable[[], Awaitable[T] | T], wanted: Callable[[T], object] = bool) -> T:
+async def eventually[T](look: Callable[[], Awaitable[T]], wanted: Callable[[T], object] = bool) -> T:
     """Return what `look` returns once that is `wanted`.
 
     Raises:
         AssertionError: it wasn't in time; the text says what it was.
     """
     deadline = time.monotonic() + PATIENCE_S
-    while True:
-        found: Any = look()
-        if isinstance(found, Awaitable):
-            found = await found
-        if wanted(found):
-            return found
+    while not wanted(found := await look()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {PATIENCE_S:g} s; at last it was {found!r}")
         await asyncio.sleep(0.02)
+    return found
+
+
+async def until[T](look: Callable[[], T]) -> T:
+    """Return what `look` returns once that is true; raises as `eventually`."""
+
+    async def looked() -> T:
+        return look()
+
+    return await eventually(looked)
 
 
 class ApiWorld:
@@ -254,13 +260,14 @@ async def running_api(nats_url: str, dsn: str, **fields: Any) -> AsyncGenerator[
     """Run an api in this process, with the agent `echo`; `fields` are settings."""
     chosen = settings(nats_url, dsn, **fields)
     metrics, readiness = Metrics(), Readiness()
-    readiness.phase = None
+    readiness.phase = None  # what is never started up is never starting
     async with contextlib.AsyncExitStack() as closing:
         own = await NatsBroker.connect(nats_url, name="test")
         closing.push_async_callback(own.close)
         await topology_admin.apply(own)
         broker = await NatsBroker.connect(nats_url, name="api under test")
         closing.push_async_callback(broker.close)
+        readiness.add("broker", lambda: None if broker.connected else BrokerUnavailable.code)
         store = await open_store(dsn)
         closing.push_async_callback(store.close)
         parts = Parts(broker=broker, store=store, settings=chosen, metrics=metrics, readiness=readiness)
@@ -268,7 +275,7 @@ async def running_api(nats_url: str, dsn: str, **fields: Any) -> AsyncGenerator[
         listening = listen("127.0.0.1", 0)
         server = make_server(parts.app, chosen)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        await eventually(lambda: server.started)
+        await until(lambda: server.started)
         world = ApiWorld(own, dsn, parts, f"http://127.0.0.1:{listening.getsockname()[1]}", metrics)
         await world.add_agent()
         try:

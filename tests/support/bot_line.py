@@ -50,10 +50,10 @@ _FRAME_S: Final = 0.02
 
 @dataclass(eq=False)
 class Seen(BaseObserver):
-    """What happened in the pipeline, in order; `said` has one text for each time the bot spoke."""
+    """What happened in the pipeline, in order."""
 
     heard: list[str] = field(default_factory=list[str])
-    said: list[str] = field(default_factory=list[str])
+    words: list[str] = field(default_factory=list[str])
     tools: list[tuple[str, dict[str, Any], Any]] = field(default_factory=list[tuple[str, dict[str, Any], Any]])
     errors: list[ErrorFrame] = field(default_factory=list[ErrorFrame])
     metrics: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
@@ -68,12 +68,17 @@ class Seen(BaseObserver):
         super().__init__()
         self._known: set[int] = set()
 
+    @property
+    def said(self) -> str:
+        """All that the bot has said, as far as it was heard."""
+        return " ".join(self.words)
+
     async def on_push_frame(self, data: FramePushed) -> None:
         """Note a frame: words when the loudspeaker has them, all else when it is first seen."""
         frame = data.frame
         if isinstance(frame, TTSTextFrame):
             if isinstance(data.source, BaseOutputTransport):
-                self._words(frame.text)
+                self.words.append(frame.text)
             return
         # A broadcast frame goes up and down as two frames that know of each other.
         key = min(frame.id, frame.broadcast_sibling_id or frame.id)
@@ -83,13 +88,12 @@ class Seen(BaseObserver):
 
     def _note(self, frame: object) -> None:
         match frame:
-            case TranscriptionFrame():
-                self.heard.append(frame.text)
+            case TranscriptionFrame(text=text):
+                self.heard.append(text.strip())
             case FunctionCallResultFrame():
                 self.tools.append((frame.function_name, dict(frame.arguments), frame.result))
             case BotStartedSpeakingFrame():
                 self.speaking = True
-                self.said.append("")
             case BotStoppedSpeakingFrame():
                 self.turns_spoken += self.speaking
                 self.speaking = False
@@ -105,11 +109,6 @@ class Seen(BaseObserver):
                 self.metrics |= {(item.processor.partition("#")[0], type(item).__name__) for item in frame.data}
             case _:
                 pass
-
-    def _words(self, text: str) -> None:
-        if not self.said:
-            self.said.append("")
-        self.said[-1] = f"{self.said[-1]} {text}".strip()
 
 
 class Call:
@@ -229,6 +228,11 @@ def spoken(text: str) -> bytes:
 def at_16_khz(pcm: bytes) -> bytes:
     """Return speech of espeak's at 16 kHz."""
     return soxr.resample(np.frombuffer(pcm, dtype="<i2"), espeak.RATE, RATE).tobytes()
+
+
+def backwards(pcm: bytes) -> bytes:
+    """Return speech as no language has it: it sounds like a voice, and says nothing."""
+    return np.frombuffer(pcm, dtype="<i2")[::-1].tobytes()
 
 
 def loudness(pcm: bytes) -> float:

@@ -82,7 +82,9 @@ class Rig:
         """The last heartbeat."""
         return self.heartbeats[-1]
 
-    async def lease(self, *, bot: str = "plain", limits: Limits = LIMITS, **body: Any) -> Entry:
+    async def lease(
+        self, *, bot: str = "plain", limits: Limits = LIMITS, traceparent: str | None = None, **body: Any
+    ) -> Entry:
         """Request a session, and lease it to the runner."""
         now = utcnow()
         session = Session(
@@ -92,6 +94,7 @@ class Rig:
             bot=bot,
             body=body,
             limits=limits,
+            traceparent=traceparent,
             requested_at=now,
             queue_deadline_at=now,
         )

@@ -82,7 +82,7 @@ class Rig:
         return await self.ledger.history(session.tenant, session.id)
 
     async def steps(self, session: Session) -> list[str]:
-        """Return what happened to a session, in words: `leased r1 1`, `requeued lease-expired`, `ended lost runner-lost`."""
+        """Return what happened to a session, in words such as `leased r1 1` and `ended lost runner-lost`."""
         words: list[str] = []
         for entry in await self.history(session):
             match entry.transition:

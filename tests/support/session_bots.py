@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADParams
+from pipecat.flows import FlowManager, NodeConfig
 from pipecat.frames.frames import (
     EndFrame,
     Frame,
@@ -244,6 +245,27 @@ async def talker(runner_args: WebSocketRunnerArguments) -> None:
     await _run(worker, runner_args)
 
 
+async def flowing(runner_args: WebSocketRunnerArguments) -> None:
+    """A flow that begins when the client is there, and goes on to a second node."""
+    transport = await _transport(runner_args)
+    model = ScriptedModel(["Hello."])
+    aggregators = LLMContextAggregatorPair(LLMContext())
+    worker = PipelineWorker(
+        Pipeline(
+            [transport.input(), aggregators.user(), model, ToneVoice(), transport.output(), aggregators.assistant()]
+        )
+    )
+    flow = FlowManager(worker=worker, llm=model, context_aggregator=aggregators, transport=transport)
+    node: NodeConfig = {"name": "greeting", "task_messages": [{"role": "developer", "content": "Greet."}]}
+
+    @transport.event_handler("on_client_connected")
+    async def on_client_connected(_transport: BaseTransport, _client: object) -> None:
+        await flow.initialize(node)
+        await flow.set_node_from_config({**node, "name": "booking"})
+
+    await _run(worker, runner_args)
+
+
 async def raises(runner_args: WebSocketRunnerArguments) -> None:
     """Raise what a bot may raise."""
     raise ValueError(f"secret of {runner_args.session_id}")
@@ -283,6 +305,7 @@ BOTS: Final = {
     "echo": echo,
     "careless": careless,
     "talker": talker,
+    "flowing": flowing,
     "raises": raises,
     "raises_later": raises_later,
     "returns": returns,

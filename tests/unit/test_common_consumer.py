@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+import structlog.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,13 @@ from tests.support.memory_broker import MemoryBroker, MemoryServer
 STREAM, NAME = "SESSIONS", "recorder-sessions"
 SUBJECT = "gr.v1.session.acme.s1.event.note"
 PARKED = "gr.v1.parked.SESSIONS"
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> Generator[None]:  # pyright: ignore[reportUnusedFunction] - pytest uses it
+    """Keep thousands of tracebacks off the terminal: to render one takes longer than to run a test."""
+    with structlog.testing.capture_logs():
+        yield
 
 
 class World:

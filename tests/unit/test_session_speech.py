@@ -173,12 +173,24 @@ def test_a_late_word_is_waited_for() -> None:
     """Words travel beside the audio: the last one may come shortly behind it."""
     bot, said = agent()
     bot.started(0)
+    speak(bot, "Good bye", 1)
     bot.spoken("Good", segment=1, spaced=False, timed=True)
     bot.stopped(1000)
     bot.tick(1000 + LATE_WORD_MS - 1)
     assert said == []
     bot.spoken("bye", segment=1, spaced=False, timed=True)
     bot.tick(1000 + LATE_WORD_MS)
+    assert said == [Utterance(text="Good bye", start_ms=0, end_ms=1000)]
+
+
+def test_nothing_is_waited_for_when_all_words_have_come() -> None:
+    """Once every announced word has been spoken, the end of the sound is the end of the utterance."""
+    bot, said = agent()
+    bot.started(0)
+    speak(bot, "Good bye", 1)
+    bot.spoken("Good", segment=1, spaced=False, timed=True)
+    bot.spoken("bye", segment=1, spaced=False, timed=True)
+    bot.stopped(1000)
     assert said == [Utterance(text="Good bye", start_ms=0, end_ms=1000)]
 
 

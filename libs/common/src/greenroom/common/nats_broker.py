@@ -10,7 +10,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 
@@ -148,7 +148,7 @@ class NatsBroker:
 
     async def subscribe(
         self, subject: str, handler: Handler, *, queue: str = "", max_pending: int = 65_536
-    ) -> NatsSubscription:
+    ) -> "NatsSubscription":
         """See `Broker.subscribe`."""
 
         async def call(msg: Msg) -> None:
@@ -157,9 +157,11 @@ class NatsBroker:
             except Exception:  # noqa: BLE001 - nats-py would end the subscription
                 _log.exception("message_handler_failed", subject=msg.subject)
 
-        return await self._client.subscribe(subject, queue=queue, cb=call, pending_msgs_limit=max_pending)
+        return NatsSubscription(
+            await self._client.subscribe(subject, queue=queue, cb=call, pending_msgs_limit=max_pending)
+        )
 
-    async def serve(self, subject: str, responder: Responder, *, queue: str = "") -> NatsSubscription:
+    async def serve(self, subject: str, responder: Responder, *, queue: str = "") -> "NatsSubscription":
         """See `Broker.serve`."""
 
         async def answer(message: Message) -> None:
@@ -279,6 +281,18 @@ class NatsBroker:
     def _require_connection(self) -> None:
         if not self._client.is_connected:
             raise BrokerUnavailable("the connection to NATS is down")
+
+
+class NatsSubscription:
+    """See `broker.Subscription`."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+
+    async def unsubscribe(self) -> None:
+        """See `Subscription.unsubscribe`. One that has ended already, by itself or with its connection, is done."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._subscription.unsubscribe()
 
 
 class NatsPull:

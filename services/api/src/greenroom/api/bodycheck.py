@@ -1,5 +1,6 @@
 """The one place that knows the JSON Schema library: checks a request's `body` against its agent's schema."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -49,10 +50,12 @@ def body_check(schema: dict[str, Any] | None) -> BodyCheck:
             jsonschema.exceptions.SchemaError,
             jsonschema.exceptions.UnknownType,
             referencing.exceptions.Unresolvable,
-            # What the library does with keywords of a wrong type, e.g. `"minimum": "three"` or a broken `pattern`.
+            # What comes of keywords with a wrong kind of value, of a broken `pattern`, and of references in a circle.
             TypeError,
             ValueError,
             AttributeError,
+            re.error,
+            RecursionError,
         ) as error:
             raise AgentSchemaBroken from error
         if found:

@@ -21,7 +21,11 @@ BROKER_AWAY: Final = Close(code=TRY_AGAIN, reason="broker-unavailable")
 _BY_OUTCOME: Final = {Outcome.COMPLETED: NORMAL, Outcome.FAILED: BOT_FAILED, Outcome.LOST: BOT_FAILED}
 
 
+def code_of(outcome: Outcome | None) -> int:
+    """Return the close code for how a session ended."""
+    return _BY_OUTCOME.get(outcome, SESSION_ENDED) if outcome else SESSION_ENDED
+
+
 def of_session(session: Session) -> Close:
     """Return how the socket of a session that has ended is closed: the reason is the session's."""
-    code = _BY_OUTCOME.get(session.outcome, SESSION_ENDED) if session.outcome else SESSION_ENDED
-    return Close(code=code, reason=session.reason or State.ENDED)
+    return Close(code=code_of(session.outcome), reason=session.reason or State.ENDED)

@@ -27,6 +27,7 @@ from greenroom.common.messages import (
 )
 from greenroom.common.reasons import Reason
 from greenroom.common.telemetry import span_context_of
+from greenroom.runner.control import ToSession
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.load import HostLoad
 from greenroom.runner.processes import SessionProcess
@@ -82,6 +83,7 @@ class Runner:
             ledger=ledger,
             slots=self._slots,
             pool=self._pool,
+            fork=self._fork,
             clock=clock,
             instruments=instruments,
             changed=self._changed,
@@ -231,6 +233,7 @@ class Runner:
         self._pool.wake()
         self._instruments.sessions.set(len(self._slots))
         self._instruments.standby.set(self._pool.ready)
+        self._instruments.restarts.set(self._supervisor.restarts)
 
     async def _keep_time(self) -> None:
         while True:
@@ -258,10 +261,10 @@ class Runner:
 
     # ------------------------------------------------------------------------ processes
 
-    async def _fork(self) -> SessionProcess:
+    async def _fork(self, first: ToSession | None = None) -> SessionProcess:
         began = self._clock.monotonic()
         try:
-            process = await self._supervisor.fork()
+            process = await self._supervisor.fork(first)
         except NoProcess:
             self._instruments.forks.inc(result="failed")
             raise

@@ -64,7 +64,7 @@ def leave(lifeline: int | None, code: int) -> NoReturn:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-        if lifeline is not None and _hangup(lifeline, timeout_ms=0):
+        if lifeline is not None and hung_up(lifeline):
             # The runner is gone: nobody is left to kill what this process has started.
             os.killpg(0, signal.SIGKILL)
     finally:
@@ -98,12 +98,13 @@ def adopt_orphans() -> None:
 
 
 def _end_with_runner(lifeline: int) -> None:
-    _hangup(lifeline, timeout_ms=None)
+    hung_up(lifeline, timeout_ms=None)
     time.sleep(ORPHAN_GRACE_S)
     os.killpg(0, signal.SIGKILL)
 
 
-def _hangup(lifeline: int, timeout_ms: int | None) -> bool:
+def hung_up(lifeline: int, *, timeout_ms: int | None = 0) -> bool:
+    """Tell whether the runner's end of a control socket is closed; wait for it, with None for ever."""
     poll = select.poll()
     poll.register(lifeline, 0)  # only hang-up and error: whoever reads messages is somebody else
     return bool(poll.poll(timeout_ms))

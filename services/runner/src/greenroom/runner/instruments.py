@@ -38,8 +38,8 @@ class Instruments:
         self.fork: Final[Histogram] = metrics.histogram(
             "runner_fork_seconds", "From the request to fork to the process's being there."
         )
-        self.zygotes: Final[Counter] = metrics.counter(
-            "runner_zygotes", "Zygotes that ended, by how far they came.", ["was"]
+        self.restarts: Final[Gauge] = metrics.gauge(
+            "runner_zygote_restarts", "Zygotes that were started after the first."
         )
         self.fenced: Final[Counter] = metrics.counter(
             "runner_fenced", "Sessions that were taken away from this runner."

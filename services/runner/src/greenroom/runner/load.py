@@ -7,6 +7,8 @@ from typing import Final
 from greenroom.common.messages import Load
 
 _PERIOD_S: Final = 0.05
+# Ticks are 10 ms: a share of fewer than this many says nothing, and the one before stands.
+_LEAST_TICKS: Final = 25
 # Fields of /proc/stat that are idle time: idle and iowait.
 _IDLE: Final = (3, 4)
 
@@ -16,6 +18,7 @@ class HostLoad:
 
     def __init__(self) -> None:
         self._busy, self._total = _processor_ticks()
+        self._cpu = 0.0
         self._worst_lag_s = 0.0
 
     async def run(self) -> None:
@@ -30,12 +33,11 @@ class HostLoad:
         """Return the load since the last sample."""
         busy, total = _processor_ticks()
         ticks = total - self._total
-        cpu = (busy - self._busy) / ticks if ticks > 0 else 0.0
-        self._busy, self._total = busy, total
+        if ticks >= _LEAST_TICKS:
+            self._cpu = min((busy - self._busy) / ticks, 1.0)
+            self._busy, self._total = busy, total
         lag_s, self._worst_lag_s = self._worst_lag_s, 0.0
-        return Load(
-            cpu=round(min(cpu, 1.0), 3), memory_available=_memory_available(), loop_lag_ms=round(lag_s * 1000, 2)
-        )
+        return Load(cpu=round(self._cpu, 3), memory_available=_memory_available(), loop_lag_ms=round(lag_s * 1000, 2))
 
 
 def _processor_ticks() -> tuple[int, int]:

@@ -30,14 +30,20 @@ _MAX_UNHEARD: Final = 64
 class SessionProcess:
     """A process that was forked for one session.
 
-    Must be made on the event loop. `on_message` is called for each message once it is set; what came before is kept.
+    Must be made on the event loop. What it says before somebody listens is kept.
+
+    Args:
+        pid: its process id.
+        pidfd: refers to it, whatever becomes of the id.
+        channel: this end of its control socket.
+        sent: how many messages it has been sent already.
 
     Attributes:
         pid: its process id, which is its process group's too.
         standby: set once it has said that it is warm and connected.
     """
 
-    def __init__(self, pid: int, pidfd: int, channel: socket.socket) -> None:
+    def __init__(self, pid: int, pidfd: int, channel: socket.socket, *, sent: int = 0) -> None:
         self.pid: Final = pid
         self.forked_at: Final = time.monotonic()
         self.standby = asyncio.Event()
@@ -51,7 +57,7 @@ class SessionProcess:
         self._timer: asyncio.TimerHandle | None = None
         self._on_message: Callable[[FromSession], None] | None = None
         self._unheard: list[FromSession] = []
-        self._sent = 0
+        self._sent = sent
         self._reset = False
         channel.setblocking(False)  # noqa: FBT003 the standard library's own signature
         self._loop.add_reader(channel, self._readable)

@@ -7,7 +7,7 @@ means, and what is due when) and the ledger (what everybody has to know).
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from greenroom.runner.control import (
     Pong,
     Standby,
     Stop,
+    ToSession,
 )
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.ledger_writer import LedgerWriter
@@ -54,12 +55,18 @@ SILENCE_S: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """What all sessions of a runner share. `changed` must be called after anything in `slots` has changed."""
+    """What all sessions of a runner share.
+
+    Attributes:
+        fork: makes a process that finds a message when it begins; raises `NoProcess`.
+        changed: must be called after anything in `slots` has changed.
+    """
 
     broker: Broker
     ledger: Ledger
     slots: Slots
     pool: StandbyPool
+    fork: Callable[[ToSession], Awaitable[SessionProcess]]
     clock: Clock
     instruments: Instruments
     changed: Callable[[], None]
@@ -143,8 +150,8 @@ class RunningSession:
                 await _first_of(self._predecessor.wait(), self._ends.wait())
             try:
                 for _ in range(_TRIES):
-                    process = None if self._ends.is_set() else self._parts.pool.take_ready() or await self._fork()
-                    if process is None or await self._assign(process):
+                    process = await self._give_to_a_process()
+                    if process is None or await self._begins(process):
                         return process
                     _log.warning("session_not_taken", pid=process.pid)
                 raise NoProcess(f"{_TRIES} processes didn't take the session")
@@ -153,30 +160,46 @@ class RunningSession:
                 self._end(Verdict.of(Reason.START_TIMEOUT, detail=str(error)))
                 return None
 
-    async def _assign(self, process: SessionProcess) -> bool:
-        """Give a process the session and wait until it is ready or ends; return False if it died before it knew."""
+    async def _give_to_a_process(self) -> SessionProcess | None:
+        """Assign the session to one that waits, or to a new one; return None when the session ends before that."""
+        assign = Assign(session=self._session)
+        while not self._ends.is_set():
+            process = self._parts.pool.take_ready()
+            if process is None:
+                return await self._fork(assign)
+            if process.send(assign):
+                return process
+            process.kill()
+        return None
+
+    async def _fork(self, assign: Assign) -> SessionProcess | None:
+        fork = asyncio.ensure_future(self._parts.fork(assign))
+        try:
+            await _first_of(asyncio.wait({fork}), self._ends.wait())
+            if not self._ends.is_set():
+                return fork.result()
+            if fork.done() and fork.exception() is None:
+                fork.result().kill()
+            return None
+        finally:
+            fork.cancel()
+
+    async def _begins(self, process: SessionProcess) -> bool:
+        """Wait until the session is ready or ends; return False if the process died before it knew of the session."""
         self._process = process
         process.listen(self._hear)
-        if not process.send(Assign(session=self._session)):
-            process.kill()
-            return False
         self._timeline.assigned(process.pid)
         process.on_exit(lambda _: self._begun.set())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._session.limits.start_timeout_s + _READY_WRITE_S):
                 await self._begun.wait()
-        if process.never_read and not self._ends.is_set():
+        if process.alive or self._ends.is_set():
+            return True
+        if process.never_read:
             self._begun.clear()
             return False
+        self._timeline.failed(Reason.PROCESS_KILLED.value)
         return True
-
-    async def _fork(self) -> SessionProcess | None:
-        fork = asyncio.ensure_future(self._parts.pool.take())
-        try:
-            await _first_of(asyncio.wait({fork}), self._ends.wait())
-            return fork.result() if fork.done() else None
-        finally:
-            fork.cancel()
 
     def _conclude(self, exited: Exit | None) -> None:
         held = self._parts.slots.exited(self._key)

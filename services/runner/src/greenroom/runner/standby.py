@@ -74,7 +74,7 @@ class StandbyPool:
             self._wake.set()
 
     def take_ready(self) -> SessionProcess | None:
-        """Return a process that waits and is alive, or the one that is about to; None if there is none."""
+        """Return a process that waits and is alive, or the one that is about to; None: there is none, fork one."""
         while self._ready:
             process = self._ready.pop(0)
             self._on_change()
@@ -82,14 +82,6 @@ class StandbyPool:
                 return process
         warming, self._warming = self._warming, None
         return warming if warming is not None and warming.alive else None
-
-    async def take(self) -> SessionProcess:
-        """Return a process, forked now if none waits.
-
-        Raises:
-            NoProcess: there is none to be had.
-        """
-        return self.take_ready() or await self._fork()
 
     def wake(self) -> None:
         """Look again whether more are wanted."""

@@ -13,6 +13,7 @@ import structlog
 from greenroom.common.clock import Clock
 from greenroom.common.messages import BotOffer
 from greenroom.runner import childlife
+from greenroom.runner.control import ToSession
 from greenroom.runner.discovery import BotSpec
 from greenroom.runner.forkwire import PeerGone, Prepare
 from greenroom.runner.processes import SessionProcess
@@ -107,8 +108,12 @@ class Supervisor:
                 failures = 1 if stable else failures + 1
                 self.restarts += 1
 
-    async def fork(self, timeout_s: float = FORK_TIMEOUT_S) -> SessionProcess:
+    async def fork(self, first: ToSession | None = None, *, timeout_s: float = FORK_TIMEOUT_S) -> SessionProcess:
         """Fork a session process, from the next zygote if there is none now.
+
+        Args:
+            first: what it is told first, before it even begins.
+            timeout_s: how long it may take.
 
         Raises:
             NoProcess: there was no zygote in `timeout_s`, or the kernel refused.
@@ -117,17 +122,17 @@ class Supervisor:
             async with asyncio.timeout(timeout_s):
                 while True:
                     await self._available.wait()
-                    process = await self._fork()
+                    process = await self._fork(first)
                     if process is not None:
                         return process
         except (TimeoutError, ForkRefused) as error:
             raise NoProcess(str(error) or f"no process could be forked in {timeout_s:g} s") from error
 
-    async def _fork(self) -> SessionProcess | None:
+    async def _fork(self, first: ToSession | None) -> SessionProcess | None:
         if self._zygote is None:
             return None
         try:
-            process = await self._zygote.fork()
+            process = await self._zygote.fork(first)
         except PeerGone:
             self._available.clear()
             return None

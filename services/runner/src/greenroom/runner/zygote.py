@@ -65,6 +65,9 @@ class Zygote:
         return None
 
     def _fork(self, request: int, control_fd: int) -> int | None:
+        if childlife.hung_up(control_fd):
+            os.close(control_fd)  # whoever asked has given up
+            return None
         try:
             pid = os.fork()
         except OSError as error:

@@ -15,7 +15,8 @@ import msgspec
 import structlog
 
 from greenroom.common.messages import BotOffer
-from greenroom.runner import forkwire
+from greenroom.runner import control, forkwire
+from greenroom.runner.control import ToSession
 from greenroom.runner.forkwire import (
     Exited,
     Fork,
@@ -68,6 +69,19 @@ class NotWarm(Exception):
         self.detail = detail
 
 
+class _Pending:
+    """A process that was asked for: its socket, and how many messages are in there."""
+
+    def __init__(self, process: asyncio.Future[SessionProcess], channel: socket.socket, *, sent: int) -> None:
+        self.process = process
+        self.channel = channel
+        self.sent = sent
+
+    def fail(self, error: Exception) -> None:
+        if not self.process.done():
+            self.process.set_exception(error)
+
+
 class ZygoteProcess:
     """Must be made on the event loop.
 
@@ -92,7 +106,7 @@ class ZygoteProcess:
         self._warm = False
         self._heard = asyncio.Event()
         self._requests = 0
-        self._forks: dict[int, tuple[asyncio.Future[SessionProcess], socket.socket]] = {}
+        self._forks: dict[int, _Pending] = {}
         self._processes: dict[int, SessionProcess] = {}
         self._loop.add_reader(channel, self._readable)
         self._loop.add_reader(self._pidfd, self._on_exit)
@@ -153,23 +167,24 @@ class ZygoteProcess:
         self._requests += 1
         request = self._requests
         ours, theirs = forkwire.pair()
-        future: asyncio.Future[SessionProcess] = self._loop.create_future()
-        self._forks[request] = future, ours
+        pending = self._forks[request] = _Pending(self._loop.create_future(), ours, sent=0 if first is None else 1)
         with theirs:
             try:
                 if first is not None:
                     ours.send(control.encode(first))
                 forkwire.send(self._channel, Fork(request=request), theirs.fileno())
-            except OSError as error:
-                self._give_up(request)
-                raise (ForkRefused("the zygote doesn't read") if self._channel.fileno() >= 0 else PeerGone()) from error
             except PeerGone:
                 self._give_up(request)
                 raise
+            except OSError as error:
+                self._give_up(request)
+                raise (ForkRefused("the zygote doesn't read") if self._channel.fileno() >= 0 else PeerGone()) from error
         try:
-            return await future
+            return await pending.process
         except asyncio.CancelledError:
             self._give_up(request)
+            if pending.process.done() and not pending.process.cancelled():
+                pending.process.result().hang_up()  # it came to be at the last moment, and belongs to nobody
             raise
 
     async def bury(self) -> str:
@@ -183,10 +198,9 @@ class ZygoteProcess:
                     await self.gone.wait()
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        for request, (future, _) in list(self._forks.items()):
+        for request, pending in list(self._forks.items()):
             self._give_up(request)
-            if not future.done():
-                future.set_exception(PeerGone())
+            pending.fail(PeerGone())
         for process in list(self._processes.values()):
             process.orphaned()
         return self._status()
@@ -197,9 +211,9 @@ class ZygoteProcess:
 
     def _give_up(self, request: int) -> None:
         """Stop waiting for a fork; a process that still comes of it finds its control socket closed, and leaves."""
-        known = self._forks.pop(request, None)
-        if known is not None:
-            known[1].close()
+        pending = self._forks.pop(request, None)
+        if pending is not None:
+            pending.channel.close()
 
     # ------------------------------------------------------------------------ what it says
 
@@ -244,22 +258,22 @@ class ZygoteProcess:
                     process.report(Exit(code=message.code, max_rss_bytes=message.max_rss_bytes, cpu_s=message.cpu_s))
 
     def _adopt(self, message: Forked, pidfd: int | None) -> None:
-        future, channel = self._forks.pop(message.request, (None, None))
+        pending = self._forks.pop(message.request, None)
         if pidfd is None:
             _log.error("zygote_sent_no_pidfd", pid=message.pid)
-        elif future is None or channel is None or future.done():
+        elif pending is None or pending.process.done():
             os.close(pidfd)  # nobody waits for it any more
         else:
-            process = self._processes[message.pid] = SessionProcess(message.pid, pidfd, channel, sent=sent)
+            process = SessionProcess(message.pid, pidfd, pending.channel, sent=pending.sent)
+            self._processes[message.pid] = process
             process.on_exit(lambda _: self._forget(process))
-            future.set_result(process)
+            pending.process.set_result(process)
 
     def _refuse(self, message: ForkFailed) -> None:
-        future, channel = self._forks.pop(message.request, (None, None))
-        if channel is not None:
-            channel.close()
-        if future is not None and not future.done():
-            future.set_exception(ForkRefused(message.detail))
+        pending = self._forks.get(message.request)
+        if pending is not None:
+            self._give_up(message.request)
+            pending.fail(ForkRefused(message.detail))
 
     def _forget(self, process: SessionProcess) -> None:
         if self._processes.get(process.pid) is process:

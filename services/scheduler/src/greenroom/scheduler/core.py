@@ -65,75 +65,97 @@ def plan(now: datetime, fleet: Fleet, sessions: Iterable[Tracked], limits: PlanL
         sessions: all that haven't ended, in any order.
         limits: see there.
     """
-    by_age = sorted(sessions, key=_age)
-    settled: list[Action] = []
+    moment = _Moment(now, fleet, limits)
+    known = list(sessions)
     queue: list[Session] = []
-    for tracked in by_age:
+    settled: list[tuple[Session, Action]] = []
+    for tracked in known:
         if tracked.busy:
             continue
-        action = _settle(now, fleet, tracked, limits)
+        action = _settle(moment, tracked)
         if action is not None:
-            settled.append(action)
+            settled.append((tracked.session, action))
         elif tracked.session.state is State.REQUESTED:
             queue.append(tracked.session)
-    leases, left = _place(now, queue, _seats(now, fleet, by_age, limits), limits)
-    return Plan(actions=(*settled, *leases), waiting=_line_up(left))
+    queue.sort(key=_age)
+    settled.sort(key=lambda row: _age(row[0]))
+    leases, left = _place(moment, queue, _seats(moment, known))
+    return Plan(actions=(*(action for _, action in settled), *leases), waiting=_line_up(left))
 
 
-def _age(tracked: Tracked) -> tuple[datetime, str]:
-    return tracked.session.requested_at, tracked.session.id
+class _Moment:
+    """What is the same for every session of one plan."""
+
+    __slots__ = ("fleet", "limits", "live", "now")
+
+    def __init__(self, now: datetime, fleet: Fleet, limits: PlanLimits) -> None:
+        self.now = now
+        self.fleet = fleet
+        self.limits = limits
+        fresh = timedelta(seconds=limits.runner_lost_s)
+        self.live = {key for key, runner in fleet.runners.items() if now - runner.heard_at < fresh}
+
+    def is_lost(self, key: RunnerKey) -> bool:
+        """Tell whether a runner could have been heard for so long and wasn't."""
+        silent = silent_for(self.fleet, key, self.now)
+        return key not in self.live and silent >= timedelta(seconds=self.limits.runner_lost_s)
+
+
+def _age(session: Session) -> tuple[datetime, str]:
+    return session.requested_at, session.id
 
 
 # ---------------------------------------------------------------------------- one session by itself
 
 
-def _settle(now: datetime, fleet: Fleet, tracked: Tracked, limits: PlanLimits) -> Action | None:
+def _settle(moment: _Moment, tracked: Tracked) -> Action | None:
     """Return what must become of a session whatever slots there are, or None."""
     session = tracked.session
     match session.state:
         case State.REQUESTED:
-            return _settle_requested(now, session, limits)
+            return _settle_requested(moment, session)
         case State.LEASED:
-            return _settle_leased(now, fleet, tracked, limits)
+            return _settle_leased(moment, tracked)
         case State.STARTED | State.READY | State.ENDING:
-            loss = _loss(now, fleet, tracked, limits)
+            loss = _loss(moment, tracked)
             return _settle_lost(session, loss) if loss else None
         case State.ENDED:
             return None
 
 
-def _settle_requested(now: datetime, session: Session, limits: PlanLimits) -> Action | None:
-    if session.attempt > limits.max_attempts:
-        detail = f"{limits.max_attempts} tries"
-        return GiveUp(
-            session_id=session.id,
-            transition=_ended(session, Outcome.FAILED, Reason.ATTEMPTS_EXHAUSTED, detail),
-        )
-    if now >= session.queue_deadline_at:
+def _settle_requested(moment: _Moment, session: Session) -> Action | None:
+    tries = moment.limits.max_attempts
+    if session.attempt > tries:
+        ended = _ended(session, Outcome.FAILED, Reason.ATTEMPTS_EXHAUSTED, f"{tries} tries")
+        return GiveUp(session_id=session.id, transition=ended)
+    if moment.now >= session.queue_deadline_at:
         return Expire(session_id=session.id, transition=_ended(session, Outcome.EXPIRED, Reason.QUEUE_EXPIRED))
     return None
 
 
-def _settle_leased(now: datetime, fleet: Fleet, tracked: Tracked, limits: PlanLimits) -> Action | None:
+def _settle_leased(moment: _Moment, tracked: Tracked) -> Action | None:
     session, key = tracked.session, holder(tracked.session)
-    if session.lease_expires_at is not None and now >= session.lease_expires_at:
+    if session.lease_expires_at is not None and moment.now >= session.lease_expires_at:
         # A runner that was perhaps never asked hasn't shown that it is of no use.
         return _requeue(session, Reason.LEASE_EXPIRED, exclude_runner=tracked.asked)
-    if key is not None and _is_lost(now, fleet, key, limits):
+    if key is not None and moment.is_lost(key):
         return _requeue(session, Reason.RUNNER_LOST, exclude_runner=False)
-    runner = fleet.runners.get(key) if key else None
+    runner = moment.fleet.runners.get(key) if key else None
     if tracked.asked or runner is None or (session.id, session.epoch) in runner.held:
         return None
     return Ask(session_id=session.id)
 
 
-def _loss(now: datetime, fleet: Fleet, tracked: Tracked, limits: PlanLimits) -> str | None:
+def _loss(moment: _Moment, tracked: Tracked) -> str | None:
     """Return in which way nobody runs the session any more, or None while its runner may be believed to."""
-    key = holder(tracked.session)
-    if key is not None and _is_lost(now, fleet, key, limits):
-        return f"runner {key[1]} wasn't heard for {limits.runner_lost_s:g} s"
-    if missing_for(fleet, tracked.session, tracked.seen_at) >= timedelta(seconds=limits.session_missing_s):
-        return f"runner {tracked.session.runner_id} no longer has it"
+    session, key = tracked.session, holder(tracked.session)
+    if key is None or (key in moment.live and (session.id, session.epoch) in moment.fleet.runners[key].held):
+        return None
+    if moment.is_lost(key):
+        return f"runner {session.runner_id} wasn't heard for {moment.limits.runner_lost_s:g} s"
+    missing = missing_for(moment.fleet, session, tracked.seen_at)
+    if missing >= timedelta(seconds=moment.limits.session_missing_s):
+        return f"runner {session.runner_id} no longer has it"
     return None
 
 
@@ -156,37 +178,30 @@ def _ended(session: Session, outcome: Outcome, reason: str, detail: str | None =
     return Ended(by="scheduler", epoch=session.epoch, outcome=outcome, reason=reason, detail=detail)
 
 
-def _is_lost(now: datetime, fleet: Fleet, key: RunnerKey, limits: PlanLimits) -> bool:
-    return silent_for(fleet, key, now) >= timedelta(seconds=limits.runner_lost_s)
-
-
 # ---------------------------------------------------------------------------- slots
 
 
-def _seats(now: datetime, fleet: Fleet, sessions: Iterable[Tracked], limits: PlanLimits) -> dict[str, list[Seat]]:
-    """Return the live runners of each pool with what is taken of them, in the order of their ids."""
+def _seats(moment: _Moment, sessions: Iterable[Tracked]) -> dict[str, list[Seat]]:
+    """Return the live runners of each pool with what is taken of them."""
     assigned: dict[RunnerKey, set[Hold]] = {}
     for tracked in sessions:
-        key = holder(tracked.session)
-        if key is not None and not tracked.session.ended:
-            assigned.setdefault(key, set()).add((tracked.session.id, tracked.session.epoch))
-    fresh = timedelta(seconds=limits.runner_lost_s)
+        session = tracked.session
+        if session.runner_id and not session.ended:
+            assigned.setdefault((session.pool, session.runner_id), set()).add((session.id, session.epoch))
     seats: dict[str, list[Seat]] = {}
-    for key in sorted(fleet.runners):
-        runner = fleet.runners[key]
-        if now - runner.heard_at < fresh:
-            seats.setdefault(runner.pool, []).append(Seat(runner, frozenset(assigned.get(key, ()))))
+    for key in moment.live:
+        seats.setdefault(key[0], []).append(Seat(moment.fleet.runners[key], frozenset(assigned.get(key, ()))))
     return seats
 
 
 def _place(
-    now: datetime, queue: Sequence[Session], seats: dict[str, list[Seat]], limits: PlanLimits
+    moment: _Moment, queue: Sequence[Session], seats: dict[str, list[Seat]]
 ) -> tuple[list[Lease], list[tuple[Session, Reason, str]]]:
     """Hand out slots, first come first, and return the leases and who got none, with why.
 
     A session that no free slot fits doesn't hold up those behind it.
     """
-    expires_at = now + timedelta(seconds=limits.lease_s)
+    expires_at = moment.now + timedelta(seconds=moment.limits.lease_s)
     choices: dict[tuple[str, str, str], Choice] = {}
     leases: list[Lease] = []
     left: list[tuple[Session, Reason, str]] = []
@@ -194,7 +209,8 @@ def _place(
         kind = (session.pool, session.bot, session.transport)
         choice = choices.get(kind)
         if choice is None:
-            choice = choices[kind] = Choice(session, seats.get(session.pool, ()), spread=limits.spread)
+            seats_there = seats.get(session.pool, ())
+            choice = choices[kind] = Choice(session, seats_there, spread=moment.limits.spread)
         seat = choice.best(session.refused_by)
         if seat is None:
             left.append((session, *choice.refusal(session.refused_by)))

@@ -67,8 +67,6 @@ BODY_SCHEMA: Final[dict[str, Any]] = {
 
 # Offline recognition needs whole sentences: the pause that ends a turn is longer than any within one.
 _END_OF_TURN_S: Final = 0.6
-# A turn in which nothing was recognised ends after this.
-_UNRECOGNISED_TURN_S: Final = 1.5
 
 
 async def bot(runner_args: RunnerArguments) -> None:
@@ -138,7 +136,6 @@ def _turns() -> LLMUserAggregatorParams:
             # A synthetic caller's sentences sound unfinished to the model that Pipecat has for this.
             stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=_END_OF_TURN_S)]
         ),
-        user_turn_stop_timeout=_UNRECOGNISED_TURN_S,
         empty_user_turn=EmptyUserTurnConfig(interrupted_prompt=UNCLEAR_MESSAGE, idle_prompt=UNCLEAR_MESSAGE),
     )
 

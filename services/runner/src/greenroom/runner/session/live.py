@@ -105,6 +105,7 @@ class LiveSession:
             broker, self.session, on_connected=self._on_connected, on_disconnected=self._on_disconnected
         )
         self._pipelines = Pipelines()
+        self._bot_context = contextvars.copy_context()
         self._tasks = asyncio.TaskGroup()
         self._bot: asyncio.Task[None] | None = None
 
@@ -151,9 +152,8 @@ class LiveSession:
                     "runner_id": self._context.runner_id,
                 },
             )
-            context = contextvars.copy_context()
-            context.run(self._enter)
-            self._bot = asyncio.get_running_loop().create_task(self._run_bot(), name="bot", context=context)
+            self._bot_context.run(self._enter)
+            self._bot = asyncio.get_running_loop().create_task(self._run_bot(), name="bot", context=self._bot_context)
             self._bot.add_done_callback(self._on_bot_done)
             await self._listening()
             await first(self.ready.wait(), self._ending.begun.wait())
@@ -232,7 +232,8 @@ class LiveSession:
         self._clock.begin()
         self._emitter.emit(EventType.CALL_CONNECTED, {"connection_id": request.connection_id})
         _log.info("client_connected", connection_id=request.connection_id)
-        self._tasks.create_task(self._welcome(), name="welcome")
+        # What the bot does when it is told happens in its own context, as if its transport had found out.
+        self._tasks.create_task(self._welcome(), name="welcome", context=self._bot_context.copy())
 
     async def _welcome(self) -> None:
         await self._channel.send(MediaConnected())

@@ -79,9 +79,9 @@ class Pipelines:
             await runner.cancel(reason)
 
 
-async def done(bot: asyncio.Task[None]) -> None:
-    """Wait until the bot's task is done, however; nothing of it is raised here."""
-    await asyncio.wait({bot})
+async def done(task: asyncio.Task[Any]) -> None:
+    """Wait until a task is done, however; nothing of it is raised here."""
+    await asyncio.wait({task})
 
 
 async def first(*waits: Awaitable[Any], timeout_s: float | None = None) -> None:

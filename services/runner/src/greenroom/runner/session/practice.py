@@ -10,7 +10,6 @@ import socket
 from datetime import UTC, datetime
 from typing import Final, cast
 
-import structlog
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
@@ -29,27 +28,30 @@ from greenroom.runner import control
 from greenroom.runner.session.channel import Channel
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.live import LiveSession
+from greenroom.runner.session.pipelines import done, first
 
 _TIMEOUT_S: Final = 5.0
 _BOT: Final = "practice"
 # Belongs to no trace: spans of a practice go nowhere.
 _TRACEPARENT: Final = f"00-{1:032x}-{1:016x}-00"
 
-_log = structlog.get_logger()
 
+async def practise(context: SessionContext) -> str | None:
+    """Start a pipeline as a session does, and cancel it.
 
-async def practise(context: SessionContext) -> None:
-    """Start a pipeline as a session does, and cancel it; a practice that fails is no more than a slower start."""
+    Returns the class of the error that it ended with, if any: that is no more than a slower start.
+    """
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             await _run(SessionContext(runner_id="", settings=context.settings, bots={_BOT: _bot}), channel, theirs)
-    except Exception as error:  # noqa: BLE001 whatever it was: the session itself will say it, if it matters
-        _log.warning("practice_failed", error=type(error).__name__)
+    except Exception as error:  # noqa: BLE001 whatever it was: if it matters, the session will meet it again
+        return type(error).__name__
     finally:
         channel.close()
         theirs.close()
+    return None
 
 
 async def _run(context: SessionContext, channel: Channel, runner: socket.socket) -> None:
@@ -65,9 +67,12 @@ async def _run(context: SessionContext, channel: Channel, runner: socket.socket)
     )
     live = LiveSession(session, context, cast("Broker", _NoBroker()), channel, _nothing)
     running = asyncio.create_task(live.run())
-    await live.ready.wait()
-    runner.send(control.encode(control.Cancel(reason=_BOT)))
-    await running
+    try:
+        await first(live.ready.wait(), done(running))
+        runner.send(control.encode(control.Cancel(reason=_BOT)))
+        await running
+    finally:
+        running.cancel()
 
 
 async def _bot(arguments: WebSocketRunnerArguments) -> None:

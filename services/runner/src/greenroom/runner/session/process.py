@@ -59,16 +59,18 @@ def run(control_fd: int, context: SessionContext) -> int:
     """
     settings = context.settings
     name = f"{context.runner_id}-{os.getpid()}"
+    # Ctrl-C in a terminal reaches the whole group; what becomes of sessions is the runner's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     announce_setup_file()
     watch_flows()
     _be_silent()
-    loop.run_until_complete(practise(context))
+    problem = loop.run_until_complete(practise(context))
     configure_logging(SERVICE, level=settings.log_level, form=settings.log_format, instance_id=name)
     redirect_loguru(settings.log_level, content=settings.trace_content)
-    # Ctrl-C in a terminal reaches the whole group; what becomes of sessions is the runner's decision.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if problem is not None:
+        _log.warning("practice_failed", error=problem)
     tracing = setup_tracing(
         f"greenroom-{SERVICE}",
         name,

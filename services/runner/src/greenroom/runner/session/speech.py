@@ -151,6 +151,8 @@ class AgentSpeech:
         # Seconds sent since the caller cut in.
         self._defiant_s = 0.0
         self._word_by_word = False
+        # Letters that were announced and haven't been reported as spoken.
+        self._owed = 0
 
     # ------------------------------------------------------------------------ at the voice
 
@@ -178,6 +180,8 @@ class AgentSpeech:
     def began(self, segment: int) -> None:
         """What is sent from here on belongs to `segment`."""
         self._sending = segment
+        if known := self._segments.get(segment):
+            self._owed += _letters(known.text)
 
     def sent(self, seconds: float) -> None:
         """Audio has been sent."""
@@ -191,6 +195,7 @@ class AgentSpeech:
     def spoken(self, text: str, *, segment: int | None, spaced: bool, timed: bool) -> None:
         """This text has been heard; `timed`: it is a word with a time of its own."""
         self._texts.add(text, spaced=spaced)
+        self._owed -= _letters(text)
         self._word_by_word = self._word_by_word or timed
         if segment is not None and not timed:
             self._segments.pop(segment, None)
@@ -211,7 +216,7 @@ class AgentSpeech:
         if self._started is None:
             return
         self._stopped = at
-        if self._interrupted or not self._word_by_word:
+        if self._interrupted or not self._word_by_word or self._owed <= 0:
             self.finish()
 
     def tick(self, at: int) -> None:
@@ -238,6 +243,7 @@ class AgentSpeech:
             self._forget()
         self._started = self._stopped = None
         self._interrupted = self._word_by_word = False
+        self._owed = 0
         self._say(utterance)
 
     def _cut_text(self) -> str:
@@ -251,7 +257,12 @@ class AgentSpeech:
         # What was on its way is thrown away by the interruption.
         self._segments.clear()
         self._making = self._sending = None
+        self._owed = 0
         self._texts.take()
+
+
+def _letters(text: str) -> int:
+    return sum(not character.isspace() for character in text)
 
 
 def heard_words(text: str, share: float) -> str:

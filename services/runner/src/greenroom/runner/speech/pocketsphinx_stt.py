@@ -18,6 +18,9 @@ from greenroom.runner.speech.recognizer import RATE, GrammarRecognizer
 
 # From the end of speech: 0.2 s until the VAD has noticed, then a sentence of 5 s is decoded within 0.3 s.
 _TTFS_P99_S: Final = 0.5
+# What waits for a transcript to end the caller's turn is to know that there is none, and not to wait any longer. It
+# takes any text for one; those who read it strip it first.
+_NOTHING: Final = " "
 
 
 @dataclass
@@ -28,7 +31,7 @@ class PocketsphinxSTTSettings(STTSettings):
 class PocketsphinxSTTService(SegmentedSTTService):
     """Transcribes each stretch of speech that the VAD finds, with a grammar.
 
-    Speech that isn't recognised yields no transcript. The pipeline's input has to be mono at 16 kHz.
+    Speech that isn't recognised gives a blank transcript. The pipeline's input has to be mono at 16 kHz.
 
     Args:
         recognizer: may be shared by several services.
@@ -75,6 +78,7 @@ class PocketsphinxSTTService(SegmentedSTTService):
         await self.stop_processing_metrics()
         if not text:
             logger.debug(f"{self}: speech without a sentence of the grammar")
+            yield TranscriptionFrame(_NOTHING, self._user_id, time_now_iso8601(), Language.EN_US)
             return
         await self._trace_transcription(text, is_final=True, language=Language.EN_US)
         yield TranscriptionFrame(text, self._user_id, time_now_iso8601(), Language.EN_US)

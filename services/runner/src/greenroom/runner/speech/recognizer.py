@@ -64,8 +64,8 @@ class GrammarRecognizer:
         )
         try:
             self._decoder.add_jsgf_string(_SEARCH, grammar)
-        except RuntimeError as error:
-            raise ValueError(f"not a grammar for pocketsphinx: {error}") from error
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"pocketsphinx can't use the grammar: {error}") from error
         self._decoder.add_jsgf_string(_CALIBRATION, _CALIBRATION_GRAMMAR)
         self._lock = threading.Lock()
 

@@ -1,0 +1,122 @@
+"""The assistant against a server that speaks OpenAI's wire format."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from pipecat.runner.types import WebSocketRunnerArguments
+
+from greenroom.runner.bots import assistant
+from tests.support.bot_line import RATE, call_to, loudness
+from tests.support.openai_stub import (
+    CHAT,
+    KEY,
+    SPEECH,
+    TRANSCRIPTIONS,
+    WORD_S,
+    Breaks,
+    Calls,
+    Fails,
+    OpenAIStub,
+    Says,
+    Stalls,
+    running_openai_stub,
+)
+
+# A pause ends the caller's turn: what Pipecat's model thinks of synthetic speech isn't what is tested.
+BODY = {"end_of_turn": "pause", "greeting": "Hello there.", "llm_model": "stub-1", "voice": "sage"}
+
+
+@pytest.fixture
+async def stub(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OpenAIStub]:
+    """A server, and an environment that points to it."""
+    async with running_openai_stub() as running:
+        monkeypatch.setenv("OPENAI_BASE_URL", running.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        yield running
+
+
+async def test_a_conversation_is_held_and_ended_by_the_model(stub: OpenAIStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speech is transcribed, the model answers in words that are spoken, and it hangs up by its tool."""
+    stub.transcripts.extend(["how are you", "goodbye"])
+    stub.replies.extend([Says("I am fine. And you?"), Calls("end_call", text="Goodbye!")])
+    async with call_to(assistant, monkeypatch, BODY) as call:
+        seen = call.seen
+        await call.answered(1)
+        await call.say("hello")
+        await call.answered(2)
+        await call.say("goodbye")
+        await call.closed.wait()
+    assert seen.heard == ["how are you", "goodbye"]
+    assert seen.said == "Hello there. I am fine. And you? Goodbye!"
+    assert seen.tools == [("end_call", {}, {"ended": True})]
+    assert [end.reason for end in seen.ends] == ["goodbye"]
+    assert seen.errors == []
+    assert ("PhoneLLMService", "LLMUsageMetricsData") in seen.metrics
+    assert ("PhoneLLMService", "TTFBMetricsData") in seen.metrics
+    words = len(seen.said.split())
+    assert loudness(bytes(call.heard)) > 1_000
+    assert len(call.heard) / 2 / RATE >= words * WORD_S * 0.95
+    first = stub.asked(CHAT)[0].body
+    assert first["model"] == "stub-1"
+    assert first["stream"] is True
+    assert [tool["function"]["name"] for tool in first["tools"]] == ["end_call"]
+    assert first["messages"][0] == {"role": "system", "content": assistant.INSTRUCTIONS}
+    assert first["messages"][-1] == {"role": "user", "content": "how are you"}
+    assert stub.asked(SPEECH)[0].body["voice"] == "sage"
+    assert stub.asked(TRANSCRIPTIONS)[0].file[:4] == b"RIFF"
+
+
+@pytest.mark.parametrize(
+    ("path", "trouble"),
+    [
+        (TRANSCRIPTIONS, [Fails(500), Fails(500)]),
+        (CHAT, [Fails(429), Fails(429)]),
+        (CHAT, [Stalls(), Stalls()]),
+        (CHAT, [Breaks()]),
+    ],
+    ids=["no transcript", "rate limit", "model silent", "connection lost"],
+)
+async def test_the_caller_is_told_when_an_answer_fails(
+    stub: OpenAIStub, monkeypatch: pytest.MonkeyPatch, path: str, trouble: list[Fails | Stalls | Breaks]
+) -> None:
+    """A failure that may pass is apologised for, and the call goes on."""
+    monkeypatch.setattr(assistant, "_LLM_TIMEOUT_S", 0.3)
+    stub.trouble[path].extend(trouble)
+    stub.default_reply = Says("Here I am.")
+    async with call_to(assistant, monkeypatch, BODY) as call:
+        await call.answered(1)
+        await call.say("hello")
+        await call.until(lambda: assistant.APOLOGY in call.seen.said)
+        await call.until(lambda: not call.seen.speaking)
+        await call.say("hello")
+        await call.until(lambda: call.seen.said.endswith("Here I am."))
+    assert call.seen.errors
+
+
+async def test_a_failure_that_passes_at_once_isnt_noticed(stub: OpenAIStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails once is tried again before the caller is told."""
+    for path in (CHAT, SPEECH, TRANSCRIPTIONS):
+        stub.trouble[path].append(Fails(429))
+    async with call_to(assistant, monkeypatch, BODY) as call:
+        await call.answered(1)
+        await call.say("hello")
+        await call.answered(2)
+    assert call.seen.said == "Hello there. All right."
+    assert call.seen.errors == []
+
+
+async def test_a_key_that_is_refused_ends_the_call(stub: OpenAIStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key that the server refuses nothing can be done: the call ends and says why."""
+    stub.key = "sk-another"
+    async with call_to(assistant, monkeypatch, BODY | {"greeting": ""}) as call:
+        await call.say("hello")
+        await call.closed.wait()
+    assert [str(end.reason).partition(" ")[2] for end in call.seen.ends] == ["can no longer do its job"]
+
+
+async def test_without_a_key_there_is_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing key is an error that names the variable, before anything is begun."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    arguments = WebSocketRunnerArguments(websocket=None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(assistant.MissingKey, match="OPENAI_API_KEY"):
+        await assistant.bot(arguments)

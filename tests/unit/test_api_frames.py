@@ -1,0 +1,120 @@
+"""Media messages and their numbers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenroom.api import closes, frames
+from greenroom.api.frames import Close, MalformedFrame, Sequence
+from greenroom.common.lifecycle import Outcome
+
+kinds = st.sampled_from([frames.TEXT, frames.BINARY, frames.CLOSE])
+numbers = st.integers(0, 2**32 - 1)
+
+
+@given(kinds, numbers, st.binary(max_size=100))
+def test_what_is_encoded_is_decoded(kind: int, number: int, payload: bytes) -> None:
+    """A message comes out as it went in."""
+    assert frames.decode(frames.encode(kind, number, payload)) == (kind, number, payload)
+
+
+@given(st.binary(max_size=20))
+def test_any_bytes_are_a_frame_or_malformed(message: bytes) -> None:
+    """Whatever comes over the wire, nothing else is raised."""
+    try:
+        kind, _, payload = frames.decode(message)
+    except MalformedFrame:
+        assert len(message) < 5 or message[0] > 2
+    else:
+        assert (kind, payload) == (message[0], message[5:])
+
+
+def test_a_number_wraps() -> None:
+    """After 2³² messages the count begins anew."""
+    assert frames.encode(frames.TEXT, 2**32 + 1, b"") == frames.encode(frames.TEXT, 1, b"")
+
+
+@given(st.integers(0, 65_535), st.text(max_size=200))
+def test_a_close_keeps_its_code_and_what_fits_of_its_reason(code: int, reason: str) -> None:
+    """A close frame has 123 bytes for the reason; it is cut between characters."""
+    _, _, payload = frames.decode(frames.encode_close(7, Close(code=code, reason=reason)))
+    close = frames.decode_close(payload)
+    assert close.code == code
+    assert reason.startswith(close.reason)
+    assert len(close.reason.encode()) <= 123
+    assert close.reason == reason or len(close.reason.encode()) > 119
+
+
+def test_a_close_without_a_code_has_none() -> None:
+    """An empty close is what RFC 6455 calls 1005."""
+    assert frames.decode_close(b"") == frames.decode_close(b"\x03") == Close(code=1005)
+
+
+@pytest.mark.parametrize(
+    ("code", "sent"),
+    [(1000, 1000), (1001, 1001), (1011, 1011), (1014, 1014), (3000, 3000), (4999, 4999)]
+    + [(code, 1011) for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535)],
+)
+def test_only_codes_that_may_be_sent_are_sent(code: int, sent: int) -> None:
+    """A bot's reserved or invented code would break the client's connection; it becomes `server error`."""
+    assert frames.sendable(Close(code=code, reason="why")) == Close(code=sent, reason="why")
+
+
+def take(sequence: Sequence, *given: int) -> list[str]:
+    """Hand numbers to an accepted connection."""
+    return [sequence.take(number, accepted=True) for number in given]
+
+
+def test_numbers_in_order_lose_nothing() -> None:
+    """The usual case."""
+    sequence = Sequence()
+    assert take(sequence, 0, 1, 2) == ["new", "new", "new"]
+    assert sequence.lost == 0
+
+
+def test_holes_are_counted_and_what_comes_late_is_stale() -> None:
+    """A jump is a loss; what jumped over comes too late, and a repetition is nothing new."""
+    sequence = Sequence()
+    assert take(sequence, 0, 3, 1, 3, 4) == ["new", "new", "stale", "stale", "new"]
+    assert sequence.lost == 2
+
+
+def test_before_the_answer_only_number_0_begins_a_connection() -> None:
+    """What an earlier connection left in flight is not the beginning of this one."""
+    sequence = Sequence()
+    assert [sequence.take(number, accepted=False) for number in (57, 58, 0)] == ["stale", "stale", "new"]
+    assert sequence.lost == 0
+
+
+def test_after_the_answer_a_late_beginning_is_a_loss() -> None:
+    """If the first messages were lost, the connection still begins."""
+    sequence = Sequence()
+    assert take(sequence, 2) == ["new"]
+    assert sequence.lost == 2
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 5), max_size=50))
+def test_losses_add_up_over_the_wrap(start: int, skips: list[int]) -> None:
+    """Every number that was skipped is counted once, wherever the count wraps."""
+    sequence = Sequence()
+    sequence.take(0, accepted=True)
+    # As if `start` messages had come.
+    sequence._expected = start
+    number = start
+    for skip in skips:
+        number += skip
+        assert sequence.take(number % 2**32, accepted=True) == "new"
+        number += 1
+    assert sequence.lost == sum(skips)
+
+
+def test_every_outcome_has_a_close() -> None:
+    """A socket closes with a code for each way a session can end, all of which may be sent."""
+    assert {outcome: closes.code_of(outcome) for outcome in Outcome} == {
+        Outcome.COMPLETED: 1000,
+        Outcome.FAILED: 1011,
+        Outcome.LOST: 1011,
+        Outcome.CANCELED: 4004,
+        Outcome.REJECTED: 4004,
+        Outcome.EXPIRED: 4004,
+    }

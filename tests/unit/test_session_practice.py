@@ -1,0 +1,38 @@
+"""A session that isn't one."""
+
+import pytest
+
+from greenroom.common.settings import ServiceSettings
+from greenroom.runner.session import practice
+from greenroom.runner.session.attach import SETUP_VARIABLE, announce_setup_file
+from greenroom.runner.session.context import SessionContext
+from greenroom.runner.session.practice import practise
+
+CONTEXT = SessionContext(runner_id="r", settings=ServiceSettings(), bots={})
+
+
+@pytest.fixture(autouse=True)
+def _hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SETUP_VARIABLE, "")
+    announce_setup_file()
+
+
+async def test_a_practice_starts_a_pipeline_and_ends_it() -> None:
+    """Practised is the whole start, until the pipeline runs; nothing is left of it."""
+    assert await practise(CONTEXT) is None
+
+
+async def test_a_practice_that_fails_is_no_more_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong is named, and the process can still take a session."""
+
+    async def broken(_: object) -> None:
+        raise KeyError("practice")
+
+    monkeypatch.setattr(practice, "_bot", broken)
+    assert await practise(CONTEXT) is None
+
+    async def refuse(*_: object) -> None:
+        raise OSError("no sockets")
+
+    monkeypatch.setattr(practice, "_run", refuse)
+    assert await practise(CONTEXT) == "OSError"
