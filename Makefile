@@ -12,7 +12,7 @@ ready := .venv/.ready
 inputs := tools/bootstrap.sh .python-version requirements/build.txt requirements/dev.txt \
 	$(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
 
-.PHONY: help demo up call test lint format bench requirements clean
+.PHONY: help demo up call test lint format bench requirements docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,12 @@ bench: $(ready) ## measure, all or some: make bench only=start
 
 requirements: ## pin again after a change of dependencies; upgrade=1 takes the newest
 	@uv=$$(tools/bootstrap.sh uv); UV=$$uv tools/export_requirements.sh $(if $(upgrade),upgrade)
+
+docs: $(ready) ## write the generated pages of docs/ anew: messages, lifecycle, errors, configuration, OpenAPI
+	@.venv/bin/python -m greenroom.common.docgen_messages docs
+	@.venv/bin/python -m greenroom.devtools.all_errors > docs/errors.md
+	@.venv/bin/python -m greenroom.devtools.configuration > docs/configuration.md
+	@.venv/bin/python -m greenroom.api.openapi docs/openapi.json
 
 clean: ## remove all that was made here: .greenroom (with its recordings), .venv, .uv, caches
 	@rm -rf .greenroom .venv .uv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

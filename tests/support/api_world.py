@@ -67,10 +67,15 @@ class ApiWorld:
         dsn: the database of the api.
         parts: the api.
         url: where it listens, `http://…`.
+        nats_url: where the broker is.
+        metrics: of the api.
     """
 
-    def __init__(self, broker: NatsBroker, dsn: str, parts: Parts, url: str, metrics: Metrics) -> None:
+    def __init__(
+        self, *, broker: NatsBroker, dsn: str, parts: Parts, url: str, nats_url: str, metrics: Metrics
+    ) -> None:
         self.broker = broker
+        self.nats_url = nats_url
         self.dsn = dsn
         self.parts = parts
         self.url = url
@@ -276,7 +281,8 @@ async def running_api(nats_url: str, dsn: str, **fields: Any) -> AsyncGenerator[
         server = make_server(parts.app, chosen)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         await until(lambda: server.started)
-        world = ApiWorld(own, dsn, parts, f"http://127.0.0.1:{listening.getsockname()[1]}", metrics)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        world = ApiWorld(broker=own, dsn=dsn, parts=parts, url=url, nats_url=nats_url, metrics=metrics)
         await world.add_agent()
         try:
             yield world

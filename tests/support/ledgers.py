@@ -35,7 +35,7 @@ def call(epoch: int = 1, runner_id: str = "r1") -> list[Transition]:
 
 
 def assert_legal(history: Sequence[Entry]) -> None:
-    """Make sure that a history is one path of the lifecycle table, each document what its transition makes of the last."""
+    """Make sure that a history is a path of the lifecycle table, each document following from the one before."""
     session: Session | None = None
     revision = 0
     for entry in history:

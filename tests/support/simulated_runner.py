@@ -168,6 +168,7 @@ class SimulatedRunner:
             await self._clock.sleep(self._call_s)
             entry = await self._ledger.advance(entry, Ending(by="session", epoch=session.epoch, reason="goodbye"))
             ended = Ended(by="runner", epoch=session.epoch, outcome=Outcome.COMPLETED, reason="goodbye")
+            self.held.pop(session.id, None)  # its process is gone before its end is written
             await self._ledger.advance(entry, ended)
         except GreenroomError:
             pass  # the lease is no longer the current one: whoever holds it now runs the session

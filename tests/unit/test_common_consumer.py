@@ -1,6 +1,7 @@
 """The consume loop in virtual time: what becomes of a message is what its handler did with it."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ PARKED = "gr.v1.parked.SESSIONS"
 
 
 @pytest.fixture(autouse=True)
-def _logs() -> Generator[None]:  # pyright: ignore[reportUnusedFunction] - pytest uses it
+def _logs() -> Generator[None]:
     """Keep thousands of tracebacks off the terminal: to render one takes longer than to run a test."""
     with structlog.testing.capture_logs():
         yield
@@ -214,7 +215,7 @@ def test_anything_else_comes_again_with_growing_delays() -> None:
         async with consuming(world):
             await asyncio.sleep(150)
         times = [at for at, _ in world.batches]
-        gaps = [round(later - earlier, 1) for earlier, later in zip(times, times[1:], strict=False)]
+        gaps = [round(later - earlier, 1) for earlier, later in itertools.pairwise(times)]
         assert gaps == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
         assert world.consumer.counts.failed == len(times)
         assert not await world.parked()

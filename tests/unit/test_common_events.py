@@ -138,7 +138,7 @@ JSON = st.recursive(
 ENVELOPE = st.fixed_dictionaries(
     {},
     optional={
-        **{name: JSON for name in ("id", "tenant", "session_id", "type", "at", "seq", "epoch", "source", "data")},
+        **dict.fromkeys(("id", "tenant", "session_id", "type", "at", "seq", "epoch", "source", "data"), JSON),
         "at": st.datetimes(timezones=st.timezones() | st.none()).map(str) | st.text(),
         "seq": st.integers(),
         "data": st.dictionaries(st.text(), JSON),

@@ -3,8 +3,8 @@
 import itertools
 
 from greenroom.common import topology
-from greenroom.common.ledger import STREAM as LEDGER_STREAM
 from greenroom.common.leadership import STREAM as LEADERS_STREAM
+from greenroom.common.ledger import STREAM as LEDGER_STREAM
 from tests.support.memory_streams import matches
 
 STREAMS = {stream.name: stream for stream in topology.STREAMS}
@@ -36,7 +36,9 @@ def test_a_work_queue_has_one_consumer_for_each_subject() -> None:
     """With two of them the server refuses the second."""
     for stream in topology.STREAMS:
         if stream.retention == "workqueue":
-            filters = [each for consumer in topology.CONSUMERS if consumer.stream == stream.name for each in consumer.filters]
+            filters = [
+                each for consumer in topology.CONSUMERS if consumer.stream == stream.name for each in consumer.filters
+            ]
             assert sorted(filters) == sorted(stream.subjects)
 
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -70,6 +71,7 @@ def test_a_leased_session_is_taken_once() -> None:
     assert first.held is not None
     assert again.held is None
     assert len(slots) == 1
+    assert steps(slots, 0.0) == []
 
 
 def test_a_start_that_comes_again_after_the_end_is_not_run_again() -> None:
@@ -141,13 +143,24 @@ def test_the_end_ladder_has_one_deadline() -> None:
     ready(slots)
     assert slots.end(("s1", 1), STOP, now=5.0, at=AT)
     [stop] = slots.due(now=5.0, at=AT)
-    assert (stop.step, stop.deadline_s, stop.verdict) == (Step.STOP, 10 * CANCEL_AT, STOP)
+    assert (stop.step, stop.verdict) == (Step.STOP, STOP)
+    assert stop.deadline_s == pytest.approx(10 * CANCEL_AT)
     assert slots.next_due() == 5.0 + 10 * CANCEL_AT
     assert steps(slots, 5.0 + 10 * CANCEL_AT) == [Step.CANCEL]
     assert steps(slots, 5.0 + 10 * TERMINATE_AT) == [Step.TERMINATE]
     assert steps(slots, 15.0) == [Step.KILL]
     assert steps(slots, 15.0) == []
     assert steps(slots, 15.0 + KILL_AGAIN_S) == [Step.KILL]
+
+
+def test_there_may_be_less_time_than_usual() -> None:
+    """The ladder of a session that must end sooner than its own limit says is as much shorter."""
+    slots = Slots(RUNNER, 1)
+    ready(slots)
+    slots.end(("s1", 1), STOP, now=5.0, at=AT, within_s=1.0)
+    [stop] = slots.due(now=5.0, at=AT)
+    assert stop.deadline_s == pytest.approx(CANCEL_AT)
+    assert steps(slots, 6.0) == [Step.CANCEL, Step.TERMINATE, Step.KILL]
 
 
 def test_a_second_reason_to_end_changes_nothing() -> None:

@@ -155,11 +155,28 @@ async def test_nothing_is_sent_after_a_hang_up(world: World) -> None:
 async def test_the_bot_closes_with_the_reason_of_the_session(world: World) -> None:
     """A bot's plain close tells the client why the session ends; what it says itself goes before."""
     await world.connect()
-    world.link.farewell = (1000, "goodbye")
+    world.link.prepare_to_close(1000, "goodbye")
     await world.link.websocket.close()
     await settle()
     assert world.out == [(MediaKind.CLOSE, 0, struct.pack(">H", 1000) + b"goodbye")]
     assert world.disconnected == [("bot", 1000, "goodbye")]
+
+
+async def test_a_session_that_ends_takes_no_client(world: World) -> None:
+    """Whoever comes while the session ends is refused; whoever is there stays until the bot closes."""
+    world.link.prepare_to_close(1011, "bot-failed")
+    assert await world.connect("c1") == MediaRefused(code="session-ended")
+    await world.link.close()
+    assert world.out == []
+
+
+async def test_closing_tells_the_client_why(world: World) -> None:
+    """A client whom the bot left without a close is told how the session went."""
+    await world.connect()
+    world.link.prepare_to_close(1011, "bot-failed")
+    await world.link.close()
+    await settle()
+    assert world.out == [(MediaKind.CLOSE, 0, struct.pack(">H", 1011) + b"bot-failed")]
 
 
 async def test_a_long_reason_is_cut_at_a_character(world: World) -> None:
@@ -222,7 +239,7 @@ async def test_closing_the_link_ends_a_bot_that_waits_for_a_client(world: World)
     """When nobody ever came, whoever waits for a message is told that it is over."""
     waiting = asyncio.create_task(world.link.websocket.receive())
     await settle()
-    await world.link.close(1000, "")
+    await world.link.close()
     assert (await waiting)["type"] == "websocket.disconnect"
 
 

@@ -58,6 +58,8 @@ async def diff(broker: NatsBroker) -> list[Difference]:
     Raises:
         BrokerUnavailable: the server doesn't answer, or has no JetStream.
     """
+    if not broker.connected:
+        raise BrokerUnavailable("the connection to NATS is down")
     js = broker.client.jetstream(timeout=_TIMEOUT_S)
     found: list[Difference] = []
     try:

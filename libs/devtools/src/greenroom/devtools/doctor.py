@@ -15,12 +15,15 @@ import msgspec
 from greenroom.common import topology_admin
 from greenroom.common.errors import GreenroomError
 from greenroom.common.nats_broker import NatsBroker
-from greenroom.devtools import database
+from greenroom.common.settings import unknown_variables
+from greenroom.devtools import configuration, database
 from greenroom.devtools.client import ApiClient
 from greenroom.devtools.state import UpState, connection, read_state, state_dir
 from greenroom.recorder import migrate
 
 _CHECK_TIMEOUT_S: Final = 10.0
+# Read by the command itself.
+_OWN_VARIABLES: Final = frozenset({"GREENROOM_API_URL", "GREENROOM_API_KEY", "GREENROOM_STATE_DIR"})
 _MIN_FREE_BYTES: Final = 2 * 1024**3
 
 
@@ -48,6 +51,7 @@ async def examine() -> list[Finding]:
     checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
         ("python", _python),
         ("pipecat", _pipecat),
+        ("settings", _settings),
         ("disk", _disk),
         ("nats", lambda: _nats(nats_url)),
         ("topology", lambda: _topology(nats_url)),
@@ -83,6 +87,17 @@ async def _pipecat() -> str:
         return f"pipecat-ai {metadata.version('pipecat-ai')}"
     except metadata.PackageNotFoundError:
         raise _NotWell("not installed here", "only the runner needs it: install greenroom-runner") from None
+
+
+async def _settings() -> str:
+    ours = [*configuration.SERVICES.values()]
+    unknown = unknown_variables((name for name in os.environ if name not in _OWN_VARIABLES), ours)
+    if unknown:
+        name, meant = next(iter(unknown.items()))
+        raise _NotWell(
+            f"no service reads {', '.join(unknown)}", f"is {meant} meant by {name}?" if meant else f"unset {name}"
+        )
+    return "every GREENROOM_ variable is read by a service"
 
 
 async def _disk() -> str:

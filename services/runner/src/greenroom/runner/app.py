@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import socket
 from importlib import metadata
 from typing import Final
@@ -194,11 +195,12 @@ class Runner:
         self._pool.close()
         self._changed()
         deadline = self._clock.monotonic() + timeout_s
+        kill_at = deadline - min(_KILL_AND_WRITE_S, timeout_s / 4)
         ladder_s = max((held.limits.end_timeout_s for held in self._slots), default=0.0)
-        if await self._empties_by(deadline - ladder_s - _KILL_AND_WRITE_S):
+        if await self._empties_by(kill_at - ladder_s):
             return
-        self.end_all()
-        if await self._empties_by(deadline - _KILL_AND_WRITE_S):
+        self.end_all(kill_at - self._clock.monotonic())
+        if await self._empties_by(kill_at):
             return
         for held in self._slots:
             verdict = held.verdict or Verdict.of(Reason.DRAIN_DEADLINE)
@@ -206,12 +208,11 @@ class Runner:
         self._changed()
         await self._empties_by(deadline)
 
-    def end_all(self) -> None:
+    def end_all(self, within_s: float = math.inf) -> None:
         """End all sessions now, in order."""
+        verdict, now, at = Verdict.of(Reason.DRAIN_DEADLINE), self._clock.monotonic(), self._clock.now()
         for held in self._slots:
-            self._slots.end(
-                held.key, Verdict.of(Reason.DRAIN_DEADLINE), now=self._clock.monotonic(), at=self._clock.now()
-            )
+            self._slots.end(held.key, verdict, now=now, at=at, within_s=within_s)
         self._changed()
 
     async def _empties_by(self, deadline: float) -> bool:

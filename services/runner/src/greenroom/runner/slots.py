@@ -5,6 +5,7 @@ Pure: no I/O, no clock. Times are seconds of any monotonic clock. Whatever is to
 """
 
 import enum
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -74,7 +75,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     start_by: float | None
     join_by: float | None = None
     max_until: float | None = None
-    # What is still to come, by time; not empty exactly if the session ends.
+    # What is still to come, by time; not empty exactly if the session ends, and then the deadlines above are None.
     ladder: tuple[tuple[float, Step], ...] = ()
     verdict: Verdict | None = None
     # An earlier lease of the same session, whose process must be gone before this one's may have the session.
@@ -209,7 +210,7 @@ class Slots:
     def ready(self, key: Key, *, now: float, at: datetime) -> bool:
         """The pipeline runs; return whether that is still of interest."""
         held = self._held.get(key)
-        if held is None or held.ladder or held.start_by is None:
+        if held is None or held.start_by is None:
             return False
         self._change(
             held,
@@ -227,12 +228,16 @@ class Slots:
         if held is not None:
             self._change(held, join_by=None)
 
-    def end(self, key: Key, verdict: Verdict, *, now: float, at: datetime) -> bool:
-        """Begin to end it; return False if it is ending already, or isn't held."""
+    def end(self, key: Key, verdict: Verdict, *, now: float, at: datetime, within_s: float = math.inf) -> bool:
+        """Begin to end it, within `end_timeout_s` or `within_s`, whichever is less.
+
+        Returns:
+            False if it is ending already, or isn't held.
+        """
         held = self._held.get(key)
         if held is None or held.ladder:
             return False
-        self._end(held, verdict, now, at, first=Step.STOP)
+        self._end(held, verdict, now, at, first=Step.STOP, within_s=within_s)
         return True
 
     def ends_itself(self, key: Key, verdict: Verdict, *, now: float, at: datetime) -> bool:
@@ -278,8 +283,6 @@ class Slots:
         if _over(held.claim_by, now):
             detail = "the claim wasn't in the ledger when the lease ran out"
             self._kill(held, Verdict.of(Reason.FENCED, detail=detail), now)
-        elif held.ladder:
-            return
         elif _over(held.start_by, now):
             detail = f"no running pipeline after {limits.start_timeout_s:g} s"
             self._end(held, Verdict.of(Reason.START_TIMEOUT, detail=detail), now, at, first=Step.STOP)
@@ -298,11 +301,13 @@ class Slots:
         if reached[-1] is Step.KILL:
             left = ((now + KILL_AGAIN_S, Step.KILL),)
         self._change(held, ladder=left)
-        deadline_s = held.limits.end_timeout_s * CANCEL_AT
-        return [Due(key=held.key, step=step, verdict=held.verdict, deadline_s=deadline_s) for step in reached]
+        cancel_at = next((when for when, step in held.ladder if step is Step.CANCEL), now)
+        return [Due(key=held.key, step=step, verdict=held.verdict, deadline_s=cancel_at - now) for step in reached]
 
-    def _end(self, held: Held, verdict: Verdict, now: float, at: datetime, *, first: Step | None) -> None:
-        whole = held.limits.end_timeout_s
+    def _end(
+        self, held: Held, verdict: Verdict, now: float, at: datetime, *, first: Step | None, within_s: float = math.inf
+    ) -> None:
+        whole = min(held.limits.end_timeout_s, within_s)
         ladder = (
             *(((now, first),) if first else ()),
             (now + whole * CANCEL_AT, Step.CANCEL),

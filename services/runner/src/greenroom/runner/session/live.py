@@ -305,7 +305,7 @@ class LiveSession:
         flush_until = loop.time() + whole_s * TERMINATE_AT
         _log.info("session_ending", outcome=verdict.outcome, reason=verdict.reason)
         code = CLOSE_FAILED if verdict.outcome in {Outcome.FAILED, Outcome.LOST} else CLOSE_NORMAL
-        self._link.farewell = (code, verdict.reason)
+        self._link.prepare_to_close(code, verdict.reason)
         with self._stage("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
             if not self._told_to_end and not self._orphaned:
                 await self._channel.send(
@@ -319,7 +319,7 @@ class LiveSession:
                     reason=verdict.reason,
                     patience_s=lambda: _URGENT_CANCEL_S if self._urgent else whole_s * _PATIENCE,
                 )
-            await self._link.close(code, verdict.reason)
+            await self._link.close()
             await self._watch.close()
             await self._recorder.close()
             self._emitter.emit(

@@ -127,8 +127,6 @@ class MediaLink:
         on_disconnected: Callable[[str, int, str], None],
     ) -> None:
         self.counts = MediaCounts()
-        # What the client is told when the bot closes and doesn't say why: close code and reason.
-        self.farewell: tuple[int, str] = (CLOSE_NORMAL, "")
         self.websocket = NatsWebSocket(
             {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "subprotocols": []},
             self._receive,
@@ -140,6 +138,7 @@ class MediaLink:
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
         self._connection: str | None = None
+        self._farewell: tuple[int, str] | None = None
         self._ended = False
         self._expected = 0
         self._sequence = 0
@@ -161,10 +160,14 @@ class MediaLink:
             await self._broker.serve(connect, self._on_connect),
         ]
 
-    async def close(self, code: int, reason: str) -> None:
+    def prepare_to_close(self, code: int, reason: str) -> None:
+        """Take no client from now on; tell the one that is there `code` and `reason` when the bot closes."""
+        self._farewell = (code, reason)
+
+    async def close(self) -> None:
         """Close the client's connection, if there is one, and listen no more."""
         if self.connected:
-            await self._send_close(code, reason)
+            await self._send_close(*(self._farewell or (CLOSE_NORMAL, "")))
         self._ended = True
         self._arrived.set()
         for subscription in self._subscriptions:
@@ -199,7 +202,7 @@ class MediaLink:
         return encode(self._connect(decode(message.data, ConnectMedia)))
 
     def _connect(self, request: ConnectMedia) -> MediaAnswer:
-        if self._ended:
+        if self._ended or (self._farewell and not self.connected):
             return MediaRefused(code=SessionEnded.code)
         if self._connection is None:
             self._connection = request.connection_id
@@ -259,8 +262,11 @@ class MediaLink:
         if not self.connected:
             return
         if message["type"] == "websocket.close":
-            said = message.get("code", CLOSE_NORMAL), message.get("reason") or ""
-            await self._send_close(*(self.farewell if said == (CLOSE_NORMAL, "") else said))
+            code, reason = message.get("code", CLOSE_NORMAL), message.get("reason") or ""
+            if self._farewell and (code, reason) == (CLOSE_NORMAL, ""):
+                # The bot doesn't say why; the session knows.
+                code, reason = self._farewell
+            await self._send_close(code, reason)
         elif (text := message.get("text")) is not None:
             await self._publish(MediaKind.TEXT, text.encode())
         elif (payload := message.get("bytes")) is not None:
