@@ -70,7 +70,7 @@ async def stored(world: ApiWorld, session_id: str, kind: str) -> list[dict[str, 
 
 
 async def test_an_event_of_another_service_is_stored_and_streamed(world: ApiWorld) -> None:
-    """What the document's program publishes arrives in an envelope, in PostgreSQL and in the event stream; twice sent is once."""
+    """What the document's program publishes is enveloped, stored and streamed; sent twice, it is there once."""
     session_id = (await world.request()).session.id
     streamed = asyncio.create_task(first_streamed(world, session_id, "crm.ticket_opened"))
     sequences = [await output(await start("publish_event.py", world, session_id)) for _ in range(2)]

@@ -21,8 +21,9 @@ SERVICES: Final[dict[str, type[Settings]]] = {
 _HEAD: Final = """<!-- Generated from the code by `make docs`; edit the settings there. -->
 # Configuration
 
-Every service reads its settings from the environment, once, when it starts. What is wrong is said all at once, with the variable's name
-and its unit; the exit code is 78 then. An empty variable counts as unset. `greenroom doctor` names variables that no service reads.
+Every service reads its settings from the environment, once, when it starts. What is wrong is said all at once, with the
+variable's name and its unit; the exit code is 78 then. An empty variable counts as unset. `greenroom doctor` names
+variables that no service reads. On runners `PIPECAT_ALLOWED_ORIGINS` must stay unset: origins are checked at the edge.
 """
 
 

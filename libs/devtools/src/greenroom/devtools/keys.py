@@ -58,7 +58,7 @@ async def ensure(dsn: str, token: str, *, tenant: str, name: str, scopes: tuple[
         tenant,
         name,
         token[:_SHOWN_CHARS],
-        hashlib.sha256(token.encode()).hexdigest(),
+        _digest(token),
         list(scopes),
         utcnow(),
     )
@@ -86,15 +86,30 @@ async def listed(dsn: str) -> list[Key]:
     ]
 
 
-async def revoke(dsn: str, prefix: str) -> int:
-    """Revoke the keys that begin with `prefix` and return how many they were; in force within seconds.
+async def revoke(dsn: str, key: str) -> int:
+    """Revoke keys and return how many they were; in force within seconds.
+
+    Args:
+        dsn: the database.
+        key: a whole key, or the beginning of some as `listed` shows it. What all keys begin with means none of them.
 
     Raises:
         DatabaseUnavailable: as `create`.
     """
+    if len(key) <= len(_PREFIX):
+        return 0
     rows = await database.fetch(
         dsn,
-        "UPDATE api_keys SET revoked_at = now() WHERE starts_with(prefix, $1) AND revoked_at IS NULL RETURNING id",
-        prefix,
+        """
+        UPDATE api_keys SET revoked_at = now()
+        WHERE (starts_with(prefix, $1) OR sha256 = $2) AND revoked_at IS NULL
+        RETURNING id
+        """,
+        key,
+        _digest(key),
     )
     return len(rows)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -6,7 +6,7 @@ Used by `greenroom up` when no collector is named: what a call did can be looked
 import asyncio
 import base64
 import contextlib
-import gzip
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final
@@ -35,12 +35,19 @@ class TraceStore:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, request: ExportTraceServiceRequest) -> int:
-        """Add the spans of an export to their traces' files and return how many they were."""
+        """Add the spans of an export to their traces' files and return how many they were.
+
+        Spans without a trace id or an id of their own belong nowhere, and are left out.
+        """
         by_trace: dict[str, list[dict[str, Any]]] = {}
         count = 0
-        for resource_spans in json_format.MessageToDict(request).get("resourceSpans", ()):
+        # OTLP's JSON has numbers for enumerations, and ids in hexadecimal (below): protobuf's own mapping hasn't.
+        content = json_format.MessageToDict(request, use_integers_for_enums=True)
+        for resource_spans in content.get("resourceSpans", ()):
             for scope_spans in resource_spans.get("scopeSpans", ()):
                 for span in scope_spans.get("spans", ()):
+                    if not (span.get("traceId") and span.get("spanId")):
+                        continue
                     count += 1
                     trace_id = _hexadecimal(span)
                     entry = {
@@ -102,28 +109,38 @@ class OtlpReceiver:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-            while True:
-                async with asyncio.timeout(_READ_TIMEOUT_S):
-                    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                    headers = _headers(head)
-                    length = int(headers.get("content-length", "0"))
-                    if length > _MAX_BODY_BYTES:
-                        await _answer(writer, "413 Content Too Large", b"")
-                        break
-                    body = await reader.readexactly(length)
-                await _answer(writer, *self._take(head.split("\r\n", 1)[0], headers, body))
-        self._writers.discard(writer)
-        writer.close()
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+                while await self._exchange(reader, writer):
+                    pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; return whether another one may follow on the connection."""
+        async with asyncio.timeout(_READ_TIMEOUT_S):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            headers = _headers(head)
+            length = headers.get("content-length", "0")
+            if not length.isdecimal() or "transfer-encoding" in headers:
+                await _answer(writer, "411 Length Required", b"")
+                return False
+            if int(length) > _MAX_BODY_BYTES:
+                await _answer(writer, "413 Content Too Large", b"")
+                return False
+            body = await reader.readexactly(int(length))
+        await _answer(writer, *self._take(head.split("\r\n", 1)[0], headers, body))
+        return True
 
     def _take(self, request_line: str, headers: dict[str, str], body: bytes) -> tuple[str, bytes]:
         if not request_line.startswith("POST /v1/traces "):
             return "404 Not Found", b""
         try:
             if headers.get("content-encoding") == "gzip":
-                body = gzip.decompress(body)
+                body = _decompressed(body)
             self._store.add(ExportTraceServiceRequest.FromString(body))
-        except (DecodeError, OSError, EOFError):
+        except (DecodeError, zlib.error):
             return "400 Bad Request", b""
         return "200 OK", ExportTraceServiceResponse().SerializeToString()
 
@@ -132,6 +149,19 @@ async def _answer(writer: asyncio.StreamWriter, status: str, body: bytes) -> Non
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/x-protobuf\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
+
+
+def _decompressed(body: bytes) -> bytes:
+    """Return a gzip body as it was, up to the size that is taken uncompressed too.
+
+    Raises:
+        zlib.error: it isn't gzip, isn't whole, or grows too large.
+    """
+    stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    whole = stream.decompress(body, _MAX_BODY_BYTES)
+    if not stream.eof:
+        raise zlib.error("the body ends too early or is too large")
+    return whole
 
 
 def _headers(head: str) -> dict[str, str]:

@@ -89,5 +89,5 @@ async def list_keys(console: Console) -> None:
 async def revoke_key(console: Console, prefix: str) -> int:
     """Revoke keys and return how many they were."""
     count = await keys.revoke(_dsn(), prefix)
-    console.print(f"{count} revoked" if count else f"no valid key begins with {prefix}", highlight=False)
+    console.print(f"{count} revoked" if count else "no valid key begins like that", highlight=False)
     return count

@@ -18,7 +18,8 @@ _COLOURS: Final = {
     "session": "green",
     "recorder": "blue",
 }
-_ERROR_STATUS: Final = "STATUS_CODE_ERROR"
+# OTLP's number for it.
+_ERROR_STATUS: Final = 2
 _MIN_BAR: Final = "▏"
 
 
@@ -107,10 +108,10 @@ def _span(span: dict[str, Any], service: str) -> Span:
         span_id=span["spanId"],
         parent_id=span.get("parentSpanId") or None,
         trace_id=span["traceId"],
-        name=span["name"],
+        name=span.get("name", ""),
         service=service,
-        start_ns=int(span["startTimeUnixNano"]),
-        end_ns=int(span["endTimeUnixNano"]),
+        start_ns=int(span.get("startTimeUnixNano", 0)),
+        end_ns=int(span.get("endTimeUnixNano", 0)),
         error=span.get("status", {}).get("code") == _ERROR_STATUS,
     )
 

@@ -3,8 +3,12 @@
 import wave
 from array import array
 from pathlib import Path
+from typing import Final
 
 from greenroom.common.errors import GreenroomError
+
+MIN_RATE: Final = 8_000
+MAX_RATE: Final = 48_000
 
 
 class NotUsable(GreenroomError):
@@ -19,7 +23,7 @@ def read_mono(path: Path, rate: int) -> bytes:
     """Return a WAV file as mono PCM16 at `rate` samples per second (linear interpolation where it differs).
 
     Raises:
-        NotUsable: it isn't a WAV file of 16 bit PCM.
+        NotUsable: it isn't a WAV file of 16 bit PCM with 8,000 to 48,000 samples per second.
     """
     try:
         with wave.open(str(path), "rb") as file:
@@ -29,7 +33,10 @@ def read_mono(path: Path, rate: int) -> bytes:
         raise NotUsable(f"{path}: {error}") from error
     if width != 2:  # noqa: PLR2004 - bytes of a 16 bit sample
         raise NotUsable(f"{path} has {8 * width} bits a sample, not 16")
-    samples = array("h", pcm)
+    if not MIN_RATE <= source_rate <= MAX_RATE:
+        raise NotUsable(f"{path} has {source_rate} samples a second, not {MIN_RATE} to {MAX_RATE}")
+    # A file that was cut off may end within a sample.
+    samples = array("h", pcm[: len(pcm) - len(pcm) % (2 * channels)])
     if channels > 1:
         samples = array("h", [sum(samples[i : i + channels]) // channels for i in range(0, len(samples), channels)])
     return resample(samples.tobytes(), source_rate, rate)

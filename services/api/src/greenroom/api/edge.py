@@ -62,7 +62,7 @@ class MediaEdge:
         # How many are at the door or in.
         self.guests = 0
         self._bridges: set[Bridge] = set()
-        self._draining = False
+        self._draining = asyncio.Event()
         self._away_since: float | None = None
         self._connections = metrics.gauge("media_connections", "Media sockets that are open now")
         self._frames = metrics.counter("media_frames", "Frames carried", ["direction"])
@@ -97,14 +97,14 @@ class MediaEdge:
 
     async def drain(self) -> None:
         """Let nobody in any more, wait for the calls to end, and close those that are left at the end of the drain."""
-        self._draining = True
+        self._draining.set()
         await self._wait_until_empty(self._settings.drain_timeout_s - _GOODBYES_S)
         for bridge in self._bridges:
             bridge.end(closes.DRAINING, "edge")
         await self._wait_until_empty(_GOODBYES_S / 2)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._draining:
+        if self._draining.is_set():
             raise Draining
         if self.guests > self._settings.media_max_connections:
             raise EdgeFull
@@ -153,26 +153,26 @@ class MediaEdge:
     async def _wait_for_session(self, entry: Entry, watch: Watch, receive: Receive) -> Entry:
         # Before the upgrade, all that can come from the client is that it has left.
         leaving = asyncio.ensure_future(cast("Any", receive()))
+        draining = asyncio.ensure_future(self._draining.wait())
         waiting = asyncio.ensure_future(
             self._waiters.wait(
                 watch,
                 entry,
-                lambda session: session.state is State.READY or session.state in _OVER or self._draining,
+                lambda session: session.state is State.READY or session.state in _OVER,
                 self._settings.media_hold_s,
             )
         )
         try:
-            await asyncio.wait({leaving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({leaving, draining, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done():
                 raise _ClientGone
-            entry = waiting.result()
+            if draining.done():
+                raise Draining
+            return waiting.result()
         finally:
-            leaving.cancel()
-            waiting.cancel()
-            await asyncio.gather(leaving, waiting, return_exceptions=True)
-        if self._draining:
-            raise Draining
-        return entry
+            for future in (leaving, draining, waiting):
+                future.cancel()
+            await asyncio.gather(leaving, draining, waiting, return_exceptions=True)
 
     async def _let_in(self, bridge: Bridge, held: Held, session: Session, scope: Scope, send: Send) -> None:
         with telemetry.session_span(
@@ -241,5 +241,5 @@ class MediaEdge:
 
     async def _wait_until_empty(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while self._bridges and time.monotonic() < deadline:  # noqa: ASYNC110 asked ten times a second, in a drain
+        while self.guests and time.monotonic() < deadline:  # noqa: ASYNC110 asked ten times a second, in a drain
             await asyncio.sleep(_TICK_S / 5)

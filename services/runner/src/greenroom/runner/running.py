@@ -7,9 +7,9 @@ means, and what is due when) and the ledger (what everybody has to know).
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from opentelemetry.trace import SpanContext
@@ -22,7 +22,6 @@ from greenroom.common.log import bind_session
 from greenroom.common.messages import StartSession
 from greenroom.common.reasons import Reason
 from greenroom.runner.control import (
-    Assign,
     Cancel,
     EndingNotice,
     Finished,
@@ -32,8 +31,8 @@ from greenroom.runner.control import (
     Pong,
     Standby,
     Stop,
-    ToSession,
 )
+from greenroom.runner.handover import Fork, first_of, hand_over
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.ledger_writer import LedgerWriter
 from greenroom.runner.processes import SessionProcess
@@ -66,7 +65,7 @@ class Parts:
     ledger: Ledger
     slots: Slots
     pool: StandbyPool
-    fork: Callable[[ToSession], Awaitable[SessionProcess]]
+    fork: Fork
     clock: Clock
     instruments: Instruments
     changed: Callable[[], None]
@@ -147,10 +146,10 @@ class RunningSession:
         """Return the process that has got the session, once it is ready or ends; None if it ends without one."""
         with self._parts.pool.starting(), self._timeline.starting():
             if self._predecessor is not None:
-                await _first_of(self._predecessor.wait(), self._ends.wait())
+                await first_of(self._predecessor.wait(), self._ends.wait())
             try:
                 for _ in range(_TRIES):
-                    process = await self._give_to_a_process()
+                    process = await hand_over(self._session, self._parts.pool, self._parts.fork, self._ends)
                     if process is None or await self._begins(process):
                         return process
                     _log.warning("session_not_taken", pid=process.pid)
@@ -159,30 +158,6 @@ class RunningSession:
                 _log.warning("session_without_process", detail=str(error))
                 self._end(Verdict.of(Reason.START_TIMEOUT, detail=str(error)))
                 return None
-
-    async def _give_to_a_process(self) -> SessionProcess | None:
-        """Assign the session to one that waits, or to a new one; return None when the session ends before that."""
-        assign = Assign(session=self._session)
-        while not self._ends.is_set():
-            process = self._parts.pool.take_ready()
-            if process is None:
-                return await self._fork(assign)
-            if process.send(assign):
-                return process
-            process.kill()
-        return None
-
-    async def _fork(self, assign: Assign) -> SessionProcess | None:
-        fork = asyncio.ensure_future(self._parts.fork(assign))
-        try:
-            await _first_of(asyncio.wait({fork}), self._ends.wait())
-            if not self._ends.is_set():
-                return fork.result()
-            if fork.done() and fork.exception() is None:
-                fork.result().kill()
-            return None
-        finally:
-            fork.cancel()
 
     async def _begins(self, process: SessionProcess) -> bool:
         """Wait until the session is ready or ends; return False if the process died before it knew of the session."""
@@ -368,13 +343,3 @@ def _lease(start: StartSession, clock: Clock) -> Entry:
     now = clock.now()
     leased = Leased(runner_id=session.runner_id or "", epoch=session.epoch, expires_at=session.lease_expires_at or now)
     return Entry(session=session, transition=leased, at=session.leased_at or now, revision=start.revision)
-
-
-async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Wait until one of them is done, and leave the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -18,7 +18,8 @@ from greenroom.runner.discovery import BotSpec
 from greenroom.runner.forkwire import PeerGone, Prepare
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.settings import RunnerSettings
-from greenroom.runner.zygote_process import ForkRefused, NotWarm, ZygoteProcess, kill_strays
+from greenroom.runner.strays import kill_strays
+from greenroom.runner.zygote_process import ForkRefused, NotWarm, ZygoteProcess
 
 _log = structlog.get_logger()
 

@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, Self
 
 import msgspec
@@ -278,19 +276,3 @@ class ZygoteProcess:
     def _forget(self, process: SessionProcess) -> None:
         if self._processes.get(process.pid) is process:
             del self._processes[process.pid]
-
-
-def kill_strays(known: frozenset[int]) -> int:
-    """Kill and reap children of this process that aren't `known`; return how many.
-
-    Whoever is left over when a session process dies comes to the runner, its subreaper. Only for a process that
-    starts nothing but zygotes.
-    """
-    strays = 0
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread, or a stray, that has just ended
-            for pid in {int(word) for word in (task / "children").read_text(encoding="ascii").split()} - known:
-                strays += 1
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, os.WNOHANG)
-    return strays
