@@ -5,7 +5,9 @@
 
 import sys
 from collections.abc import Mapping
+from socket import socket
 from typing import override
+from unittest.mock import patch
 
 from greenroom.api import __main__ as api
 from greenroom.api import server
@@ -38,15 +40,13 @@ class WithoutLedger(NatsBroker):
         )
 
 
+def _listening(host: str, port: int) -> socket:
+    """Say where."""
+    listener = server.listen(host, port)
+    print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
+    return listener
+
+
 if __name__ == "__main__":
-    api.NatsBroker = WithoutLedger
-    listen = server.listen
-
-    def listening(host: str, port: int):  # noqa: ANN201 - a socket
-        """Say where."""
-        socket = listen(host, port)
-        print(f"http://{host}:{socket.getsockname()[1]}", flush=True)
-        return socket
-
-    api.listen = listening
-    sys.exit(run_service("api", ApiSettings, api.serve))
+    with patch.object(api, "NatsBroker", WithoutLedger), patch.object(api, "listen", _listening):
+        sys.exit(run_service("api", ApiSettings, api.serve))

@@ -54,7 +54,7 @@ async def _measure(report: Report, stack: RunningStack, direct_url: str) -> None
                 "ms",
                 note=f"{percentile(bridged, share):.2f} ms bridged, {percentile(plain, share):.2f} ms plain, one way",
             )
-        held, worst = 0, 0.0
+        held, worst, count = 0, 0.0, 0
         for count in _STEPS:
             times = await _times(await _session_urls(client, count))
             worst = percentile(times, 0.99)

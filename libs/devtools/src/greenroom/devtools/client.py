@@ -1,6 +1,9 @@
 """The REST API as the commands use it."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final, Self
 
 import httpx
@@ -11,6 +14,9 @@ from greenroom.devtools.state import Connection
 
 _TIMEOUT: Final = httpx.Timeout(10.0, read=75.0)
 _STREAM_TIMEOUT: Final = httpx.Timeout(10.0, read=45.0)
+# An event stream that broke is taken up again: the API says after how long; it restarts within seconds.
+_RESUME_AFTER_S: Final = 1.0
+_RESUME_WITHIN_S: Final = 30.0
 
 
 class ApiProblem(GreenroomError):
@@ -79,32 +85,42 @@ class ApiClient:
         return (await self._send("GET", path)).content
 
     async def events(self, session_id: str, *, after: int = 0) -> AsyncIterator[ServerEvent]:
-        """Follow a session until the API ends the stream, over reconnects.
+        """Follow a session until the API says that nothing more comes, over reconnects.
 
         Args:
             session_id: which.
             after: the stream sequence to resume behind.
         """
         last = str(after)
-        ended = False
-        while not ended:
+        broken_since: float | None = None
+        while True:
             try:
-                async for event in self._stream(session_id, last):
-                    last = event.id or last
-                    ended = ended or event.type == "session.ended"
-                    yield event
+                async with contextlib.aclosing(self._stream(session_id, last)) as stream:
+                    async for event in stream:
+                        broken_since = None
+                        if event is None:
+                            continue
+                        if event.type == "end":
+                            return
+                        last = event.id or last
+                        yield event
             except httpx.HTTPError as error:
-                if ended:
-                    return
-                raise ApiUnreachable(f"the event stream broke: {type(error).__name__}") from error
+                broken_since = broken_since or time.monotonic()
+                if time.monotonic() - broken_since > _RESUME_WITHIN_S:
+                    raise ApiUnreachable(f"the event stream broke: {type(error).__name__}") from error
+            await asyncio.sleep(_RESUME_AFTER_S)
 
-    async def _stream(self, session_id: str, last: str) -> AsyncIterator[ServerEvent]:
+    async def _stream(self, session_id: str, last: str) -> AsyncGenerator[ServerEvent | None]:
+        """Yield None once the API has answered, then events until the stream ends."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
         path = f"/v1/sessions/{session_id}/events"
         async with self._http.stream("GET", path, headers=headers, timeout=_STREAM_TIMEOUT) as response:
+            if response.is_server_error:
+                response.raise_for_status()
             if response.is_error:
                 await response.aread()
                 raise ApiProblem(_problem(response))
+            yield None
             fields: dict[str, str] = {}
             async for line in response.aiter_lines():
                 if line:
