@@ -1,6 +1,7 @@
 """The session routes on a real broker and a real database."""
 
 import asyncio
+import base64
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Any
@@ -135,6 +136,17 @@ async def test_a_bot_that_was_just_announced_can_be_asked_for(world: ApiWorld, c
     agent = await eventually(stored)
     assert agent["runnable"]
     assert agent["body_schema"] == SCHEMA
+
+
+async def test_a_bot_that_can_not_be_stored_harms_nobody(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """A bot with a NUL in its schema runs, but is no agent in PostgreSQL; the others are."""
+    await world.beat(BotOffer(name="odd", body_schema={"title": "\0"}), BotOffer(name="sane"))
+
+    async def names() -> set[str]:
+        return {agent["name"] for agent in (await client.get("/v1/agents")).json()["agents"]}
+
+    assert await eventually(names, lambda found: "sane" in found) == {"echo", "sane"}
+    assert (await client.post("/v1/sessions", json={"agent": "odd"})).status_code == 201
 
 
 # ---------------------------------------------------------------------------- waiting
@@ -281,11 +293,20 @@ async def test_a_wrong_query_is_refused(client: httpx.AsyncClient) -> None:
         ("cursor", "abc"),
         ("cursor", "W10"),
         ("since", "2026-01-01T00:00:00"),
+        ("since", "0001-01-01T00:00:00+23:59"),
+        ("until", "9999-12-31T23:59:59-23:59"),
+        ("cursor", cursor_of('["0001-01-01T00:00:00+23:59","0199b6a4-5d1e-7c3a-9a52-0c5a3b1e7f42"]')),
+        ("cursor", cursor_of('["2026-01-01T00:00:00Z","x"]')),
         ("stat", "ready"),
     ):
         problem = problem_of(await client.get("/v1/sessions", params={name: value}))
         assert (name, value, problem["status"], problem["code"]) == (name, value, 400, "invalid-query")
         assert name in problem["detail"]
+
+
+def cursor_of(place: str) -> str:
+    """Return a cursor that leads to a place."""
+    return base64.urlsafe_b64encode(place.encode()).decode()
 
 
 async def test_unknown_sessions_are_not_found(client: httpx.AsyncClient) -> None:

@@ -22,11 +22,11 @@ class AgentStore:
         self.announced: list[tuple[str, str]] = []
         self.away = False
 
-    async def announce_agents(self, offers: list[tuple[str, BotOffer]]) -> None:
-        """Take announcements."""
+    async def announce_agent(self, pool: str, offer: BotOffer) -> None:
+        """Take an announcement."""
         if self.away:
             raise DatabaseUnavailable
-        self.announced += [(pool, offer.name) for pool, offer in offers]
+        self.announced.append((pool, offer.name))
 
 
 def make() -> tuple[Fleet, AgentStore, HandClock]:

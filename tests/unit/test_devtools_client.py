@@ -82,10 +82,14 @@ async def test_a_stream_that_broke_is_taken_up_where_it_was() -> None:
 
 
 async def test_an_api_that_stays_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After half a minute of trying."""
+    """After a minute without a sign of life; at once, if it was never there."""
     monkeypatch.setattr(client_module, "_RESUME_WITHIN_S", 0.05)
     with pytest.raises(ApiUnreachable):
         await followed(Api(lambda: httpx.Response(200, stream=Broken(sse(1))), down))
+    never = Api(down)
+    with pytest.raises(ApiUnreachable):
+        await followed(never)
+    assert len(never.asked) == 1
 
 
 async def test_a_refusal_is_not_tried_again() -> None:

@@ -14,9 +14,10 @@ from greenroom.devtools.state import Connection
 
 _TIMEOUT: Final = httpx.Timeout(10.0, read=75.0)
 _STREAM_TIMEOUT: Final = httpx.Timeout(10.0, read=45.0)
-# An event stream that broke is taken up again: the API says after how long; it restarts within seconds.
+# An event stream that broke is taken up again, after what the API asks for; it restarts within seconds.
 _RESUME_AFTER_S: Final = 1.0
-_RESUME_WITHIN_S: Final = 30.0
+# Counted from the last sign of life; longer than the silence after which a stream is given up.
+_RESUME_WITHIN_S: Final = 60.0
 
 
 class ApiProblem(GreenroomError):
@@ -92,12 +93,13 @@ class ApiClient:
             after: the stream sequence to resume behind.
         """
         last = str(after)
-        broken_since: float | None = None
+        # Until when the API may stay away; one that never answered isn't waited for.
+        patience_until = 0.0
         while True:
             try:
                 async with contextlib.aclosing(self._stream(session_id, last)) as stream:
                     async for event in stream:
-                        broken_since = None
+                        patience_until = time.monotonic() + _RESUME_WITHIN_S
                         if event is None:
                             continue
                         if event.type == "end":
@@ -105,13 +107,12 @@ class ApiClient:
                         last = event.id or last
                         yield event
             except httpx.HTTPError as error:
-                broken_since = broken_since or time.monotonic()
-                if time.monotonic() - broken_since > _RESUME_WITHIN_S:
+                if time.monotonic() > patience_until:
                     raise ApiUnreachable(f"the event stream broke: {type(error).__name__}") from error
             await asyncio.sleep(_RESUME_AFTER_S)
 
     async def _stream(self, session_id: str, last: str) -> AsyncGenerator[ServerEvent | None]:
-        """Yield None once the API has answered, then events until the stream ends."""
+        """Yield events until the stream ends, and None for every other sign of life."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
         path = f"/v1/sessions/{session_id}/events"
         async with self._http.stream("GET", path, headers=headers, timeout=_STREAM_TIMEOUT) as response:
@@ -123,6 +124,9 @@ class ApiClient:
             yield None
             fields: dict[str, str] = {}
             async for line in response.aiter_lines():
+                if line.startswith(":"):
+                    yield None
+                    continue
                 if line:
                     name, _, value = line.partition(":")
                     fields[name] = value.removeprefix(" ")

@@ -2,11 +2,12 @@
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
 from greenroom.common.errors import InvalidQuery
+from greenroom.common.ids import is_uuid
 
 
 def encode(at: datetime, session_id: str) -> str:
@@ -23,8 +24,8 @@ def decode(cursor: str) -> tuple[datetime, str]:
     try:
         raw = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         at, session_id = msgspec.json.decode(raw, type=tuple[datetime, str])
-    except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
+        if at.tzinfo is None or not is_uuid(session_id):
+            raise ValueError(cursor)
+        return at.astimezone(UTC), session_id
+    except (msgspec.MsgspecError, binascii.Error, ValueError, OverflowError) as error:
         raise InvalidQuery("cursor: it isn't one that a listing gave out.") from error
-    if at.tzinfo is None or "\0" in session_id:
-        raise InvalidQuery("cursor: it isn't one that a listing gave out.")
-    return at, session_id

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from greenroom.api.store import Store
+from greenroom.api.store import Store, UnstorableAgent
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message, Subscription
 from greenroom.common.clock import Clock, SystemClock
@@ -100,13 +100,17 @@ class Fleet:
         changed = [name for name, offer in offers.items() if self._announced.get(name) != offer]
         if not changed:
             return True
-        try:
-            await self._store.announce_agents([offers[name] for name in changed])
-        except DatabaseUnavailable:
-            self._offers_changed.set()
-            return False
-        self._announced |= {name: offers[name] for name in changed}
-        _log.info("agents_announced", agents=sorted(changed))
+        for name in changed:
+            try:
+                await self._store.announce_agent(*offers[name])
+            except DatabaseUnavailable:
+                self._offers_changed.set()
+                return False
+            except UnstorableAgent:
+                _log.warning("agent_not_announced", agent=name)
+            else:
+                _log.info("agent_announced", agent=name)
+            self._announced[name] = offers[name]
         return True
 
     async def _on_heartbeat(self, message: Message) -> None:

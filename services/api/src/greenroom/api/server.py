@@ -21,7 +21,7 @@ _WRITE_BUFFER_BYTES: Final = 32 * 1024
 # For the close frame to get out, before the connection is cut.
 _LINGER_S: Final = 2.0
 # A peer that acknowledges nothing, or has no room for anything, is cut off by the kernel after this.
-_USER_TIMEOUT_MS: Final = 30_000
+_USER_TIMEOUT_MS: Final = 120_000
 _PING_S: Final = 20.0
 _KEEP_ALIVE_S: Final = 30
 _BACKLOG: Final = 2048

@@ -5,7 +5,7 @@ instead of waiting for a connection again and again.
 """
 
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -40,6 +40,10 @@ _AWAY: Final = (
     asyncpg.InsufficientResourcesError,
     asyncpg.InterfaceError,  # the connection was closed under the statement
 )
+
+
+class UnstorableAgent(Exception):
+    """A bot's description or schema can't be stored, e.g. for a NUL in it; carries the bot's name."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,20 +149,25 @@ class Store:
         async with self._connection("agents") as connection:
             return [_agent(row) for row in await connection.fetch(sql.AGENTS, tenant)]
 
-    async def announce_agents(self, offers: Sequence[tuple[str, BotOffer]]) -> None:
-        """Make or update the agents (tenant `*`, version 1) that bots are announced as; each with its pool."""
-        rows = [
-            (
-                offer.name,
-                pool,
-                offer.description,
-                msgspec.json.encode(offer.body_schema).decode() if offer.body_schema is not None else None,
-                list(offer.transports),
-            )
-            for pool, offer in offers
-        ]
-        async with self._connection("announce_agents") as connection:
-            await connection.executemany(sql.ANNOUNCE_AGENT, rows)
+    async def announce_agent(self, pool: str, offer: BotOffer) -> None:
+        """Make or update the agent (tenant `*`, version 1) that a bot is announced as.
+
+        Raises:
+            UnstorableAgent: PostgreSQL refuses what the bot says of itself.
+        """
+        schema = offer.body_schema
+        values = (
+            offer.name,
+            pool,
+            offer.description,
+            msgspec.json.encode(schema).decode() if schema is not None else None,
+            list(offer.transports),
+        )
+        async with self._connection("announce_agent") as connection:
+            try:
+                await connection.execute(sql.ANNOUNCE_AGENT, *values)
+            except asyncpg.DataError as error:
+                raise UnstorableAgent(offer.name) from error
 
     async def session(self, tenant: str, session_id: str) -> StoredSession | None:
         """Return a session."""

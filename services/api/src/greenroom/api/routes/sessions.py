@@ -1,6 +1,6 @@
 """`/v1/sessions`: ask, list, look, stop."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Final, cast
 
 from litestar import Response, get, post
@@ -122,16 +122,14 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
     ) -> SessionPage:
         """List sessions, newest first, as they are stored: some milliseconds behind what goes on."""
         only_query(request, "state", "agent", "outcome", "since", "until", "limit", "cursor")
-        if any(at is not None and at.tzinfo is None for at in (since, until)):
-            raise InvalidQuery("since, until: a time needs its zone, e.g. 2026-03-02T09:30:00Z.")
         if agent is not None and "\0" in agent:
             raise InvalidQuery("agent: there is a NUL in it.")
         wanted = SessionFilter(
             state=in_state,
             agent=agent,
             outcome=outcome,
-            since=since,
-            until=until,
+            since=_moment("since", since),
+            until=_moment("until", until),
             before=cursors.decode(cursor) if cursor is not None else None,
         )
         found = await store.sessions(caller_of(request).tenant, wanted, limit + 1)
@@ -202,6 +200,18 @@ def _media_url(request: AnyRequest, public_url: str | None) -> str:
     base = public_url or f"{request.scope['scheme']}://{request.headers.get('host', 'localhost')}"
     # http → ws, https → wss
     return f"ws{base.removeprefix('http').rstrip('/')}{MEDIA_PATH}"
+
+
+def _moment(name: str, at: datetime | None) -> datetime | None:
+    """Return a time of the query in UTC."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise InvalidQuery(f"{name}: a time needs its zone, e.g. 2026-03-02T09:30:00Z.")
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidQuery(f"{name}: there is no such time.") from error
 
 
 def _name(session_id: str, tenant: str) -> None:

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import time
 from typing import Any, Final, override
 
@@ -23,6 +24,7 @@ from pipecat.services.openai.tts import VALID_VOICES, OpenAITTSService
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy, TurnAnalyzerUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
+from pipecat.utils.errors import classify_http_exception, classify_http_status_code
 
 from greenroom.runner.bots._transport import make_worker, open_transport, run
 
@@ -73,6 +75,8 @@ _END_OF_TURN_S: Final = 0.6
 _TTS_RATE: Final = 24_000
 # One apology for all errors that come of one failure.
 _APOLOGY_INTERVAL_S: Final = 5.0
+# How OpenAI's client begins the text of an error.
+_STATUS: Final = re.compile(r"Error code: (\d{3})\b")
 
 
 class MissingKey(Exception):
@@ -88,29 +92,30 @@ async def bot(runner_args: RunnerArguments) -> None:
     key = os.environ.get("OPENAI_API_KEY", "")
     if not key:
         raise MissingKey("OPENAI_API_KEY isn't set: the assistant can neither hear, think nor speak without it")
-    base_url = os.environ.get("OPENAI_BASE_URL") or None
+    # Pipecat's services leave connections open when they end; what is one client here is closed here.
+    async with openai.DefaultAsyncHttpxClient(timeout=_timeout(_AUDIO_TIMEOUT_S)) as http_client:
+        access = {"api_key": key, "base_url": os.environ.get("OPENAI_BASE_URL") or None, "http_client": http_client}
+        await _hold_call(runner_args, access)
+
+
+async def _hold_call(runner_args: RunnerArguments, access: dict[str, Any]) -> None:
     body: dict[str, Any] = runner_args.body or {}
     transport = await open_transport(runner_args)
     tools: list[Any] = [end_call]
     context = LLMContextAggregatorPair(LLMContext(tools=tools), user_params=_turns(body.get("end_of_turn", "model")))
     stt = OpenAISTTService(
-        api_key=key,
-        base_url=base_url,
-        http_client=_http_client(),
+        **access,
         settings=OpenAISTTService.Settings(**_given(model=body.get("stt_model"))),
     )
     llm = PhoneLLMService(
-        api_key=key,
-        base_url=base_url,
+        **access,
         function_call_timeout_secs=_TOOL_TIMEOUT_S,
         settings=OpenAILLMService.Settings(
             system_instruction=body.get("instructions") or INSTRUCTIONS, **_given(model=body.get("llm_model"))
         ),
     )
     tts = OpenAITTSService(
-        api_key=key,
-        base_url=base_url,
-        http_client=_http_client(),
+        **access,
         sample_rate=_TTS_RATE,
         settings=OpenAITTSService.Settings(**_given(model=body.get("tts_model"), voice=body.get("voice"))),
     )
@@ -118,7 +123,7 @@ async def bot(runner_args: RunnerArguments) -> None:
         [transport.input(), stt, context.user(), llm, tts, transport.output(), context.assistant()],
     )
     worker = make_worker(pipeline, runner_args)
-    apologise = Apologies(worker, tts)
+    failures = Failures(worker, tts)
 
     @transport.event_handler("on_client_connected")
     async def on_client_connected(_transport: BaseTransport, _client: object) -> None:
@@ -127,7 +132,7 @@ async def bot(runner_args: RunnerArguments) -> None:
 
     @worker.event_handler("on_pipeline_error")
     async def on_pipeline_error(_worker: PipelineWorker, error: ErrorFrame) -> None:
-        await apologise.about(error)
+        await failures.handle(error)
 
     await run(worker, transport, runner_args)
 
@@ -146,34 +151,66 @@ async def end_call(params: FunctionCallParams) -> None:
 
 
 class PhoneLLMService(OpenAILLMService):
-    """OpenAI's chat models, without its client's patience."""
+    """OpenAI's chat models, without the patience of OpenAI's client.
+
+    Args:
+        http_client: closed by whoever made it.
+    """
+
+    def __init__(self, *, http_client: openai.DefaultAsyncHttpxClient, **kwargs: Any) -> None:
+        # The base class asks for the client while it is being made.
+        self._http_client = http_client
+        super().__init__(**kwargs)
 
     @override
-    def create_client(self, *args: Any, **kwargs: Any) -> openai.AsyncOpenAI:
-        """Return a client that gives up in time."""
-        client = super().create_client(*args, **kwargs)
-        return client.with_options(
-            timeout=openai.Timeout(_LLM_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S), max_retries=_RETRIES
+    def create_client(
+        self, api_key: str | None = None, base_url: str | None = None, *_args: Any, **_kwargs: Any
+    ) -> openai.AsyncOpenAI:
+        """Return a client that gives up before the caller does."""
+        return openai.AsyncOpenAI(
+            api_key=api_key,
+            base_url=base_url,
+            http_client=self._http_client,
+            timeout=_timeout(_LLM_TIMEOUT_S),
+            max_retries=_RETRIES,
         )
 
 
-class Apologies:
-    """Says sorry when an answer fails: without that, a caller hears nothing and doesn't know why."""
+class Failures:
+    """Decides what becomes of a call when a service fails.
+
+    What may pass is apologised for: without that, a caller hears nothing and doesn't know why. What won't pass (a key
+    or a model that is refused) ends the call.
+    """
 
     def __init__(self, worker: PipelineWorker, voice: OpenAITTSService) -> None:
         self._worker = worker
         self._voice = voice
-        self._last_at = -_APOLOGY_INTERVAL_S
+        self._apologised_at = -_APOLOGY_INTERVAL_S
 
-    async def about(self, error: ErrorFrame) -> None:
-        """Apologise for an error, if there is a voice to do so and it hasn't just been done."""
+    async def handle(self, error: ErrorFrame) -> None:
+        """Apologise, or end the call; nothing is said if it is the voice that failed, or if it was said just now."""
         failed = error.processor
-        now = time.monotonic()
-        if failed is self._voice or (failed is not None and not failed.is_usable):
+        if _is_permanent(error):
+            await self._worker.cancel(reason=f"{failed} can no longer do its job")
             return
-        if now - self._last_at >= _APOLOGY_INTERVAL_S:
-            self._last_at = now
+        now = time.monotonic()
+        if failed is not self._voice and now - self._apologised_at >= _APOLOGY_INTERVAL_S:
+            self._apologised_at = now
             await self._worker.queue_frame(TTSSpeakFrame(APOLOGY))
+
+
+def _is_permanent(error: ErrorFrame) -> bool:
+    """Whether the next request will be refused as this one was.
+
+    Pipecat knows this of the model, but not of OpenAI's ears and voice: of these only the error's text tells.
+    """
+    if error.category is not None and error.category.is_permanent:
+        return True
+    if error.exception is not None:
+        return classify_http_exception(error.exception).is_permanent
+    status = _STATUS.search(error.error)
+    return status is not None and classify_http_status_code(int(status[1])).is_permanent
 
 
 def _turns(end_of_turn: str) -> LLMUserAggregatorParams:
@@ -187,8 +224,8 @@ def _turns(end_of_turn: str) -> LLMUserAggregatorParams:
     )
 
 
-def _http_client() -> openai.DefaultAsyncHttpxClient:
-    return openai.DefaultAsyncHttpxClient(timeout=openai.Timeout(_AUDIO_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S))
+def _timeout(seconds: float) -> openai.Timeout:
+    return openai.Timeout(seconds, connect=_CONNECT_TIMEOUT_S)
 
 
 def _given(**settings: Any) -> dict[str, Any]:

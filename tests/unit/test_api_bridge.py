@@ -1,0 +1,178 @@
+"""The bridge between a client's socket and a session process, without either."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from greenroom.api import frames
+from greenroom.api.bridge import WATCHED, Bridge, End
+from greenroom.api.frames import Close
+from greenroom.api.handshake import EdgeFull, refuse
+from greenroom.api.waiters import Waiters
+from greenroom.common import messages, subjects
+from greenroom.common.broker import Message
+from greenroom.common.clock import utcnow
+from greenroom.common.errors import (
+    BrokerUnavailable,
+    Draining,
+    GreenroomError,
+    MediaAlreadyConnected,
+    SessionEnded,
+    TicketUsed,
+)
+from greenroom.common.ledger import Ledger
+from greenroom.common.lifecycle import Requested, Session
+from greenroom.common.messages import ConnectMedia, MediaAccepted
+from tests.support.memory_broker import MemoryBroker, MemoryServer
+
+TOKENS = {"tenant": "t", "session_id": "s-1"}
+OUT = subjects.SESSION_MEDIA.format(**TOKENS, direction="out")
+
+
+class Client:
+    """A client's socket, as ASGI shows it."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.events: asyncio.Queue[Any] = asyncio.Queue()
+        # How long the client takes for a message.
+        self.slowness_s = 0.0
+
+    async def receive(self) -> Any:
+        """Return what the client does next."""
+        return await self.events.get()
+
+    async def send(self, message: Any) -> None:
+        """Take a message."""
+        if self.slowness_s:
+            await asyncio.sleep(self.slowness_s)
+        self.sent.append(message)
+
+
+class Running:
+    """A bridge that runs, and its ends."""
+
+    def __init__(self, broker: MemoryBroker, client: Client, bridge: Bridge) -> None:
+        self.broker = broker
+        self.client = client
+        self.bridge = bridge
+        self.ended: asyncio.Task[End] | None = None
+        self._next = 0
+
+    async def say(self, payload: bytes, *, skip: int = 0) -> None:
+        """Let the process send a frame."""
+        self._next += skip
+        await self.broker.publish(OUT, frames.encode(frames.BINARY, self._next, payload))
+        self._next += 1
+        await asyncio.sleep(0.01)
+
+    async def end(self) -> End:
+        """Return how it ended."""
+        assert self.ended is not None
+        return await asyncio.wait_for(self.ended, 5)
+
+
+@pytest.fixture
+async def running() -> AsyncGenerator[Running]:
+    """A bridge between a client and a process that takes everybody."""
+    broker, client = MemoryServer().connect(), Client()
+
+    async def accept(message: Message) -> bytes:
+        return messages.encode(MediaAccepted(connection_id=messages.decode(message.data, ConnectMedia).connection_id))
+
+    await broker.serve(subjects.SESSION_CMD.format(**TOKENS, name="connect"), accept)
+    ledger = Ledger(broker)
+    session = Session(id="s-1", tenant="t", agent="a", bot="b", requested_at=utcnow(), queue_deadline_at=utcnow())
+    await ledger.create(Requested(session=session))
+    bridge = Bridge(
+        broker=broker,
+        ledger=ledger,
+        session=session,
+        headers={},
+        query={},
+        receive=client.receive,
+        send=client.send,
+        queue_frames=64,
+    )
+    await bridge.connect(1.0)
+    made = Running(broker, client, bridge)
+    async with Waiters(broker, ledger).watch("t", "s-1", WATCHED) as watch:
+        made.ended = asyncio.create_task(bridge.run(watch))
+        yield made
+        bridge.end(Close(code=1000), "edge")
+        await made.end()
+
+
+async def test_a_hole_behind_a_stall_is_a_client_that_is_too_slow(running: Running) -> None:
+    """What the queue threw away while the client took nothing ends the connection."""
+    running.client.slowness_s = 0.1
+    await running.say(b"0")
+    await running.say(b"9", skip=8)
+    assert await running.end() == End(close=Close(code=4008, reason="too-slow"), by="edge")
+
+
+async def test_a_hole_by_itself_is_a_loss(running: Running) -> None:
+    """What NATS lost is counted, and the call goes on."""
+    await running.say(b"0")
+    await running.say(b"9", skip=8)
+    assert [message["bytes"] for message in running.client.sent] == [b"0", b"9"]
+    assert running.bridge.counts.take() == (0, 2, 8, 0)
+    assert running.bridge.lost == 8
+    assert running.ended is not None
+    assert not running.ended.done()
+
+
+async def test_a_stall_is_seen_while_it_lasts(running: Running) -> None:
+    """How long a write has been waiting for the client can be asked at any time."""
+    now = asyncio.get_running_loop().time
+    assert running.bridge.stalled_s(now()) == 0
+    running.client.slowness_s = 0.2
+    saying = asyncio.create_task(running.say(b"0"))
+    await asyncio.sleep(0.1)
+    assert 0.05 < running.bridge.stalled_s(now()) < 0.2
+    await saying
+
+
+async def test_frames_are_dropped_while_the_broker_is_away(running: Running) -> None:
+    """Live audio isn't kept; the numbers go on, so that the process sees the hole."""
+    heard: list[int] = []
+
+    async def hear(message: Message) -> None:
+        heard.append(frames.decode(message.data)[1])
+
+    await running.broker.subscribe(subjects.SESSION_MEDIA.format(**TOKENS, direction="in"), hear)
+    for connected in (True, False, False, True):
+        running.broker.connected = connected
+        await running.client.events.put({"type": "websocket.receive", "bytes": b"x"})
+        await asyncio.sleep(0.02)
+    assert heard == [0, 3]
+    assert running.bridge.counts.take() == (4, 0, 0, 2)
+
+
+async def test_the_first_reason_to_end_stands(running: Running) -> None:
+    """A connection ends once."""
+    running.bridge.end(Close(code=1000, reason="first"), "process")
+    running.bridge.end(Close(code=1011, reason="second"), "edge")
+    assert (await running.end()).close.reason == "first"
+    assert running.client.sent[-1] == {"type": "websocket.close", "code": 1000, "reason": "first"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TicketUsed(), 4001),
+        (SessionEnded(), 4004),
+        (MediaAlreadyConnected(), 4009),
+        (Draining(), 1001),
+        (BrokerUnavailable(), 1013),
+        (EdgeFull(), 1013),
+    ],
+)
+async def test_servers_that_can_not_answer_a_handshake_close_it(error: GreenroomError, code: int) -> None:
+    """Without the extension for HTTP answers the close code tells."""
+    client = Client()
+    scope: Any = {"type": "websocket", "extensions": {}}
+    await refuse(error, scope, client.send)
+    assert client.sent == [{"type": "websocket.close", "code": code, "reason": error.code}]
