@@ -5,6 +5,7 @@ that is harmless because whatever a leader does is itself a compare-and-set.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -23,7 +24,7 @@ STREAM: Final = "LEADERS"
 RENEW_S: Final = 1.0
 # Three renewals missed: long enough for a garbage collection or a broker hiccup, short enough to be unnoticed.
 SILENCE_S: Final = 3.0
-# How often who stands by looks; one look is a direct read, 0.13 ms.
+# How often who stands by looks, and who couldn't renew tries again; one look is a direct read, 0.13 ms.
 _POLL_S: Final = 0.1
 # Whoever ends doesn't wait longer than this to say so.
 _RELEASE_TIMEOUT_S: Final = 2.0
@@ -92,12 +93,11 @@ class Leadership:
 
     async def _stand_by(self) -> None:
         while True:
-            try:
+            # A holder that renews while we are cut off is seen to have done so once we are back; one that was cut off
+            # too has stopped by itself.
+            with contextlib.suppress(BrokerUnavailable):
                 if await self._try_to_take():
                     return
-            except BrokerUnavailable:
-                # What we didn't hear while cut off says nothing about the holder: its silence starts anew.
-                self._seen_revision = -1
             await self._clock.sleep(_POLL_S)
 
     async def _try_to_take(self) -> bool:
@@ -115,14 +115,16 @@ class Leadership:
 
     async def _renew(self) -> None:
         """Renew until leadership is lost: taken by another, or not renewed for 3 s."""
+        pause_s = RENEW_S
         while (left_s := self._left_s()) > 0:
-            await self._clock.sleep(min(RENEW_S, left_s))
+            await self._clock.sleep(min(pause_s, left_s))
             try:
                 async with asyncio.timeout(min(RENEW_S, self._left_s())):
                     if not await self._claim(self._revision):
                         return
+                pause_s = RENEW_S
             except (BrokerUnavailable, TimeoutError):
-                continue
+                pause_s = _POLL_S
 
     def _left_s(self) -> float:
         return SILENCE_S - (self._clock.monotonic() - self._claimed_at)

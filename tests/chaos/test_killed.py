@@ -22,7 +22,7 @@ from tests.support.stack import (
     wait_for_session,
 )
 
-_CALL_S = 8.0
+_CALL_S = 6.0
 
 
 @pytest.fixture
@@ -71,6 +71,24 @@ async def test_a_call_never_notices_the_death_of(stack: RunningStack, service: s
     assert session["outcome"] == "completed"
     assert _missing_events(events) == []
     assert _seconds(recording) == pytest.approx(report.call.duration_s, abs=0.6)
+
+
+@pytest.mark.parametrize("part", ["nats", "postgres"])
+async def test_a_call_outlives_an_outage_of(stack: RunningStack, part: str) -> None:
+    """nats-server or PostgreSQL die in mid-call and come back: the call goes on, and every event of it is stored."""
+    server = stack.stack.nats if part == "nats" else stack.stack.postgres
+    assert server is not None
+    async with stack.client() as client, call_under_way(client) as (session_id, calling):
+        await server.kill()
+        await asyncio.sleep(1)
+        await server.start()
+        await calling
+        session = await wait_for_session(client, session_id)
+        await wait_for_recording(client, session_id)
+        events = await wait_for_event(client, session_id, "call_completed")
+    assert session["outcome"] == "completed"
+    assert session["attempt"] == 1
+    assert _missing_events(events) == []
 
 
 async def test_a_call_outlives_another_api(stack: RunningStack) -> None:
