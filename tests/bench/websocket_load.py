@@ -10,7 +10,7 @@ import os
 import struct
 import time
 from array import array
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 # A 20 ms frame of PCM16 at 16 kHz, as Pipecat's clients send it.
@@ -50,11 +50,11 @@ class Call(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the upgrade."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are none of asyncio's classes.
+        self._transport = cast("asyncio.Transport", transport)
         key = base64.b64encode(os.urandom(16)).decode()
         path = self._url.path or "/"
-        transport.write(
+        self._transport.write(
             f"GET {path} HTTP/1.1\r\nHost: {self._url.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )

@@ -57,6 +57,9 @@ def test_a_voice_that_isnt_there() -> None:
     """A voice that doesn't exist is an error that names it, and the next sentence is spoken all the same."""
     with pytest.raises(espeak.UnknownVoice, match="nobody"):
         espeak.synthesize("Hello.", voice="nobody")
+    with pytest.raises(espeak.UnknownVoice, match="nobody"):
+        espeak.check_voice("nobody")
+    espeak.check_voice(espeak.CALLER_VOICE)
     assert espeak.synthesize("Hello.")
 
 

@@ -223,6 +223,23 @@ def test_anything_else_comes_again_with_growing_delays() -> None:
     run_virtual(scenario())
 
 
+def test_what_comes_behind_a_failure_waits_with_it() -> None:
+    """At first it is likely that all need the same thing: nothing else is tried until the next try."""
+
+    async def scenario() -> None:
+        world = World()
+        world.verdict = raising(RuntimeError("oops"), times=2)
+        await world.publish("a")
+        async with consuming(world):
+            await asyncio.sleep(0.1)
+            await world.publish("b")
+            await asyncio.sleep(5)
+        assert world.batches[:2] == [(0, ["a"]), (0.5, ["a", "b"])]
+        assert [round(at, 1) for at, _ in world.batches] == [0, 0.5, 1.5]
+
+    run_virtual(scenario())
+
+
 def test_delays_stay_bounded_however_often_it_failed() -> None:
     """Two thousand tries in, the loop still runs: nobody is there at night to start it again."""
 
@@ -256,7 +273,14 @@ def test_a_message_that_always_fails_does_not_hold_up_the_others(bad: str) -> No
                 await asyncio.sleep(1)
                 await world.publish(text)
             await asyncio.sleep(60)
-        assert world.consumer.counts.handled == 14 - len(bad)
+            assert world.consumer.counts.handled == 14 - len(bad)
+            published_at: dict[str, float] = {}
+            for number in range(100):
+                published_at[f"later {number}"] = asyncio.get_running_loop().time()
+                await world.publish(f"later {number}")
+                await asyncio.sleep(1)
+        handled_at = {text: at for at, batch in world.batches for text in batch}
+        assert max(handled_at[text] - at for text, at in published_at.items()) < 5
         assert world.unsettled == len(bad)
         assert not await world.parked()
 

@@ -28,8 +28,10 @@ _FIRST_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 30.0
 # Once a message has come this often, what fails together with it is tried one by one.
 _ALONE_FROM: Final = 3
-# That many failures in a row are an outage, not messages that can't be handled.
+# That many failures in a row are taken for an outage: the rest waits for this long. It is less than what failed has to
+# wait by then, so the rest comes back without it, and if it was no outage, is handled.
 _OUTAGE: Final = 3
+_OUTAGE_PAUSE_S: Final = 1.0
 _BROKER_RETRY_S: Final = 0.25
 
 
@@ -160,9 +162,12 @@ class Consumer[T]:
                 return await self._try_each(batch)
             await self._park(deliveries[0], drop.reason)
         except Exception:  # noqa: BLE001 - whatever a handler raises, the loop goes on and counts it
-            if len(batch) > 1 and max(delivery.message.deliveries for delivery in deliveries) >= _ALONE_FROM:
+            often = max(delivery.message.deliveries for delivery in deliveries) >= _ALONE_FROM
+            if often and len(batch) > 1:
                 return await self._try_each(batch)
-            return await self._failed(deliveries)
+            delay_s = await self._failed(deliveries)
+            # By now it is known whether it is this message: then others needn't wait for it.
+            return 0.0 if often else delay_s
         else:
             self.counts.handled += len(batch)
             for delivery in deliveries:
@@ -179,7 +184,7 @@ class Consumer[T]:
             if 0 < in_a_row < _OUTAGE:
                 continue
             if in_a_row:
-                pause_s /= 2  # what wasn't tried yet comes back before what failed, and so without it
+                pause_s = _OUTAGE_PAUSE_S
             if pause_s:
                 await _put_back([item.delivery for item in batch[index + 1 :]], pause_s)
                 return pause_s

@@ -119,7 +119,7 @@ class InvalidQuery(GreenroomError):
 
 
 class InvalidBody(GreenroomError):
-    """The body has a wrong type or value; `errors` points at each. /schema has the schema of every body."""
+    """The body has a wrong type or value; `errors` points at each. /openapi.json has the schema of every body."""
 
     code = "invalid-body"
     status = 422
@@ -169,7 +169,7 @@ class Forbidden(GreenroomError):
 
 
 class NotFound(GreenroomError):
-    """There is nothing at this address. /schema lists every route."""
+    """There is nothing at this address. /openapi.json lists every route."""
 
     code = "not-found"
     status = 404

@@ -10,7 +10,7 @@ from greenroom.common.broker import Message
 from greenroom.common.clock import utcnow
 from greenroom.common.errors import MalformedEvent
 from greenroom.common.ids import derived_id
-from greenroom.common.messages import Event, ExternalEvent
+from greenroom.common.messages import Event, ExternalEvent, LedgerEntry
 
 # The whole body: what happened, not the file that it is about.
 MAX_DATA_BYTES: Final = 256 * 1024
@@ -69,3 +69,22 @@ def _utc(at: datetime) -> datetime:
         return at.astimezone(UTC)
     except OverflowError as error:
         raise MalformedEvent("`at` is no time in UTC that the calendar has") from error
+
+
+def event_of(entry: LedgerEntry) -> Event:
+    """Return a transition as an event: `session.{transition}`, its fields and where it led, without the document.
+
+    Whoever shows the history of a session shows it in this form, so that what is stored and what is streamed agree.
+    """
+    transition, session = entry.transition, entry.session
+    fields = {name: getattr(transition, name) for name in transition.__struct_fields__ if name != "session"}
+    return Event(
+        id=entry.id,
+        tenant=session.tenant,
+        session_id=session.id,
+        type=f"session.{transition.__struct_config__.tag}",
+        at=entry.at,
+        epoch=session.epoch,
+        source="ledger",
+        data={"state": session.state, "attempt": session.attempt, **fields},
+    )

@@ -82,10 +82,10 @@ class MediaEdge:
             await handshake.refuse(error, scope, send)
         except (_ClientGone, OSError):
             self._refused.inc(code="client-gone")
-        except Exception:  # noqa: BLE001 the end of the line: whatever it was, the client is told and it is logged
-            self._refused.inc(code=InternalError.code)
+        except Exception:  # noqa: BLE001 the end of the line: whatever it was, it is logged, and the client is told
+            self._closed.inc(code=str(closes.BOT_FAILED), by="edge")
             _log.exception("media_failed")
-            await handshake.refuse(InternalError(), scope, send)
+            await send({"type": "websocket.close", "code": closes.BOT_FAILED, "reason": InternalError.code})
         finally:
             self.guests -= 1
 

@@ -47,6 +47,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # Of the session, where there is one already.
     session_id: str | None = None
     outcome: str | None = None
+    trace_id: str | None = None
 
 
 def handlers() -> dict[int | type[Exception], Any]:

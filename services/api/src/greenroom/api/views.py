@@ -9,17 +9,18 @@ from greenroom.api.store import EventRow
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Message
 from greenroom.common.errors import MalformedEvent
-from greenroom.common.events import decode_event
+from greenroom.common.events import decode_event, event_of
 from greenroom.common.messages import LedgerEntry
 
 
 def view_of_message(message: Message) -> EventView | None:
     """Return what a message of the stream says, or None for a malformed one (which the recorder parks)."""
-    if subjects.SESSION_LIFECYCLE.parse(message.subject):
-        return _transition(message)
     try:
-        event = decode_event(message)
-    except (MalformedEvent, OverflowError):  # the latter: a time at the edge of the calendar
+        if subjects.SESSION_LIFECYCLE.parse(message.subject):
+            event = event_of(messages.decode(message.data, LedgerEntry))
+        else:
+            event = decode_event(message)
+    except (msgspec.MsgspecError, MalformedEvent, OverflowError):  # the last: a time at the edge of the calendar
         return None
     return EventView(
         stream_seq=message.stream_seq,
@@ -46,24 +47,4 @@ def view_of_row(row: EventRow) -> EventView:
         epoch=row.epoch,
         source=row.source,
         data=cast("dict[str, Any]", row.data),
-    )
-
-
-def _transition(message: Message) -> EventView | None:
-    try:
-        entry = messages.decode(message.data, LedgerEntry)
-    except msgspec.MsgspecError:
-        return None
-    transition, session = entry.transition, entry.session
-    fields = {name: getattr(transition, name) for name in transition.__struct_fields__ if name != "session"}
-    return EventView(
-        stream_seq=message.stream_seq,
-        id=entry.id,
-        session_id=session.id,
-        type=f"session.{transition.__struct_config__.tag}",
-        at=entry.at,
-        seq=0,
-        epoch=session.epoch,
-        source="ledger",
-        data={"state": session.state, "attempt": session.attempt, **fields},
     )

@@ -7,7 +7,7 @@ a legal one; where it is a later one, a message in between hasn't come yet, and 
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -23,10 +23,10 @@ from greenroom.common.errors import (
     MalformedEvent,
     StaleEpoch,
 )
-from greenroom.common.events import decode_event
+from greenroom.common.events import decode_event, event_of
 from greenroom.common.ledger import STREAM
 from greenroom.common.lifecycle import Session
-from greenroom.common.messages import Event, LedgerEntry
+from greenroom.common.messages import LedgerEntry
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import UnstorableRow
 from greenroom.recorder.store import Store, StoredEvent, StoredSession
@@ -93,26 +93,10 @@ def _decode_transition(message: Message, tenant: str, session_id: str) -> Incomi
     written_on = message.headers.get(EXPECTED_LAST, "")
     if not written_on.isdecimal():
         raise Drop("malformed: it wasn't written by compare-and-set")
-    event = Event(
-        id=entry.id,
-        tenant=tenant,
-        session_id=session_id,
-        type=f"session.{entry.transition.__struct_config__.tag}",
-        at=entry.at,
-        epoch=entry.session.epoch,
-        source="ledger",
-        data=_transition_data(entry),
-    )
     return Incoming(
-        stored=StoredEvent(event=event, stream_seq=message.stream_seq),
+        stored=StoredEvent(event=event_of(entry), stream_seq=message.stream_seq),
         step=Step(entry=entry, revision=message.stream_seq, written_on=int(written_on)),
     )
-
-
-def _transition_data(entry: LedgerEntry) -> dict[str, Any]:
-    """Return what the history shows of a transition: its fields, without the document, and where it led."""
-    fields = {name: getattr(entry.transition, name) for name in entry.transition.__struct_fields__ if name != "session"}
-    return {"state": entry.session.state, "attempt": entry.session.attempt, **fields}
 
 
 class Ingest:

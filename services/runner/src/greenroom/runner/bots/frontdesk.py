@@ -31,6 +31,7 @@ from greenroom.runner.speech.pocketsphinx_stt import PocketsphinxSTTService
 from greenroom.runner.speech.recognizer import GrammarRecognizer, recognizer
 
 DESCRIPTION: Final = "Front desk of a restaurant: books tables and passes callers on. Works offline."
+HOUSE: Final = "the Green Room restaurant"
 BODY_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
@@ -40,7 +41,7 @@ BODY_SCHEMA: Final[dict[str, Any]] = {
             "minLength": 1,
             "maxLength": 80,
             "pattern": "^[^{}]*$",
-            "default": "the Green Room restaurant",
+            "default": HOUSE,
         },
         "voice": {
             "type": "string",
@@ -70,14 +71,21 @@ _END_OF_TURN_S: Final = 0.6
 
 
 async def bot(runner_args: RunnerArguments) -> None:
-    """Hold one call: greet who connects, and hang up after the goodbye."""
+    """Hold one call: greet who connects, and hang up after the goodbye.
+
+    Raises:
+        UnknownVoice: there is no such voice.
+        ZoneInfoNotFoundError: there is no such time zone.
+    """
     body: dict[str, Any] = runner_args.body or {}
+    voice = body.get("voice", espeak.BOT_VOICE)
+    espeak.check_voice(voice)
     transport = await open_transport(runner_args)
     context = LLMContextAggregatorPair(LLMContext(), user_params=_turns())
     llm = RuleLLMService(reply)
     tts = EspeakTTSService(
         settings=EspeakTTSService.Settings(
-            voice=body.get("voice", espeak.BOT_VOICE),
+            voice=voice,
             rate_wpm=body.get("rate_wpm", espeak.BOT_RATE_WPM),
         )
     )
@@ -94,7 +102,7 @@ async def bot(runner_args: RunnerArguments) -> None:
     )
     worker = make_worker(pipeline, runner_args)
     conversation = FrontDeskFlow(
-        house=body.get("house", "the Green Room restaurant"),
+        house=body.get("house", HOUSE),
         now=_clock(body.get("timezone")),
     )
     flow = FlowManager(

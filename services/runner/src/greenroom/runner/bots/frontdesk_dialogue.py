@@ -1,7 +1,7 @@
 """The front desk's side of the conversation: where it stands and what was heard give what is said or done. Pure.
 
-The nodes are those of the flow (`frontdesk_flow`): at the reception anything can be asked for; a booking is filled in
-and confirmed; then there is the farewell.
+The nodes are those of the flow (`frontdesk_flow`): at the reception anything can be asked for, and also while the
+caller waits for a person (the handover); a booking is filled in and confirmed; then there is the farewell.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +35,7 @@ class Node(StrEnum):
 
     RECEPTION = "reception"
     BOOKING = "booking"
+    HANDOVER = "handover"
     FAREWELL = "farewell"
 
 

@@ -48,9 +48,9 @@ class FrontDeskFlow:
         """Return the node in which a call begins: the reception, with a greeting."""
         return self._at_reception(Cue.GREETING)
 
-    def _at_reception(self, cue: Cue, booking: Booking | None = None) -> NodeConfig:
+    def _at_reception(self, cue: Cue, booking: Booking | None = None, node: Node = Node.RECEPTION) -> NodeConfig:
         return _node(
-            replace(self._reception, cue=cue, booking=booking or Booking()),
+            replace(self._reception, node=node, cue=cue, booking=booking or Booking()),
             _tool(Tool.START_BOOKING, "Begin to book a table.", self._start_booking, optional=_DETAILS),
         )
 
@@ -80,7 +80,7 @@ class FrontDeskFlow:
 
     async def _transfer(self, _args: FlowArgs, _flow: FlowManager) -> tuple[Any, NodeConfig]:
         # Nothing to do here: whoever takes over learns of it from the call of this tool.
-        return {"requested": True}, self._at_reception(Cue.TRANSFER)
+        return {"requested": True}, self._at_reception(Cue.TRANSFER, node=Node.HANDOVER)
 
     async def _end_call(self, _args: FlowArgs, _flow: FlowManager) -> tuple[Any, NodeConfig]:
         return None, self._farewell()
