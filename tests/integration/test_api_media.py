@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
-from greenroom.api import frames
+from greenroom.common import media_frames as frames
 from greenroom.common import subjects
 from greenroom.common.lifecycle import Ending, Leased, OnLoss, Outcome, Ready, Requeued, Started
 from greenroom.devtools.embedded.nats import EmbeddedNats

@@ -216,7 +216,7 @@ async def test_a_killed_broker_loses_no_session_and_no_runner(own_nats: Embedded
 
 
 async def test_no_timer_lies_between_a_request_and_its_start(field: Field) -> None:
-    """The median is a few milliseconds even on a busy machine; a tick of 250 ms on the way would show."""
+    """No start waits for the tick of 250 ms: then half of them would take more than half of that."""
     await field.scheduler("one")
     runner = await field.runner("r1", slots=100, call_s=0.0)
     await field.reach(await request_session(field.ledger), State.ENDED)
@@ -225,4 +225,4 @@ async def test_no_timer_lies_between_a_request_and_its_start(field: Field) -> No
         session = await request_session(field.ledger)
         await field.reach(session, State.ENDED)
         took_ms.append((runner.asked_at[-1] - session.requested_at).total_seconds() * 1000)
-    assert statistics.median(took_ms) <= 25
+    assert statistics.median(took_ms) < 125

@@ -10,11 +10,11 @@ import asyncpg
 import httpx
 import msgspec
 
-from greenroom.api import frames
 from greenroom.api.parts import Parts
 from greenroom.api.server import listen, make_server
 from greenroom.api.settings import ApiSettings
 from greenroom.api.store import open_store
+from greenroom.common import media_frames as frames
 from greenroom.common import messages, subjects, topology_admin
 from greenroom.common.broker import Message, Subscription
 from greenroom.common.clock import utcnow

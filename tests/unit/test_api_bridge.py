@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from greenroom.api import frames
 from greenroom.api.bridge import WATCHED, Bridge, End
-from greenroom.api.frames import Close
 from greenroom.api.handshake import EdgeFull, refuse
 from greenroom.api.waiters import Waiters
+from greenroom.common import media_frames as frames
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Message
 from greenroom.common.clock import utcnow
@@ -24,6 +23,7 @@ from greenroom.common.errors import (
 )
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Requested, Session
+from greenroom.common.media_frames import Close
 from greenroom.common.messages import ConnectMedia, MediaAccepted
 from tests.support.memory_broker import MemoryBroker, MemoryServer
 

@@ -14,9 +14,9 @@ import msgspec
 import structlog
 from litestar.types import Receive, Send
 
-from greenroom.api import closes, frames
-from greenroom.api.frames import HEAD, Close
+from greenroom.api import closes
 from greenroom.api.waiters import Watch
+from greenroom.common import media_frames as frames
 from greenroom.common import messages, subjects, telemetry
 from greenroom.common.broker import Broker, Message, NoResponder, RequestTimeout, Subscription
 from greenroom.common.errors import (
@@ -28,6 +28,7 @@ from greenroom.common.errors import (
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Session, State
+from greenroom.common.media_frames import HEAD, Close
 from greenroom.common.messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaRefused
 
 _log = structlog.get_logger()

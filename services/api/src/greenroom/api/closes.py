@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from greenroom.api.frames import Close
 from greenroom.common.lifecycle import Outcome, Session, State
+from greenroom.common.media_frames import Close
 
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001

@@ -68,10 +68,10 @@ async def rehearse(timeout_s: float) -> bool:
     pipeline = Pipeline(
         [
             transport.input(),
-            _Recognition(),
+            StandInRecognition(),
             aggregators.user(),
-            _Model(),
-            _Speech(),
+            StandInModel(),
+            StandInSpeech(),
             transport.output(),
             aggregators.assistant(),
         ]
@@ -137,7 +137,7 @@ class _ScriptedVad(SileroVADAnalyzer):
         return 1.0 if any(buffer) else 0.0
 
 
-class _Recognition(SegmentedSTTService):
+class StandInRecognition(SegmentedSTTService):
     """Understands everything."""
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class _Recognition(SegmentedSTTService):
         yield TranscriptionFrame("this is a rehearsal", "caller", time_now_iso8601())
 
 
-class _Model(LLMService[Any]):
+class StandInModel(LLMService[Any]):
     """Always says the same."""
 
     @override
@@ -162,7 +162,7 @@ class _Model(LLMService[Any]):
             await self.push_frame(frame, direction)
 
 
-class _Speech(TTSService):
+class StandInSpeech(TTSService):
     """Speaks a tenth of a second, whatever the text."""
 
     def __init__(self) -> None:

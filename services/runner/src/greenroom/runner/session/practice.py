@@ -10,13 +10,17 @@ import socket
 from datetime import UTC, datetime
 from typing import Final, cast
 
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.flows import FlowManager
 from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.worker import PipelineWorker
+from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
 from pipecat.runner.types import WebSocketRunnerArguments
+from pipecat.runner.utils import create_transport
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
-from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
@@ -25,6 +29,7 @@ from greenroom.common.broker import Broker
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Session
 from greenroom.runner import control
+from greenroom.runner.rehearsal import StandInModel, StandInRecognition, StandInSpeech
 from greenroom.runner.session.channel import Channel
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.live import LiveSession
@@ -76,20 +81,39 @@ async def _run(context: SessionContext, channel: Channel, runner: socket.socket)
 
 
 async def _bot(arguments: WebSocketRunnerArguments) -> None:
-    """Be a bot with everything that all bots have."""
-    transport = FastAPIWebsocketTransport(
-        arguments.websocket,
-        FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True, serializer=ProtobufFrameSerializer()),
-    )
+    """Be a bot with what most bots have, made and run the way most make and run it."""
+    transport = await create_transport(arguments, {"websocket": _transport_params})
     # The default strategy would load a model, which a bot may not want.
-    strategies = UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy()])
+    turns = UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy()])
     aggregators = LLMContextAggregatorPair(
-        LLMContext(), user_params=LLMUserAggregatorParams(user_turn_strategies=strategies)
+        LLMContext(), user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer(), user_turn_strategies=turns)
     )
-    pipeline = Pipeline([transport.input(), aggregators.user(), transport.output(), aggregators.assistant()])
+    model = StandInModel()
+    pipeline = Pipeline(
+        [
+            transport.input(),
+            StandInRecognition(),
+            aggregators.user(),
+            model,
+            StandInSpeech(),
+            transport.output(),
+            aggregators.assistant(),
+        ]
+    )
+    worker = PipelineWorker(pipeline, params=PipelineParams(enable_metrics=True, enable_usage_metrics=True))
+    FlowManager(llm=model, context_aggregator=aggregators, worker=worker, transport=transport)
+
+    @transport.event_handler("on_client_connected")
+    async def on_client_connected(_transport: BaseTransport, _client: object) -> None:
+        pass  # nobody comes
+
     runner = WorkerRunner(handle_sigint=False)
-    await runner.add_workers(PipelineWorker(pipeline))
+    await runner.add_workers(worker)
     await runner.run()
+
+
+def _transport_params() -> FastAPIWebsocketParams:
+    return FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True, serializer=ProtobufFrameSerializer())
 
 
 class _NoBroker:

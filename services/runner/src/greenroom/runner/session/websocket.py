@@ -9,7 +9,6 @@ The bot gets a socket that is accepted, but whose client isn't there yet: nothin
 """
 
 import asyncio
-import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -21,10 +20,11 @@ from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnected, WebSocketState
 
-from greenroom.common import subjects
+from greenroom.common import media_frames, subjects
 from greenroom.common.broker import Broker, Message, NoResponder, RequestTimeout, Subscription
 from greenroom.common.errors import BrokerUnavailable, MediaAlreadyConnected, SessionEnded
 from greenroom.common.lifecycle import Session
+from greenroom.common.media_frames import Close, MalformedFrame, Sequence
 from greenroom.common.messages import (
     ConnectMedia,
     MediaAccepted,
@@ -37,12 +37,7 @@ from greenroom.common.messages import (
 
 _log = structlog.get_logger()
 
-_HEADER: Final = struct.Struct(">BI")
-_CLOSE: Final = struct.Struct(">H")
-# RFC 6455: a close frame holds 125 bytes, two of them the code.
-_MAX_REASON_BYTES: Final = 123
 CLOSE_NORMAL: Final = 1000
-CLOSE_NO_CODE: Final = 1005
 CLOSE_ABNORMAL: Final = 1006
 # An edge that is killed says nothing. While no frames come, it is looked whether anybody still listens there.
 LOOK_EVERY_S: Final = 3.0
@@ -140,7 +135,7 @@ class MediaLink:
         self._connection: str | None = None
         self._farewell: tuple[int, str] | None = None
         self._ended = False
-        self._expected = 0
+        self._numbers = Sequence()
         self._sequence = 0
         self._inbox: deque[AsgiMessage] = deque()
         self._inbox_bytes = 0
@@ -213,23 +208,23 @@ class MediaLink:
         return MediaAccepted(connection_id=request.connection_id)
 
     async def _on_frame(self, message: Message) -> None:
-        data = message.data
-        if not self.connected or len(data) < _HEADER.size:
+        if not self.connected:
             return
-        kind, sequence = _HEADER.unpack_from(data)
-        if sequence < self._expected:
-            return  # a repetition
-        self.counts.lost += sequence - self._expected
-        self._expected = sequence + 1
+        try:
+            kind, number, payload = media_frames.decode(message.data)
+        except MalformedFrame:
+            return
+        if self._numbers.take(number, accepted=True) == "stale":
+            return
+        self.counts.lost = self._numbers.lost
         self.counts.received += 1
-        payload = data[_HEADER.size :]
         if kind == MediaKind.BINARY:
             self._take({"type": "websocket.receive", "bytes": payload})
         elif kind == MediaKind.TEXT:
             self._take({"type": "websocket.receive", "text": payload.decode(errors="replace")})
         elif kind == MediaKind.CLOSE:
-            code = _CLOSE.unpack_from(payload)[0] if len(payload) >= _CLOSE.size else CLOSE_NO_CODE
-            self._disconnected("client", code, payload[_CLOSE.size :].decode(errors="replace"))
+            close = media_frames.decode_close(payload)
+            self._disconnected("client", close.code, close.reason)
 
     def _take(self, message: AsgiMessage) -> None:
         self._inbox.append(message)
@@ -273,15 +268,16 @@ class MediaLink:
             await self._publish(MediaKind.BINARY, payload)
 
     async def _send_close(self, code: int, reason: str) -> None:
-        # Cut behind a whole character.
-        short = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
-        await self._publish(MediaKind.CLOSE, _CLOSE.pack(code) + short.encode())
-        self._disconnected("bot", code, short)
+        close = Close(code=code, reason=reason)
+        await self._publish_frame(media_frames.encode_close(self._sequence, close))
+        self._disconnected("bot", code, reason)
 
     async def _publish(self, kind: MediaKind, payload: bytes) -> None:
         if len(payload) > MAX_FRAME_BYTES:
             raise ValueError(f"a frame has {len(payload)} bytes, {MAX_FRAME_BYTES} are allowed")
-        frame = _HEADER.pack(kind, self._sequence) + payload
+        await self._publish_frame(media_frames.encode(kind, self._sequence, payload))
+
+    async def _publish_frame(self, frame: bytes) -> None:
         self._sequence += 1
         try:
             await self._broker.publish(self._out, frame)

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenroom.api import closes, frames
-from greenroom.api.frames import Close, MalformedFrame, Sequence
+from greenroom.api import closes
+from greenroom.common import media_frames as frames
 from greenroom.common.lifecycle import Outcome
+from greenroom.common.media_frames import Close, MalformedFrame, Sequence
 
 kinds = st.sampled_from([frames.TEXT, frames.BINARY, frames.CLOSE])
 numbers = st.integers(0, 2**32 - 1)
