@@ -110,8 +110,9 @@ async def _disk() -> str:
 async def _nats(url: str) -> str:
     broker = await _connect(url)
     try:
-        version = broker.client.connected_server_version
-        return f"nats-server {version} at {broker.client.connected_url.netloc if broker.client.connected_url else url}"
+        server = broker.client.connected_url
+        # Without the credentials that may be in it.
+        return f"nats-server at {server.hostname}:{server.port}" if server else "nats-server"
     finally:
         await broker.close()
 

@@ -31,7 +31,7 @@ class AlreadyUp(GreenroomError):
 
     code = "already-up"
     status = 409
-    title = "Greenroom is already up here"
+    title = "Not started"
 
 
 @contextlib.contextmanager
