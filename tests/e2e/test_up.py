@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from tests.support.stack import PATIENCE_S
 
 
@@ -65,3 +67,30 @@ async def _run(command: list[str], *arguments: str, environment: dict[str, str])
         timeout=PATIENCE_S,
         check=False,
     )
+
+
+async def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
+    """The first Ctrl-C stops in order, the second one at once: nothing is left running, and no traceback is shown."""
+    command = [sys.executable, "-m", "greenroom.devtools.cli"]
+    up = await asyncio.create_subprocess_exec(
+        *command,
+        "up",
+        "--api-port",
+        "0",
+        env=_environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert up.stdout is not None
+    async with asyncio.timeout(PATIENCE_S * 2):
+        while "Ctrl-C stops" not in (line := (await up.stdout.readline()).decode()):
+            assert line
+    children = psutil.Process(up.pid).children(recursive=True)
+    up.send_signal(signal.SIGINT)
+    await asyncio.sleep(0.05)
+    up.send_signal(signal.SIGINT)
+    rest, _ = await asyncio.wait_for(up.communicate(), PATIENCE_S)
+    assert up.returncode == 130, rest.decode()
+    assert "Traceback" not in rest.decode()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, 5)
+    assert alive == []

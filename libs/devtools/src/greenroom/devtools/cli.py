@@ -35,7 +35,7 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort, asyncio.CancelledError):
         sys.exit(130)
     except GreenroomError as error:
         _fail(error)
