@@ -5,10 +5,12 @@ import re
 import wave
 from array import array
 from collections.abc import AsyncIterator
-from pathlib import Path
 
+import msgspec
 import pytest
 
+from greenroom.common.ledger import Ledger
+from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools import call, demo, summary, trace
 from greenroom.devtools.call import CallReport
 from tests.support.stack import RunningStack, all_events, running_stack, wait_for_recording
@@ -83,22 +85,39 @@ async def test_stored_events_are_those_that_were_streamed(stack: RunningStack, r
 
 
 async def test_the_whole_call_is_one_trace(stack: RunningStack, report: CallReport) -> None:
-    """Every span has the session's trace id and a parent that exists, and none is longer than a turn."""
-    spans = trace.load(Path(stack.stack.traces_dir), report.session["trace_id"])
+    """Every span that belongs to the session is in its trace and has a parent there; none is longer than a turn."""
+    trace_id = report.session["trace_id"]
+    spans = trace.load(stack.stack.traces_dir, trace_id)
     assert set(trace.services(spans)) >= {"api", "scheduler", "runner", "session", "recorder"}
-    assert {span.trace_id for span in spans} == {report.session["trace_id"]}
     assert trace.orphans(spans) == []
+    assert [span.name for span in spans if span.parent_id is None] == ["POST /v1/sessions"]
     assert [(span.name, span.duration_ms) for span in spans if span.duration_ms > _LONGEST_SPAN_MS] == []
+    # Who looks at a session afterwards makes a trace of their own, which is the api's alone.
+    others = [path.stem for path in stack.stack.traces_dir.glob("*.json") if path.stem != trace_id]
+    assert {name for other in others for name in trace.services(trace.load(stack.stack.traces_dir, other))} <= {"api"}
 
 
-async def test_no_conversation_content_in_traces_and_logs(stack: RunningStack, report: CallReport) -> None:
-    """What was said is in the transcript only; the ticket and the key are in none of them."""
-    traces = "".join(path.read_text() for path in Path(stack.stack.traces_dir).glob("*.json"))
-    log = stack.log.read_text()
+async def test_what_was_said_and_what_opens_doors_is_nowhere_else(stack: RunningStack, report: CallReport) -> None:
+    """No conversation in traces and logs; the key and the ticket in none of logs, traces, events and the ledger."""
+    session_id = report.session["id"]
     ticket = report.media_url.rsplit("/", 1)[-1]
-    for secret in ("book a table", stack.stack.api_key, ticket):
-        assert secret not in traces
-        assert secret not in log
+    traces = "".join(path.read_text() for path in stack.stack.traces_dir.glob("*.json"))
+    log = stack.log.read_text()
+    async with stack.client() as client:
+        events = msgspec.json.encode(await all_events(client, session_id)).decode()
+    broker = await NatsBroker.connect(stack.stack.nats_url, name="test")
+    try:
+        ledger = repr(await Ledger(broker).history("default", session_id))
+    finally:
+        await broker.close()
+    assert session_id in log
+    assert session_id in traces
+    assert session_id in ledger
+    assert "book a table" not in traces
+    assert "book a table" not in log
+    for secret in (stack.stack.api_key, ticket):
+        for place in (traces, log, events, ledger):
+            assert secret not in place
 
 
 def _words(text: str) -> list[str]:

@@ -1,80 +1,16 @@
 """Leadership in virtual time: who leads, for how long, and who is next."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
 
 import pytest
 
-from greenroom.common import messages, subjects
+from greenroom.common import messages
 from greenroom.common.errors import BrokerUnavailable, TopologyMissing
 from greenroom.common.leadership import SILENCE_S, Leadership
 from greenroom.common.messages import LeaderClaim
+from tests.support.leadership_club import NAME, SUBJECT, Club, Hanging, Slow
 from tests.support.leaping_time import LoopClock, run_virtual
 from tests.support.memory_broker import MemoryBroker, MemoryServer
-
-NAME = "scheduler"
-SUBJECT = subjects.LEADER.format(name=NAME)
-
-
-class Member:
-    """One that takes part, and what it noted while it led."""
-
-    def __init__(self, broker: MemoryBroker, holder: str, leaders: list[tuple[float, str, str]]) -> None:
-        self.broker = broker
-        self.leadership = Leadership(broker, NAME, holder, clock=LoopClock())
-        self.task = asyncio.create_task(self.leadership.run(self.lead))
-        self._leaders = leaders
-
-    async def lead(self) -> None:
-        """Lead until canceled."""
-        self._note("begins")
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self._note("ends")
-
-    def crash(self) -> None:
-        """Vanish: nothing more is written, whatever the end of the task would like to."""
-        self.broker.connected = False
-        self.task.cancel()
-
-    async def leave(self) -> None:
-        """End in order."""
-        self.task.cancel()
-        await asyncio.wait({self.task})
-
-    def _note(self, what: str) -> None:
-        self._leaders.append((asyncio.get_running_loop().time(), self.leadership.holder, what))
-
-
-class Club:
-    """Several that take part, each on a connection of its own."""
-
-    def __init__(self, *holders: str) -> None:
-        self.server = MemoryServer()
-        self.notes: list[tuple[float, str, str]] = []
-        self.members = {holder: self.join(holder) for holder in holders}
-
-    def join(self, holder: str, broker: MemoryBroker | None = None) -> Member:
-        """Add one."""
-        return Member(broker or self.server.connect(), holder, self.notes)
-
-    @property
-    def leading(self) -> list[str]:
-        """Who leads now, or believes to."""
-        return [holder for holder, member in self.members.items() if member.leadership.leading]
-
-    async def leader(self, *, other_than: str = "", within_s: float = 10.0) -> Member:
-        """Wait for the one who leads."""
-        async with asyncio.timeout(within_s):
-            while not [holder for holder in self.leading if holder != other_than]:
-                await asyncio.sleep(0.01)
-        return self.members[next(holder for holder in self.leading if holder != other_than)]
-
-    def times(self, holder: str, what: str) -> list[float]:
-        """Return when one began or ended to lead."""
-        return [at for at, who, noted in self.notes if (who, noted) == (holder, what)]
 
 
 def now() -> float:
@@ -208,27 +144,6 @@ def test_a_leader_that_is_cut_off_stops_before_the_next_one_begins() -> None:
         run_virtual(scenario(Hanging(), tenths / 10))
 
 
-class Hanging(MemoryBroker):
-    """A connection that doesn't know that it is cut off: what is sent gets no answer, for longer than was asked for."""
-
-    async def append(
-        self,
-        subject: str,
-        data: bytes,
-        *,
-        msg_id: str | None = None,
-        expected_last: int | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = 12.0,
-    ) -> int:
-        """See `Broker.append`."""
-        if not self.connected:
-            await asyncio.sleep(timeout_s + 5)
-        return await super().append(
-            subject, data, msg_id=msg_id, expected_last=expected_last, headers=headers, timeout_s=timeout_s
-        )
-
-
 def test_a_slow_answer_does_not_make_a_claim_any_younger() -> None:
     """Others count from when it was stored, so its holder counts from when it was sent."""
 
@@ -245,20 +160,6 @@ def test_a_slow_answer_does_not_make_a_claim_any_younger() -> None:
         assert club.times("first", "ends")[0] <= club.times("second", "begins")[0]
 
     run_virtual(scenario())
-
-
-class Slow(MemoryBroker):
-    """A connection on which answers take a while, `answer_s`."""
-
-    def __init__(self, server: MemoryServer, answer_s: float) -> None:
-        super().__init__(server)
-        self._answer_s = answer_s
-
-    async def append(self, *args: Any, **options: Any) -> int:
-        """See `Broker.append`."""
-        sequence = await super().append(*args, **options)
-        await asyncio.sleep(self._answer_s)
-        return sequence
 
 
 def test_a_short_outage_changes_nothing() -> None:
