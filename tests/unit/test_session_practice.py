@@ -2,11 +2,13 @@
 
 import pytest
 
+from greenroom.common.broker import Message
 from greenroom.common.settings import ServiceSettings
 from greenroom.runner.session import practice
 from greenroom.runner.session.attach import SETUP_VARIABLE, announce_setup_file
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.practice import practise
+from tests.support.memory_broker import MemoryServer
 
 CONTEXT = SessionContext(runner_id="r", settings=ServiceSettings(), bots={})
 
@@ -18,8 +20,25 @@ def _hooks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_practice_starts_a_pipeline_and_ends_it() -> None:
-    """Practised is the whole start, until the pipeline runs; nothing is left of it."""
-    assert await practise(CONTEXT) is None
+    """Practised is the whole start, until the pipeline runs; nothing of it is stored, and nobody else hears of it."""
+    server = MemoryServer()
+    heard: list[str] = []
+
+    async def listen(message: Message) -> None:
+        heard.append(message.subject)
+
+    await server.connect().subscribe("gr.>", listen)
+    assert await practise(CONTEXT, server.connect()) is None
+    assert not heard
+    assert not any(stream.messages for stream in server.streams.values())
+
+
+async def test_a_practice_without_a_broker_is_no_more_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is lost meanwhile spoils nothing but the practice."""
+    monkeypatch.setattr(practice, "_TIMEOUT_S", 0.3)
+    broker = MemoryServer().connect()
+    broker.connected = False
+    assert await practise(CONTEXT, broker) == "TimeoutError"
 
 
 async def test_a_practice_that_fails_is_no_more_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,10 +48,10 @@ async def test_a_practice_that_fails_is_no_more_than_that(monkeypatch: pytest.Mo
         raise KeyError("practice")
 
     monkeypatch.setattr(practice, "_bot", broken)
-    assert await practise(CONTEXT) is None
+    assert await practise(CONTEXT, MemoryServer().connect()) is None
 
     async def refuse(*_: object) -> None:
         raise OSError("no sockets")
 
     monkeypatch.setattr(practice, "_run", refuse)
-    assert await practise(CONTEXT) == "OSError"
+    assert await practise(CONTEXT, MemoryServer().connect()) == "OSError"

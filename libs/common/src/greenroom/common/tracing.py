@@ -41,6 +41,23 @@ class Tracing:
         """Hold the provider that was set up."""
         self._provider = provider
 
+    def export(self, endpoint: str, *, trace_content: bool = False) -> None:
+        """Export the spans that begin from now on; see `setup_tracing`."""
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
+        self.export_by(exporter, trace_content=trace_content)
+
+    def export_by(self, exporter: SpanExporter, *, trace_content: bool = False) -> None:
+        """Do what `export` does with an exporter of the caller's choice."""
+        for name in _EXPORT_LOGGERS:
+            _limit(logging.getLogger(name))
+        self._provider.add_span_processor(
+            BatchSpanProcessor(
+                ContentFilter(exporter, keep_content=trace_content),
+                max_queue_size=MAX_QUEUED_SPANS,
+                schedule_delay_millis=SCHEDULE_DELAY_MS,
+            )
+        )
+
     def shutdown(self, deadline_s: float = FLUSH_DEADLINE_S) -> bool:
         """Send what is left and stop; return whether that was done in time.
 
@@ -73,10 +90,10 @@ def setup_tracing(
     Raises:
         RuntimeError: this process, or the one it was forked from, has a provider already.
     """
-    exporter = None
+    tracing = install_exporter(service_name, instance_id, None, version=version)
     if endpoint is not None:
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
-    return install_exporter(service_name, instance_id, exporter, version=version, trace_content=trace_content)
+        tracing.export(endpoint, trace_content=trace_content)
+    return tracing
 
 
 def install_exporter(
@@ -112,18 +129,11 @@ def install_exporter(
     # Every session is traced: whether one was interesting is known at its end only (tail sampling, if any).
     # No exit handler: it would hold the process for up to 30 s when the receiver is away.
     provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+    tracing = Tracing(provider)
     if exporter is not None:
-        for name in _EXPORT_LOGGERS:
-            _limit(logging.getLogger(name))
-        provider.add_span_processor(
-            BatchSpanProcessor(
-                ContentFilter(exporter, keep_content=trace_content),
-                max_queue_size=MAX_QUEUED_SPANS,
-                schedule_delay_millis=SCHEDULE_DELAY_MS,
-            )
-        )
+        tracing.export_by(exporter, trace_content=trace_content)
     trace.set_tracer_provider(provider)
-    return Tracing(provider)
+    return tracing
 
 
 def preload() -> None:

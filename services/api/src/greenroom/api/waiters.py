@@ -24,6 +24,8 @@ from greenroom.common.lifecycle import Session, State
 LOOK_EVERY_S: Final = 1.0
 # A session has some six transitions.
 _MAX_HINTS: Final = 32
+# A write is heard of as it comes, up to some milliseconds before it can be read: then it is looked for again.
+_LOOK_AFTER_S: Final = (0.0, 0.001, 0.003, 0.01, 0.05)
 
 
 class _HintedSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,12 +47,18 @@ class Watch:
         self._states = states
         self._changed = asyncio.Event()
 
-    async def changed(self, timeout_s: float) -> None:
-        """Return at the next hint, or after `timeout_s` without one."""
+    async def changed(self, timeout_s: float) -> bool:
+        """Return True at the next hint, or False after `timeout_s` without one."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
+        hinted = self._changed.is_set()
         self._changed.clear()
+        return hinted
+
+    def shows(self, session: Session) -> bool:
+        """Tell whether the session is in one of the states that hints are taken for."""
+        return session.state in self._states
 
     async def heard(self, message: Message) -> None:
         """Take a hint."""
@@ -104,9 +112,16 @@ class Waiters:
             left_s = deadline - loop.time()
             if left_s <= 0:
                 break
-            await watch.changed(min(left_s, LOOK_EVERY_S))
-            try:
-                entry = await self._ledger.last(entry.session.tenant, entry.session.id) or entry
-            except BrokerUnavailable:
-                continue
+            hinted = await watch.changed(min(left_s, LOOK_EVERY_S))
+            for delay_s in _LOOK_AFTER_S if hinted else _LOOK_AFTER_S[:1]:
+                await asyncio.sleep(delay_s)
+                entry = await self._look(entry)
+                if watch.shows(entry.session):
+                    break
         return entry
+
+    async def _look(self, entry: Entry) -> Entry:
+        try:
+            return await self._ledger.last(entry.session.tenant, entry.session.id) or entry
+        except BrokerUnavailable:
+            return entry

@@ -98,6 +98,7 @@ class Runner:
         self._empty.set()
         self._beats = 0
         self._started_at = clock.now()
+        self._host, self._version = socket.gethostname(), metadata.version("greenroom-runner")
         supervisor.on_change = self._changed
         instruments.slots.set(settings.slots)
 
@@ -294,6 +295,9 @@ class Runner:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S - COALESCE_S):
                     await self._beat.wait()
+                    if self._pool.in_a_hurry:
+                        # All schedulers and api instances hear it, who have a start to see to: it takes no longer.
+                        await self._clock.sleep(COALESCE_S)
 
     def heartbeat(self) -> Heartbeat:
         """Return what there is to tell now."""
@@ -309,8 +313,8 @@ class Runner:
             draining=self.draining,
             bots=self.offers,
             load=self._load.sample(),
-            host=socket.gethostname(),
-            version=metadata.version("greenroom-runner"),
+            host=self._host,
+            version=self._version,
             started_at=self._started_at,
         )
 

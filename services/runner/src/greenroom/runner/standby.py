@@ -61,6 +61,12 @@ class StandbyPool:
         """How many wait."""
         return len(self._ready)
 
+    @property
+    def in_a_hurry(self) -> bool:
+        """Whether a start is under way that hasn't taken long yet."""
+        now = self._clock.monotonic()
+        return any(now - began < HURRY_S for began in self._starts.values())
+
     @contextlib.contextmanager
     def starting(self) -> Generator[None]:
         """Say that a start is under way: nothing is forked meanwhile but for it."""

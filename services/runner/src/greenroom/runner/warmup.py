@@ -5,6 +5,7 @@ Both are read-only once they are loaded, so forks can use those of their parent.
 """
 
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -76,9 +77,14 @@ def _frugal(options: Any) -> Any:
 def _model_key(model: object, options: Any, *args: object, **kwargs: object) -> tuple[object, ...] | None:
     if not isinstance(model, str | Path):
         return None
-    path = os.path.realpath(str(model))
+    path = _real(str(model))
     shape = (options.intra_op_num_threads, options.inter_op_num_threads, options.graph_optimization_level)
     return (path, shape, repr(args), repr(sorted(kwargs.items())))
+
+
+@functools.lru_cache(maxsize=256)
+def _real(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def share_tls_contexts() -> None:

@@ -4,6 +4,7 @@ Voice activity by Silero, recognition by pocketsphinx with a grammar, speech by 
 model a set of rules that drives a Pipecat flow.
 """
 
+import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import resources
@@ -133,6 +134,7 @@ def warm() -> None:
     vad.voice_confidence(bytes(2 * vad.num_frames_required()))
 
 
+@functools.cache
 def _recognizer() -> GrammarRecognizer:
     return recognizer(resources.files(__package__ or __name__).joinpath("frontdesk.jsgf").read_text())
 

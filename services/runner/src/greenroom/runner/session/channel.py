@@ -48,6 +48,12 @@ class Channel:
                         return
                     await asyncio.sleep(0.01)  # uvloop has no sendall for packets, and this never lasts
 
+    def say(self, message: FromSession) -> bool:
+        """Send to the runner now; returns whether it could be."""
+        with contextlib.suppress(OSError):
+            return self._try_send(control.encode(message))
+        return False
+
     def close(self) -> None:
         """Close our end."""
         self._loop.remove_reader(self._socket)

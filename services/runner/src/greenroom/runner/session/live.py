@@ -88,6 +88,8 @@ class LiveSession:
         self._assigned_at = time.monotonic()
         self._stages_ms: dict[str, float] = {}
         self.ready = asyncio.Event()
+        # The broker knows our subscriptions; the runner knows that we are ready.
+        self._reachable = self._told_ready = False
         self._ending = Ending()
         # Whether the runner knows of the end because it said so.
         self._told_to_end = False
@@ -156,11 +158,21 @@ class LiveSession:
             self._bot = asyncio.get_running_loop().create_task(self._run_bot(), name="bot", context=self._bot_context)
             self._bot.add_done_callback(self._on_bot_done)
             await self._listening()
+            self._reachable = True
+            self._tell_ready()
             await first(self.ready.wait(), self._ending.begun.wait())
             span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages_ms.items()})
         if self.ready.is_set():
-            _log.info("pipeline_ready", **self._stages_ms)
-            await self._channel.send(PipelineReady(stages_ms=self._stages_ms))
+            if not self._told_ready:
+                await self._channel.send(PipelineReady(stages_ms=self._stages_ms))
+            session = self.session
+            _log.info(
+                "pipeline_ready",
+                bot=session.bot,
+                epoch=session.epoch,
+                attempt=session.attempt,
+                stages_ms=self._stages_ms,
+            )
 
     def _enter(self) -> None:
         """Make the bot's context: its spans belong to the session, and its workers find their way to us."""
@@ -225,6 +237,12 @@ class LiveSession:
         if not self.ready.is_set():
             self._mark("pipeline")
             self.ready.set()
+            self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        """Say so at once: the loop is full of what a pipeline does when it begins, and somebody waits."""
+        if self.ready.is_set() and self._reachable and not self._told_ready:
+            self._told_ready = self._channel.say(PipelineReady(stages_ms=self._stages_ms))
 
     # ------------------------------------------------------------------------ meanwhile
 

@@ -1,12 +1,13 @@
 """A session that isn't one: what the first session of a process would find cold is warmed while it stands by.
 
 A fork shares the memory of its zygote until it writes to it, and the first run through any code writes to the pages
-of its objects (reference counts): a start that has been practised takes less than half as long. Nothing of it is
-published, logged or traced.
+of its objects (reference counts): a start that has been practised takes less than half as long. Its messages go
+the whole way through the broker, to subjects of this process alone; nothing of it is stored.
 """
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, cast
 
@@ -16,8 +17,8 @@ from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.runner import utils as runner_utils
 from pipecat.runner.types import WebSocketRunnerArguments
-from pipecat.runner.utils import create_transport
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
@@ -25,7 +26,7 @@ from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
-from greenroom.common.broker import Broker
+from greenroom.common.broker import Broker, Handler, Message, Responder, Subscription
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Session
 from greenroom.runner import control
@@ -35,31 +36,40 @@ from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.live import LiveSession
 from greenroom.runner.session.pipelines import done, first
 
-_TIMEOUT_S: Final = 5.0
+_TIMEOUT_S: Final = 2.0
 _BOT: Final = "practice"
-# Belongs to no trace: spans of a practice go nowhere.
+# Belongs to no trace.
 _TRACEPARENT: Final = f"00-{1:032x}-{1:016x}-00"
 
 
-async def practise(context: SessionContext) -> str | None:
+async def practise(context: SessionContext, broker: Broker) -> str | None:
     """Start a pipeline as a session does, and cancel it.
 
-    Returns the class of the error that it ended with, if any: that is no more than a slower start.
+    Args:
+        context: of this process.
+        broker: the session's, connected.
+
+    Returns:
+        The class of the error that it ended with, if any: that is no more than a slower start.
     """
+    corner = _Corner(broker)
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            await _run(SessionContext(runner_id="", settings=context.settings, bots={_BOT: _bot}), channel, theirs)
+            await corner.open()
+            practised = SessionContext(runner_id="", settings=context.settings, bots={_BOT: _bot})
+            await _run(practised, cast("Broker", corner), channel, theirs)
     except Exception as error:  # noqa: BLE001 whatever it was: if it matters, the session will meet it again
         return type(error).__name__
     finally:
         channel.close()
         theirs.close()
+        await corner.close()
     return None
 
 
-async def _run(context: SessionContext, channel: Channel, runner: socket.socket) -> None:
+async def _run(context: SessionContext, broker: Broker, channel: Channel, runner: socket.socket) -> None:
     now = datetime.now(UTC)
     session = Session(
         id=uuid7(),
@@ -70,7 +80,7 @@ async def _run(context: SessionContext, channel: Channel, runner: socket.socket)
         requested_at=now,
         queue_deadline_at=now,
     )
-    live = LiveSession(session, context, cast("Broker", _NoBroker()), channel, _nothing)
+    live = LiveSession(session, context, broker, channel, _nothing)
     running = asyncio.create_task(live.run())
     try:
         await first(live.ready.wait(), done(running))
@@ -82,7 +92,7 @@ async def _run(context: SessionContext, channel: Channel, runner: socket.socket)
 
 async def _bot(arguments: WebSocketRunnerArguments) -> None:
     """Be a bot with what most bots have, made and run the way most make and run it."""
-    transport = await create_transport(arguments, {"websocket": _transport_params})
+    transport = await runner_utils.create_transport(arguments, {"websocket": _transport_params})
     # The default strategy would load a model, which a bot may not want.
     turns = UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy()])
     aggregators = LLMContextAggregatorPair(
@@ -116,30 +126,49 @@ def _transport_params() -> FastAPIWebsocketParams:
     return FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True, serializer=ProtobufFrameSerializer())
 
 
-class _NoBroker:
-    """Takes everything, and hands it to nobody."""
+class _Corner:
+    """The broker, with all subjects moved to where nobody but this process is, which also acknowledges appends."""
 
-    connected = True
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._prefix = f"_INBOX.practice.{uuid7()}"
+        self._stream: Subscription | None = None
 
-    async def publish(self, *_: object, **__: object) -> None:
-        """Drop it."""
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands."""
+        return self._broker.connected
 
-    async def subscribe(self, *_: object, **__: object) -> "_NoBroker":
-        """Hear nothing."""
-        return self
+    async def open(self) -> None:
+        """Begin to acknowledge."""
+        self._stream = await self._broker.serve(f"{self._prefix}.stream.>", _acknowledge)
 
-    async def serve(self, *_: object, **__: object) -> "_NoBroker":
-        """Hear nothing."""
-        return self
+    async def close(self) -> None:
+        """Acknowledge no more."""
+        if self._stream is not None:
+            await self._stream.unsubscribe()
 
-    async def unsubscribe(self) -> None:
-        """Hear nothing."""
+    async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """See `Broker.publish`."""
+        await self._broker.publish(f"{self._prefix}.{subject}", data, headers)
 
-    async def append_soon(self, *_: object, **__: object) -> asyncio.Future[int]:
-        """Say that it is stored."""
-        stored: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        stored.set_result(1)
-        return stored
+    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
+        """See `Broker.subscribe`."""
+        return await self._broker.subscribe(f"{self._prefix}.{subject}", handler)
+
+    async def serve(self, subject: str, responder: Responder) -> Subscription:
+        """See `Broker.serve`."""
+        return await self._broker.serve(f"{self._prefix}.{subject}", responder)
+
+    async def append_soon(
+        self, subject: str, data: bytes, *, msg_id: str, headers: Mapping[str, str] | None = None
+    ) -> asyncio.Future[int]:
+        """See `Broker.append_soon`."""
+        return await self._broker.append_soon(f"{self._prefix}.stream.{subject}", data, msg_id=msg_id, headers=headers)
+
+
+async def _acknowledge(_: Message) -> bytes:
+    return b'{"seq":1}'
 
 
 async def _nothing() -> None:

@@ -5,14 +5,15 @@ the bots and this package are imported. `run` returns the exit code; the caller 
 """
 
 import asyncio
-import logging
+import gc
+import io
 import os
+import select
 import signal
-from typing import Final
+from typing import Final, TextIO, cast, override
 
 import structlog
 import uvloop
-from loguru import logger
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -30,6 +31,7 @@ from greenroom.runner.session.flows import watch_flows
 from greenroom.runner.session.live import LiveSession
 from greenroom.runner.session.practice import practise
 from greenroom.runner.session.turns import SpanLabels
+from greenroom.runner.warmup import settle
 
 _log = structlog.get_logger()
 
@@ -41,6 +43,8 @@ EXIT_FAULT: Final = 70
 _CONNECT_TIMEOUT_S: Final = 5.0
 _LISTEN_TIMEOUT_S: Final = 2.0
 _FLUSH_TRACES_S: Final = 1.0
+# A start is over by then; one that takes longer waits for something, and may as well collect garbage.
+_NO_GARBAGE_S: Final = 1.0
 _FLUSH_TRACES_ORPHANED_S: Final = 0.2
 
 
@@ -57,7 +61,6 @@ def run(control_fd: int, context: SessionContext) -> int:
         control_fd: this process's end of a `SOCK_SEQPACKET` pair; see `runner.control`.
         context: what was made before the fork.
     """
-    settings = context.settings
     name = f"{context.runner_id}-{os.getpid()}"
     # Ctrl-C in a terminal reaches the whole group; what becomes of sessions is the runner's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -65,27 +68,15 @@ def run(control_fd: int, context: SessionContext) -> int:
     asyncio.set_event_loop(loop)
     announce_setup_file()
     watch_flows()
-    _be_silent()
-    problem = loop.run_until_complete(practise(context))
-    configure_logging(SERVICE, level=settings.log_level, form=settings.log_format, instance_id=name)
-    redirect_loguru(settings.log_level, content=settings.trace_content)
-    if problem is not None:
-        _log.warning("practice_failed", error=problem)
-    tracing = setup_tracing(
-        f"greenroom-{SERVICE}",
-        name,
-        settings.otlp_endpoint,
-        version=context.version,
-        trace_content=settings.trace_content,
-    )
+    tracing = setup_tracing(f"greenroom-{SERVICE}", name, None, version=context.version)
     # The loop isn't closed: whatever a bot has left running on it, or in threads, ends with the process.
     return loop.run_until_complete(_SessionProcess(control_fd, context, name, tracing).main())
 
 
-def _be_silent() -> None:
-    """Let nothing be logged until the log is configured."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    logger.remove()
+class _Nowhere(io.TextIOBase):
+    @override
+    def write(self, text: str, /) -> int:
+        return len(text)
 
 
 class _SessionProcess:
@@ -96,6 +87,8 @@ class _SessionProcess:
         self._tracing = tracing
 
     async def main(self) -> int:
+        self._configure_logs(None)
+        hurry = self._assigned()
         channel = Channel(self._control_fd)
         try:
             broker = await NatsBroker.connect(
@@ -105,11 +98,41 @@ class _SessionProcess:
             _log.error("standby_failed", code=error.code, detail=error.detail)
             return EXIT_NO_BROKER
         try:
+            if not hurry:
+                await self._practise(broker)
+            if self._context.settings.otlp_endpoint is not None:
+                self._tracing.export(
+                    self._context.settings.otlp_endpoint, trace_content=self._context.settings.trace_content
+                )
             return await self._stand_by(channel, broker)
         finally:
             # A runner that is gone leaves us one second, of which the session has had its part.
             patience_s = _FLUSH_TRACES_ORPHANED_S if channel.closed.is_set() else _FLUSH_TRACES_S
             await self._tracing.shutdown_async(patience_s)
+
+    def _assigned(self) -> bool:
+        """Whether the session is there already: this process was forked for it, and has nothing to warm up for."""
+        readable, _, _ = select.select([self._control_fd], [], [], 0)
+        return bool(readable)
+
+    async def _practise(self, broker: NatsBroker) -> None:
+        """Warm everything up; its logs are written to nowhere, and its spans end before any are exported."""
+        self._configure_logs(cast("TextIO", _Nowhere()))
+        try:
+            problem = await practise(self._context, broker)
+        finally:
+            self._configure_logs(None)
+        if problem is not None:
+            _log.warning("practice_failed", error=problem)
+        # What a session has of its own is looked at often; what was practised with never again.
+        settle()
+
+    def _configure_logs(self, stream: TextIO | None) -> None:
+        settings = self._context.settings
+        configure_logging(
+            SERVICE, level=settings.log_level, form=settings.log_format, instance_id=self._name, stream=stream
+        )
+        redirect_loguru(settings.log_level, content=settings.trace_content)
 
     async def _stand_by(self, channel: Channel, broker: NatsBroker) -> int:
         await channel.send(Standby())
@@ -128,7 +151,6 @@ class _SessionProcess:
             provider = trace.get_tracer_provider()
             if isinstance(provider, TracerProvider):
                 provider.add_span_processor(SpanLabels(session_attributes(session.id, session.tenant)))
-            _log.info("session_assigned", bot=session.bot, epoch=session.epoch, attempt=session.attempt)
             try:
                 finished = await self._live(assigned, channel, broker)
             except Exception:  # noqa: BLE001 the end of the line: it is logged, and the runner sees the exit code
@@ -154,5 +176,7 @@ class _SessionProcess:
                 _log.warning("broker_slow_to_subscribe")
 
         live = LiveSession(assigned.session, self._context, broker, channel, listening)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, live.terminate)
+        loop = asyncio.get_running_loop()
+        loop.call_later(_NO_GARBAGE_S, gc.enable)
+        loop.add_signal_handler(signal.SIGTERM, live.terminate)
         return await live.run()

@@ -119,8 +119,14 @@ def check_voice(voice: str) -> None:
         EspeakUnavailable: the library isn't installed, or doesn't load.
         UnknownVoice: there is no such voice.
     """
+    _exists(voice)
+
+
+@functools.lru_cache(maxsize=64)
+def _exists(voice: str) -> bool:
     with _lock:
         _engine().use(voice)
+    return True
 
 
 def warm() -> None:
@@ -129,6 +135,7 @@ def warm() -> None:
     Raises:
         EspeakUnavailable: the library isn't installed, or doesn't load.
     """
+    check_voice(BOT_VOICE)
     synthesize("Hello.")
 
 
