@@ -1,6 +1,5 @@
 """What can be done with sessions: ask for one, look at it, stop it."""
 
-import asyncio
 import hashlib
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -253,8 +252,9 @@ class Sessions:
             watch = None
             if states is not None:
                 watch = await watching.enter_async_context(self._waiters.watch(session.tenant, session_id, states))
-            # The ticket is on its way first; whoever gets an answer has both.
-            transport, entry = await asyncio.gather(self._transport(caller, session), self._request(session))
+            # The ticket first: a session that nobody can get into must not exist.
+            transport = await self._transport(caller, session)
+            entry = await self._request(session)
             reached = _REACHED[wish.wait]
             if watch is not None:
                 entry = await self._waiters.wait(
