@@ -206,7 +206,9 @@ async def call_to(
 @asynccontextmanager
 async def _serving(app: Starlette) -> AsyncGenerator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", ws="websockets-sansio"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="critical", log_config=None, lifespan="off", ws="websockets-sansio")
+    )
     with listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:

@@ -171,7 +171,9 @@ async def running_openai_stub() -> AsyncGenerator[OpenAIStub]:
         Route(TRANSCRIPTIONS, stub.transcribe, methods=["POST"]),
         Route(SPEECH, stub.speak, methods=["POST"]),
     ]
-    config = uvicorn.Config(Starlette(routes=routes), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        Starlette(routes=routes), log_level="critical", log_config=None, lifespan="off", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     with listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))

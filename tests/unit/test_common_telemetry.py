@@ -404,7 +404,7 @@ def test_log_is_json_with_trace_and_session(stream: io.StringIO) -> None:
 def test_foreign_records_look_alike(stream: io.StringIO) -> None:
     """A record of another library has the same form, with its extra fields."""
     configure_logging("api", form="json", stream=stream)
-    logging.getLogger("uvicorn.error").warning("port %s", 80, extra={"color": "red"})
+    logging.getLogger("another.library").warning("port %s", 80, extra={"color": "red"})
     record = json.loads(stream.getvalue())
     assert (record["event"], record["color"], record["service"], record["level"]) == (
         "port 80",
