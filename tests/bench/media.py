@@ -15,9 +15,9 @@ from tests.support.stack import RunningStack, running_stack
 
 _QUIET_CALLS: Final = 10
 _SECONDS: Final = 6.0
-# p99 of the one-way time through the edge, both directions, must not exceed this.
+# What the bridge adds to the p99 of the one-way time, at the same number of calls, must not exceed this.
 _HELD_P99_MS: Final = 2.0
-_STEPS: Final = (25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600)
+_STEPS: Final = (5, 10, 15, 20, 25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600)
 _SLOTS: Final = 2000
 
 
@@ -54,19 +54,16 @@ async def _measure(report: Report, stack: RunningStack, direct_url: str) -> None
                 "ms",
                 note=f"{percentile(bridged, share):.2f} ms bridged, {percentile(plain, share):.2f} ms plain, one way",
             )
-        held, worst, count = 0, 0.0, 0
+        held, count, worst = 0, 0, 0.0
         for count in _STEPS:
-            times = await _times(await _session_urls(client, count))
-            worst = percentile(times, 0.99)
+            plain = await _times([direct_url] * count)
+            bridged = await _times(await _session_urls(client, count))
+            # The load, the broker and the far end share the cores with the edge: what they take is in both.
+            worst = percentile(bridged, 0.99) - percentile(plain, 0.99)
             if worst > _HELD_P99_MS:
                 break
             held = count
-        report.add(
-            "media.calls_per_edge",
-            held,
-            "calls",
-            note=f"p99 {worst:.2f} ms at {count} calls; load, broker and far end share the cores",
-        )
+        report.add("media.calls_per_edge", held, "calls", note=f"adds {worst:.2f} ms (p99, one way) at {count}")
 
 
 async def _times(urls: list[str]) -> list[float]:
