@@ -17,12 +17,13 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
 from greenroom.common import messages
-from greenroom.common.messages import CATALOG, ExternalEvent
+from greenroom.common.message_catalog import CATALOG
+from greenroom.common.messages import ExternalEvent
 
 FOLDER: Final = Path(__file__).parent / "golden"
 
@@ -122,7 +123,9 @@ def _values(kind: Any, name: str) -> Iterator[Any]:
     """Iterate over some values of a type, as JSON has them."""
     kind = _unnamed(kind)
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin in {typing.Union, types.UnionType}:
+    if origin is Annotated:
+        yield from (value for value in _values(arguments[0], name) if _fits(kind, value))
+    elif origin in {typing.Union, types.UnionType}:
         for member in arguments:
             yield from _values(member, name) if member is not types.NoneType else ()
     elif origin is Literal:
@@ -139,13 +142,23 @@ def _values(kind: Any, name: str) -> Iterator[Any]:
         yield from _PLAIN[kind.__name__](name)
 
 
+def _fits(kind: Any, value: Any) -> bool:
+    """Tell whether a value keeps the bounds that a type has beside its name."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 _PLAIN: Final[dict[str, Any]] = {
     "str": lambda name: [_TEXTS.get(name, f"a {name}"), f"another {name}"],
-    "int": lambda _: [7, 8],
-    "float": lambda _: [1.5, 2.5],
+    "int": lambda _: [7, 8, 1],
+    "float": lambda _: [1.5, 2.5, 0.25],
     "bool": lambda _: [True, False],
     "bytes": lambda _: ["AP9ncg=="],
     "datetime": lambda _: [_AT],
+    "time": lambda _: ["08:00:00"],
     "dict": lambda _: [{"key": "value"}],
     "Raw": lambda _: [{"id": "1", "list": [1, None, True]}],
     "Any": lambda _: [{"text": "grüße", "number": 1.5, "none": None, "list": [1, {"deep": True}]}],

@@ -15,7 +15,9 @@ def test_names_are_there_once() -> None:
     assert len(STREAMS) == len(topology.STREAMS)
     consumers = [consumer.name for consumer in topology.CONSUMERS]
     assert len(set(consumers)) == len(consumers)
-    assert {LEDGER_STREAM, LEADERS_STREAM, "AUDIO", "TICKETS", "IDEMPOTENCY", "PARKED"} == set(STREAMS)
+    assert {LEDGER_STREAM, LEADERS_STREAM, "AUDIO", "TICKETS", "IDEMPOTENCY", "POLICY", "DECISIONS", "PARKED"} == set(
+        STREAMS
+    )
 
 
 def test_streams_do_not_overlap() -> None:

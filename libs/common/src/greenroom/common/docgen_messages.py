@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from greenroom.common import lifecycle, messages, topology
-from greenroom.common.messages import CATALOG, Described
+from greenroom.common.message_catalog import CATALOG, Described
 
 _REF: Final = "#/components/schemas/{name}"
 _GENERATED: Final = (

@@ -47,6 +47,14 @@ class OnLoss(enum.StrEnum):
     ALWAYS = "always"
 
 
+class Priority(enum.StrEnum):
+    """Which sessions are placed first while slots are short; within a class tenants take turns."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 type Actor = Literal["client", "api", "scheduler", "runner", "session", "recorder"]
 
 
@@ -85,12 +93,27 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     on_loss: OnLoss = OnLoss.BEFORE_MEDIA
     traceparent: str | None = None
 
+    # Where it may run and when: labels that a runner must have, labels that are preferred, its class in the queue.
+    requires: dict[str, str] = {}
+    prefers: dict[str, str] = {}
+    priority: Priority = Priority.NORMAL
+    # What limits count it by, beside tenant and agent: the conference room (one active session each), the carrier and
+    # number of a phone call, and the accounts at providers that it uses, e.g. `openai/main`.
+    room: str | None = None
+    carrier: str | None = None
+    number: str | None = None
+    accounts: tuple[str, ...] = ()
+    # Sessions of one key get the same version of the agent while a canary runs; None: each session decides anew.
+    sticky_key: str | None = None
+
     state: State = State.REQUESTED
     epoch: int = 0
     # Counts the tries to run it: 1 from the request on, one more each time it is put back.
     attempt: int = 1
     runner_id: str | None = None
     lease_expires_at: datetime | None = None
+    # The lease is on a runner that is being launched for this very session, and claims it when it is up.
+    cold: bool = False
     # Runners that refused this session, or let its lease run out.
     refused_by: tuple[str, ...] = ()
     # Whether somebody was connected in this attempt; decides for `on_loss = before_media`.
@@ -109,6 +132,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # Who decided the end.
     ended_by: Actor | None = None
     detail: str | None = None
+    # For whoever was refused: when asking again may go better, in seconds.
+    retry_after_s: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -124,12 +149,18 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True, tag="requested"):
 
 
 class Leased(msgspec.Struct, frozen=True, kw_only=True, tag="leased"):
-    """The scheduler granted a slot of `runner_id` until `expires_at`, fenced by `epoch` (the previous one + 1)."""
+    """The scheduler granted a slot of `runner_id` until `expires_at`, fenced by `epoch` (the previous one + 1).
+
+    With `cold` the runner isn't there yet: it is launched for this session and claims it by itself.
+    """
 
     by: Actor = "scheduler"
     runner_id: str
     epoch: int
     expires_at: datetime
+    cold: bool = False
+    # Which version of the agent runs; None leaves it as it was requested.
+    agent_version: int | None = None
 
 
 class Requeued(msgspec.Struct, frozen=True, kw_only=True, tag="requeued"):
@@ -182,6 +213,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     outcome: Outcome
     reason: str
     detail: str | None = None
+    retry_after_s: float | None = None
 
 
 type Transition = Requested | Leased | Requeued | Started | Ready | Connected | Ending | Ended
@@ -251,8 +283,8 @@ def _requested(transition: Transition, at: datetime) -> Session:
 
 def _changes(session: Session, transition: Transition, at: datetime) -> dict[str, Any]:
     match transition:
-        case Leased(runner_id=runner_id, epoch=epoch, expires_at=expires_at):
-            return {"epoch": epoch, "runner_id": runner_id, "lease_expires_at": expires_at, "leased_at": at}
+        case Leased():
+            return _leased(session, transition, at)
         case Requeued():
             return _requeued(session, transition, at)
         case Started() | Ready() | Connected():
@@ -265,9 +297,21 @@ def _changes(session: Session, transition: Transition, at: datetime) -> dict[str
                 "reason": transition.reason,
                 "ended_by": transition.by,
                 "detail": transition.detail,
+                "retry_after_s": transition.retry_after_s if isinstance(transition, Ended) else None,
             }
         case Requested():
             return {}
+
+
+def _leased(session: Session, transition: Leased, at: datetime) -> dict[str, Any]:
+    return {
+        "epoch": transition.epoch,
+        "runner_id": transition.runner_id,
+        "lease_expires_at": transition.expires_at,
+        "leased_at": at,
+        "cold": transition.cold,
+        "agent_version": session.agent_version if transition.agent_version is None else transition.agent_version,
+    }
 
 
 def _progress(transition: Started | Ready | Connected, at: datetime) -> dict[str, Any]:
@@ -288,6 +332,7 @@ def _requeued(session: Session, transition: Requeued, at: datetime) -> dict[str,
         "attempt": session.attempt + 1,
         "runner_id": None,
         "lease_expires_at": None,
+        "cold": False,
         "refused_by": refused,
         "media_connected": False,
         "queue_deadline_at": deadline,

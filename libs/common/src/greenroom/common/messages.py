@@ -10,9 +10,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from greenroom.common import subjects
 from greenroom.common.lifecycle import Session, State, Transition
-from greenroom.common.subjects import Subject
+from greenroom.common.policy import RolledBack
 
 # ---------------------------------------------------------------------------- the ledger
 
@@ -80,6 +79,7 @@ class EventType(enum.StrEnum):
     CALL_DISCONNECTED = "call_disconnected"
     CALL_COMPLETED = "call_completed"
     RECORDING_SAVED = "recording_saved"
+    SCHEDULER_DECISION = "scheduler.decision"
 
 
 # ---------------------------------------------------------------------------- audio
@@ -150,6 +150,8 @@ class BotOffer(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     # Transports that the bot takes, for example `("websocket",)`.
     transports: tuple[str, ...] = ("websocket",)
+    # The version of the agent that this runner runs; a rollout decides who gets which.
+    version: int = 1
     # JSON Schema of the request's `body`; None takes any.
     body_schema: dict[str, Any] | None = None
     # Why it can't run here (its import failed), the last line of the traceback; it is never scheduled then.
@@ -192,6 +194,16 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     bots: tuple[BotOffer, ...] = ()
     load: Load = Load()
+    # Why it takes nothing more although it has slots: what was measured, e.g. `loop lag 80 ms`; None: it doesn't brake.
+    brake: str | None = None
+    # What sessions may require or prefer, e.g. `{"gpu": "l4", "region": "eu"}`.
+    labels: dict[str, str] = {}
+    # What the launcher knows it by: its allocation or its process; empty for a runner that was started by hand.
+    instance: str = ""
+    # Its number among the instances of a group whose size is set; a group shrinks from the highest.
+    ordinal: int | None = None
+    # The one session that it was launched for, as `{session_id}-{epoch}`: it takes no other.
+    claim: str | None = None
     host: str = ""
     version: str = ""
     started_at: datetime
@@ -270,6 +282,110 @@ class QueuePosition(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class WaitingSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session in the queue; `text` is what its caller reads."""
+
+    session_id: str
+    tenant: str
+    agent: str
+    pool: str
+    priority: str
+    position: int
+    of: int
+    reason: str
+    text: str
+    requested_at: datetime
+    deadline_at: datetime
+    # When a slot is expected for it, in seconds from now; None: can't be told.
+    expected_s: float | None = None
+
+
+class QueuePageQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks the leading scheduler for a part of the queue, in its order; `tenant` and `pool` None: of all."""
+
+    tenant: str | None = None
+    pool: str | None = None
+    offset: int = 0
+    limit: int = 100
+
+
+class QueuePage(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the queue; `total` counts all that match."""
+
+    total: int
+    waiting: tuple[WaitingSession, ...]
+
+
+class PoolsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks the leading scheduler how the pools stand."""
+
+
+class PoolState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a pool stands, as the leading scheduler sees it. Slots unless said otherwise.
+
+    `target` is the warm free slots that are wanted, `target_why` the terms it was computed from. `held_back` says why
+    nothing is launched although it would be (a breaker, the cloud guard, a bound), None when nothing is in the way.
+    """
+
+    name: str
+    runners: int
+    draining: int
+    braking: int
+    slots: int
+    busy: int
+    warm: int
+    waiting: int
+    target: int = 0
+    target_why: dict[str, float] = {}
+    instances: int | None = None
+    cold_starts_in_flight: int = 0
+    cold_start_p50_s: float | None = None
+    cold_start_p95_s: float | None = None
+    arrivals_per_s: float = 0.0
+    launcher: str = "none"
+    held_back: str | None = None
+    held_back_until: datetime | None = None
+
+
+class LimitUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a limit is used, by one key."""
+
+    limit_id: str
+    tenant: str
+    key: str
+    active: int
+    waiting: int
+
+
+class PoolsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The pools, and the use of the limits that are in use; `policy_revision` is the one that is applied."""
+
+    policy_revision: int
+    leader: str
+    pools: tuple[PoolState, ...]
+    usage: tuple[LimitUsage, ...] = ()
+    rolled_back: tuple[RolledBack, ...] = ()
+
+
+# ---------------------------------------------------------------------------- decisions
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What the scheduler decided and what from; the `data` of a `scheduler.decision` event, and a pool's message.
+
+    `decision` is `lease`, `wait`, `refuse`, `requeue`, `expire`, `give_up`, `lost`, `end`, `cold_start`, `scale`,
+    `retire`, `hold_back`, `roll_back` or `reconcile`.
+    """
+
+    decision: str
+    at: datetime
+    reason: str
+    text: str
+    # The facts that it was decided from: counts and names, never what was said in a session.
+    inputs: dict[str, Any] = {}
+    policy_revision: int = 0
+
+
 # ---------------------------------------------------------------------------- written once, taken once
 
 
@@ -306,138 +422,6 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     headers: dict[str, str] = {}
     payload: bytes = b""
-
-
-# ---------------------------------------------------------------------------- the catalogue
-
-type Kind = Literal["ledger", "event", "audio", "media", "presence", "command", "request", "state", "parked"]
-
-
-class Described(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the catalogue: which message is on which subject.
-
-    `stream` is None for core NATS (delivered to whoever listens, kept by nobody).
-    """
-
-    subject: Subject
-    kind: Kind
-    owner: str
-    message: Any
-    reply: Any = None
-    stream: str | None = None
-    # The value of the subject's last token, where the subject is shared.
-    name: str | None = None
-    summary: str
-
-
-CATALOG: Final[tuple[Described, ...]] = (
-    Described(
-        subject=subjects.SESSION_LIFECYCLE,
-        kind="ledger",
-        owner="api, scheduler, runner",
-        message=LedgerEntry,
-        stream="SESSIONS",
-        summary="A transition of a session, and the session after it; published with compare-and-set.",
-    ),
-    Described(
-        subject=subjects.SESSION_EVENT,
-        kind="event",
-        owner="session process, recorder, any service of the house",
-        message=Event,
-        stream="SESSIONS",
-        summary="Something that happened in a session.",
-    ),
-    Described(
-        subject=subjects.SESSION_AUDIO,
-        kind="audio",
-        owner="session process",
-        message=bytes,
-        stream="AUDIO",
-        summary="Up to one second of one side's audio; headers say where it belongs.",
-    ),
-    Described(
-        subject=subjects.SESSION_MEDIA,
-        kind="media",
-        owner="api, session process",
-        message=bytes,
-        summary="A live WebSocket frame, from (`in`) or to (`out`) the client.",
-    ),
-    Described(
-        subject=subjects.SESSION_CMD,
-        name="connect",
-        kind="command",
-        owner="api",
-        message=ConnectMedia,
-        reply=MediaAnswer,
-        summary="A client's WebSocket has come for the session.",
-    ),
-    Described(
-        subject=subjects.RUNNER_HEARTBEAT,
-        kind="presence",
-        owner="runner",
-        message=Heartbeat,
-        summary="Slots, sessions and load of a runner, each second and at every change.",
-    ),
-    Described(
-        subject=subjects.RUNNER_CMD,
-        name="start",
-        kind="command",
-        owner="scheduler",
-        message=StartSession,
-        reply=StartAnswer,
-        summary="Run this session.",
-    ),
-    Described(
-        subject=subjects.RUNNER_CMD,
-        name="drain",
-        kind="command",
-        owner="operator",
-        message=Drain,
-        reply=Done,
-        summary="Take no new sessions.",
-    ),
-    Described(
-        subject=subjects.LEADER,
-        kind="state",
-        owner="scheduler, recorder",
-        message=LeaderClaim,
-        stream="LEADERS",
-        summary="Who leads, by compare-and-set.",
-    ),
-    Described(
-        subject=subjects.REQUEST,
-        name="queue",
-        kind="request",
-        owner="api",
-        message=QueueQuery,
-        reply=QueuePosition,
-        summary="Where a session stands in the queue (service `scheduler`).",
-    ),
-    Described(
-        subject=subjects.TICKET,
-        kind="state",
-        owner="api",
-        message=Ticket,
-        stream="TICKETS",
-        summary="What a media ticket opens; an empty message once it is used.",
-    ),
-    Described(
-        subject=subjects.IDEMPOTENCY,
-        kind="state",
-        owner="api",
-        message=IdempotencyRecord,
-        stream="IDEMPOTENCY",
-        summary="What was answered to an `Idempotency-Key`.",
-    ),
-    Described(
-        subject=subjects.PARKED,
-        kind="parked",
-        owner="recorder",
-        message=Parked,
-        stream="PARKED",
-        summary="A message that could not be processed, with the reason.",
-    ),
-)
 
 
 def encode(message: msgspec.Struct) -> bytes:

@@ -237,6 +237,54 @@ class Reason(enum.StrEnum):
         "The runner didn't claim the session in time",
         ("The lease ran out without a claim; the session goes to another runner. Look at the first runner's log."),
     )
+    LIMIT_REACHED = (
+        "limit-reached",
+        "rejected",
+        True,
+        "A limit is reached",
+        (
+            "As many sessions as the limit allows run already; `detail` names it and `GET /v1/limits` shows it. The "
+            "limit refuses rather than queues: ask again after `Retry-After`, or have it changed to `queue`."
+        ),
+    )
+    ROOM_BUSY = (
+        "room-busy",
+        "rejected",
+        True,
+        "The room has a session already",
+        "A tenant has at most one active session in a room. Stop that one, or ask for another room.",
+    )
+    CALLER_GAVE_UP = (
+        "caller-gave-up",
+        "canceled",
+        False,
+        "The caller hung up while waiting",
+        "The connection of the request that asked for the session, and waited for it, was closed. Nothing to do.",
+    )
+    LAUNCH_FAILED = (
+        "launch-failed",
+        None,
+        True,
+        "No runner could be launched for the session",
+        (
+            "The launcher refused or couldn't be reached; `GET /v1/pools` shows what it said. The session waits for a "
+            "slot or the next launch."
+        ),
+    )
+    LAUNCHING = (
+        "launching",
+        None,
+        True,
+        "A runner is being launched",
+        "All slots are taken, so a runner comes up for this session. It takes as long as `GET /v1/pools` says.",
+    )
+    STARTS_LIMIT = (
+        "starts-limit",
+        None,
+        True,
+        "The tenant starts sessions faster than it may",
+        "The session starts as soon as the rate allows; `GET /v1/limits` shows the limit.",
+    )
     TENANT_LIMIT = (
         "tenant-limit",
         None,

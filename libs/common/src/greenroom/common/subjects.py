@@ -102,5 +102,11 @@ REQUEST: Final = Subject("gr.v1.req.{service}.{name}")
 TICKET: Final = Subject("gr.v1.ticket.{key}")
 IDEMPOTENCY: Final = Subject("gr.v1.idempotency.{tenant}.{key}")
 
+# What operators decided (`policy`), and what the scheduler found about it (`verdicts`).
+POLICY: Final = Subject("gr.v1.policy.{name}")
+# Why the scheduler launched, retired or held back capacity of a pool. (Why it did what with a session is an event of
+# that session.)
+DECISION: Final = Subject("gr.v1.decision.{pool}")
+
 # Messages that can't be processed, with the reason.
 PARKED: Final = Subject("gr.v1.parked.{stream}")

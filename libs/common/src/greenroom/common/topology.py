@@ -79,6 +79,18 @@ STREAMS: Final[tuple[Stream, ...]] = (
         max_msgs_per_subject=1,
     ),
     Stream(
+        name="POLICY",
+        subjects=(subjects.POLICY.wildcard(),),
+        description="Limits, pools and rollouts, as the schedulers apply them; PostgreSQL has the original.",
+        max_msgs_per_subject=1,
+    ),
+    Stream(
+        name="DECISIONS",
+        subjects=(subjects.DECISION.wildcard(),),
+        description="Why capacity was launched, retired or held back.",
+        max_age_s=30 * DAY_S,
+    ),
+    Stream(
         name="PARKED",
         subjects=(subjects.PARKED.wildcard(),),
         description="Messages that could not be processed.",

@@ -1,0 +1,207 @@
+"""The catalogue of the wire: which message is on which subject, of what kind, in which stream, and who owns it.
+
+docs/messages.md, asyncapi.json and the golden messages are made from it.
+"""
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from greenroom.common import subjects
+from greenroom.common.messages import (
+    ConnectMedia,
+    Decision,
+    Done,
+    Drain,
+    Event,
+    Heartbeat,
+    IdempotencyRecord,
+    LeaderClaim,
+    LedgerEntry,
+    MediaAnswer,
+    Parked,
+    PoolsAnswer,
+    PoolsQuery,
+    QueuePage,
+    QueuePageQuery,
+    QueuePosition,
+    QueueQuery,
+    StartAnswer,
+    StartSession,
+    Ticket,
+)
+from greenroom.common.policy import Policy, Verdicts
+from greenroom.common.subjects import Subject
+
+type Kind = Literal["ledger", "event", "audio", "media", "presence", "command", "request", "state", "parked"]
+
+
+class Described(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the catalogue: which message is on which subject.
+
+    `stream` is None for core NATS (delivered to whoever listens, kept by nobody).
+    """
+
+    subject: Subject
+    kind: Kind
+    owner: str
+    message: Any
+    reply: Any = None
+    stream: str | None = None
+    # The value of the subject's last token, where the subject is shared.
+    name: str | None = None
+    summary: str
+
+
+CATALOG: Final[tuple[Described, ...]] = (
+    Described(
+        subject=subjects.SESSION_LIFECYCLE,
+        kind="ledger",
+        owner="api, scheduler, runner",
+        message=LedgerEntry,
+        stream="SESSIONS",
+        summary="A transition of a session, and the session after it; published with compare-and-set.",
+    ),
+    Described(
+        subject=subjects.SESSION_EVENT,
+        kind="event",
+        owner="session process, recorder, any service of the house",
+        message=Event,
+        stream="SESSIONS",
+        summary="Something that happened in a session.",
+    ),
+    Described(
+        subject=subjects.SESSION_AUDIO,
+        kind="audio",
+        owner="session process",
+        message=bytes,
+        stream="AUDIO",
+        summary="Up to one second of one side's audio; headers say where it belongs.",
+    ),
+    Described(
+        subject=subjects.SESSION_MEDIA,
+        kind="media",
+        owner="api, session process",
+        message=bytes,
+        summary="A live WebSocket frame, from (`in`) or to (`out`) the client.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="connect",
+        kind="command",
+        owner="api",
+        message=ConnectMedia,
+        reply=MediaAnswer,
+        summary="A client's WebSocket has come for the session.",
+    ),
+    Described(
+        subject=subjects.RUNNER_HEARTBEAT,
+        kind="presence",
+        owner="runner",
+        message=Heartbeat,
+        summary="Slots, sessions and load of a runner, each second and at every change.",
+    ),
+    Described(
+        subject=subjects.RUNNER_CMD,
+        name="start",
+        kind="command",
+        owner="scheduler",
+        message=StartSession,
+        reply=StartAnswer,
+        summary="Run this session.",
+    ),
+    Described(
+        subject=subjects.RUNNER_CMD,
+        name="drain",
+        kind="command",
+        owner="operator",
+        message=Drain,
+        reply=Done,
+        summary="Take no new sessions.",
+    ),
+    Described(
+        subject=subjects.LEADER,
+        kind="state",
+        owner="scheduler, recorder",
+        message=LeaderClaim,
+        stream="LEADERS",
+        summary="Who leads, by compare-and-set.",
+    ),
+    Described(
+        subject=subjects.REQUEST,
+        name="queue",
+        kind="request",
+        owner="api",
+        message=QueueQuery,
+        reply=QueuePosition,
+        summary="Where a session stands in the queue (service `scheduler`).",
+    ),
+    Described(
+        subject=subjects.REQUEST,
+        name="waiting",
+        kind="request",
+        owner="api",
+        message=QueuePageQuery,
+        reply=QueuePage,
+        summary="Which sessions wait, and why (service `scheduler`).",
+    ),
+    Described(
+        subject=subjects.REQUEST,
+        name="pools",
+        kind="request",
+        owner="api",
+        message=PoolsQuery,
+        reply=PoolsAnswer,
+        summary="How pools and limits stand (service `scheduler`).",
+    ),
+    Described(
+        subject=subjects.POLICY,
+        name="current",
+        kind="state",
+        owner="api",
+        message=Policy,
+        stream="POLICY",
+        summary="Limits, pools, reservations and rollouts: the whole of it at each change.",
+    ),
+    Described(
+        subject=subjects.POLICY,
+        name="verdicts",
+        kind="state",
+        owner="scheduler",
+        message=Verdicts,
+        stream="POLICY",
+        summary="Which canaries were rolled back, by compare-and-set.",
+    ),
+    Described(
+        subject=subjects.DECISION,
+        kind="event",
+        owner="scheduler",
+        message=Decision,
+        stream="DECISIONS",
+        summary="Why capacity of a pool was launched, retired or held back.",
+    ),
+    Described(
+        subject=subjects.TICKET,
+        kind="state",
+        owner="api",
+        message=Ticket,
+        stream="TICKETS",
+        summary="What a media ticket opens; an empty message once it is used.",
+    ),
+    Described(
+        subject=subjects.IDEMPOTENCY,
+        kind="state",
+        owner="api",
+        message=IdempotencyRecord,
+        stream="IDEMPOTENCY",
+        summary="What was answered to an `Idempotency-Key`.",
+    ),
+    Described(
+        subject=subjects.PARKED,
+        kind="parked",
+        owner="recorder",
+        message=Parked,
+        stream="PARKED",
+        summary="A message that could not be processed, with the reason.",
+    ),
+)
