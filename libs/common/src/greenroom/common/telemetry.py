@@ -5,6 +5,7 @@ short; those of a session are direct children of the span that asked for it (`Se
 """
 
 import asyncio
+import functools
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
@@ -96,8 +97,7 @@ def span(
         attributes: what is known at the start.
         start_time_ns: when it began, in ns since 1970, if that was earlier.
     """
-    tracer = trace.get_tracer("greenroom")
-    with tracer.start_as_current_span(
+    with _tracer(trace.get_tracer_provider()).start_as_current_span(
         name,
         context=parent,
         kind=kind,
@@ -191,6 +191,12 @@ def message_span(
         attributes={**known, **(attributes or {})},
     ) as current:
         yield current
+
+
+@functools.lru_cache(maxsize=1)
+def _tracer(provider: trace.TracerProvider) -> trace.Tracer:
+    """Return the tracer of a provider; making one costs as much as a span."""
+    return provider.get_tracer("greenroom")
 
 
 def session_attributes(session_id: str, tenant: str) -> dict[str, Attribute]:
