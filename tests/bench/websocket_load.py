@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 # A 20 ms frame of PCM16 at 16 kHz, as Pipecat's clients send it.
 PAYLOAD_BYTES: Final = 640
 FRAME_S: Final = 0.02
+# A timer of the loop is good for a millisecond.
+_GROUPS: Final = 20
 _TIMES: Final = struct.Struct(">QQ")
 _MASKED: Final = 0x80
 _BINARY_FINAL: Final = 0x82
@@ -118,10 +120,10 @@ async def hold(calls: list[Call], seconds: float) -> None:
     """Send a frame on each call every 20 ms, spread over the 20 ms, for some seconds."""
     loop = asyncio.get_running_loop()
     began, frames = loop.time(), round(seconds / FRAME_S)
-    groups = [calls[index::10] for index in range(10)]
+    groups = [calls[index::_GROUPS] for index in range(_GROUPS)]
     for frame in range(frames):
         for index, group in enumerate(groups):
-            await asyncio.sleep(max(began + frame * FRAME_S + index * FRAME_S / 10 - loop.time(), 0))
+            await asyncio.sleep(max(began + frame * FRAME_S + index * FRAME_S / _GROUPS - loop.time(), 0))
             for call in group:
                 call.send_frame()
     await asyncio.sleep(0.3)

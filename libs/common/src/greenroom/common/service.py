@@ -16,6 +16,7 @@ The `__main__` of a service is little more than this:
 
 import asyncio
 import functools
+import gc
 import logging
 import os
 import signal
@@ -80,6 +81,9 @@ class Service[S: ServiceSettings]:
         """Say that the service is set up; from now on /readyz follows its checks."""
         if self.readiness.phase == "starting":
             self.readiness.phase = None
+            # What a service is made of stays to its end: left out of collections, these take 1 ms instead of 30.
+            gc.collect()
+            gc.freeze()
             log.info("service_ready", took_s=self.uptime_s)
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
