@@ -1,6 +1,7 @@
 """Whatever is sent, the answer is never an error of ours."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from greenroom.api.openapi import render
+from tests.support.api_scheduler import LeadingScheduler, leases
 from tests.support.api_world import problem_of, running_api
 
 _BLANK, _DELETE = 0x20, 0x7F
@@ -33,13 +35,67 @@ wishes = st.fixed_dictionaries(
         "pool": texts,
         "wait": st.just("requested") | texts,
         "wait_timeout_s": scalars,
+        "requires": st.dictionaries(texts, texts, max_size=3) | values,
+        "priority": st.sampled_from(["high", "low"]) | scalars,
+        "room": texts | st.just("https://[a/") | scalars,
+        "number": texts | st.just("+49 30 123"),
+        "accounts": st.lists(texts | st.just("openai/main"), max_size=3) | values,
+        "sticky_key": texts,
         "odd": values,
     },
 )
 bodies = wishes.map(msgspec.json.encode) | values.map(msgspec.json.encode) | st.binary(max_size=200)
+# What operators decide, likewise.
+amounts = st.integers(-1, 100) | scalars
+hours = st.just("08:00") | texts
+schedules = st.fixed_dictionaries(
+    {
+        "days": st.lists(st.integers(-1, 7), max_size=3) | values,
+        "begin": hours,
+        "end": hours,
+        "zone": st.just("Europe/Berlin") | texts,
+        "warm": amounts,
+    }
+)
+moments = st.datetimes().map(lambda at: at.isoformat() + "Z") | st.just("2100-01-01T00:00:00+01:00") | texts
+changes = st.one_of(
+    st.tuples(
+        st.just("/v1/limits/l"),
+        st.fixed_dictionaries(
+            {"scope": st.sampled_from(["tenant", "agent", "number"]) | texts, "max_sessions": amounts},
+            optional={"key": st.just("*") | texts, "tenant": st.just("*") | texts, "max_starts_per_s": amounts},
+        ),
+    ),
+    st.tuples(
+        st.just("/v1/pools/p"),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "baseline": amounts,
+                "maximum": amounts,
+                "safety": amounts,
+                "schedules": st.lists(schedules, max_size=2) | values,
+            },
+        ),
+    ),
+    st.tuples(
+        st.just("/v1/reservations"),
+        st.fixed_dictionaries(
+            {"pool": st.just("p") | texts, "warm": st.integers(0, 9) | scalars, "ends_at": moments},
+            optional={"starts_at": moments, "note": texts},
+        ),
+    ),
+    st.tuples(
+        st.just("/v1/agents/echo/rollout"),
+        st.fixed_dictionaries({"current": amounts}, optional={"canary": amounts, "canary_share": amounts}),
+    ),
+    st.tuples(st.just("/v1/weights/acme"), st.fixed_dictionaries({"weight": amounts}) | values),
+)
 segments = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20)
 queries = st.dictionaries(
-    st.sampled_from(["state", "agent", "outcome", "since", "until", "limit", "cursor", "after", "odd"]),
+    st.sampled_from(
+        ["state", "agent", "outcome", "since", "until", "limit", "cursor", "after", "offset", "pool", "tenant", "odd"]
+    ),
     st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20) | st.integers().map(str),
     max_size=3,
 )
@@ -63,8 +119,12 @@ class Fuzzed:
 
 @pytest.fixture
 async def fuzzed(nats_url: str, database: str) -> AsyncGenerator[Fuzzed]:
-    """A client of a running api."""
-    async with running_api(nats_url, database) as world, world.client() as client:
+    """A client of a running api, with a scheduler that places whatever is asked for."""
+    async with (
+        running_api(nats_url, database) as world,
+        world.client() as client,
+        LeadingScheduler(world.broker, decide=leases),
+    ):
         yield Fuzzed(client)
 
 
@@ -93,12 +153,22 @@ async def test_no_body_breaks_a_request(fuzzed: Fuzzed) -> None:
     assert {201, 400, 404, 422} <= fuzzed.statuses.keys()
 
 
+async def test_no_body_breaks_the_policy(fuzzed: Fuzzed) -> None:
+    """Whatever is taken can be stored and read again; the rest is refused with a problem."""
+    for path, body in examples(changes, 300):
+        method = "POST" if path.endswith("reservations") else "PUT"
+        await fuzzed.send(method, path, content=msgspec.json.encode(body))
+    assert {200, 422} <= fuzzed.statuses.keys()
+    for path in ("/v1/limits", "/v1/pools", "/v1/reservations", "/v1/agents/echo/rollout", "/v1/weights"):
+        await fuzzed.send("GET", path)
+
+
 async def test_no_address_and_no_query_breaks_a_request(fuzzed: Fuzzed) -> None:
     """Whatever stands in the path and behind it, there is an answer."""
     paths = [path for path in msgspec.json.decode(render())["paths"] if "status" not in path]
     for segment, query in examples(st.tuples(segments, queries), 150):
         for path in paths:
-            filled = path.replace("{session_id}", quote(segment, safe=""))
+            filled = re.sub(r"\{\w+\}", quote(segment, safe="").replace("\\", r"\\"), path)
             await fuzzed.send("GET", filled, params=query)
     assert {200, 400, 404} <= fuzzed.statuses.keys()
 

@@ -77,6 +77,39 @@ async def test_nothing_is_promised_while_nats_is_away(world: ApiWorld, own_nats:
         assert (await eventually(asked, lambda answer: answer.is_success)).status_code == 201
 
 
+async def test_the_policy_holds_while_postgres_is_away(world: ApiWorld, own_postgres: EmbeddedPostgres) -> None:
+    """Nobody can change it, what is published goes on, and afterwards changes are applied as before."""
+    limit = {"scope": "tenant", "max_sessions": 1, "at_limit": "refuse"}
+    async with world.client() as client:
+        assert (await client.put("/v1/limits/a", json=limit)).status_code == 200
+        await until(lambda: world.parts.policy.current.limits)
+        await own_postgres.kill()
+        await until(lambda: world.parts.policy.problem == "database-unavailable")
+        for response in (await client.put("/v1/limits/b", json=limit), await client.get("/v1/limits")):
+            assert problem_of(response)["code"] == "database-unavailable"
+        assert [each.id for each in world.parts.policy.current.limits] == ["a"]
+        await own_postgres.start()
+
+        async def changed() -> int:
+            return (await client.put("/v1/limits/b", json=limit)).status_code
+
+        await eventually(changed, lambda status: status == 200)
+        await until(lambda: len(world.parts.policy.current.limits) == 2)
+
+
+async def test_a_change_is_published_when_nats_is_back(world: ApiWorld, own_nats: EmbeddedNats) -> None:
+    """The policy is edited in PostgreSQL, so NATS may be away meanwhile."""
+    async with world.client() as client:
+        await own_nats.kill()
+        await until(lambda: not world.parts.broker.connected)
+        wish = {"scope": "tenant", "max_sessions": 1}
+        assert (await client.put("/v1/limits/a", json=wish)).status_code == 200
+        listed = (await client.get("/v1/limits")).json()
+        assert (listed["problem"], len(listed["limits"])) == ("scheduler-unavailable", 1)
+        await own_nats.start()
+        await until(lambda: world.parts.policy.current.limits)
+
+
 async def test_a_wait_outlives_a_restart_of_nats(world: ApiWorld, own_nats: EmbeddedNats) -> None:
     """What happened while nothing could be heard is found by looking."""
     async with world.client() as client:

@@ -34,6 +34,14 @@ KEYED_ROUTES = [
     ("GET", "/v1/agents"),
     ("GET", "/v1/runners"),
     ("GET", "/v1/status"),
+    ("GET", "/v1/queue"),
+    ("GET", "/v1/limits"),
+    ("GET", "/v1/limits/x"),
+    ("GET", "/v1/pools"),
+    ("GET", "/v1/pools/x"),
+    ("GET", "/v1/reservations"),
+    ("GET", "/v1/agents/x/rollout"),
+    ("GET", "/v1/weights"),
     ("GET", "/openapi.json"),
 ]
 
@@ -158,11 +166,13 @@ async def test_runners_are_shown_as_they_say_they_are(world: ApiWorld, client: h
     held = HeldSession(session_id="s-1", tenant="default", epoch=1, phase=State.READY, since=utcnow())
     await world.beat(BotOffer(name="echo"), BotOffer(name="odd", error="no module"), sessions=(held,), host="h-1")
     await world.beat(BotOffer(name="echo"), runner_id="runner-2", draining=True)
+    labels = {"gpu": "l4"}
+    await world.beat(runner_id="runner-3", brake="loop lag 80 ms", labels=labels, instance="alloc-1", claim="s-2-1")
 
     async def shown() -> list[dict[str, Any]]:
         return (await client.get("/v1/runners")).json()["runners"]
 
-    first, second = await eventually(shown, lambda runners: len(runners) == 2)
+    first, second, third = await eventually(shown, lambda runners: len(runners) == 3)
     assert (first["id"], first["state"], first["slots"], first["free"], first["host"]) == (
         RUNNER,
         "serving",
@@ -171,8 +181,13 @@ async def test_runners_are_shown_as_they_say_they_are(world: ApiWorld, client: h
         "h-1",
     )
     assert first["sessions"][0]["session_id"] == "s-1"
-    assert first["bots"] == [{"name": "echo", "error": None}, {"name": "odd", "error": "no module"}]
+    assert first["bots"] == [
+        {"name": "echo", "error": None, "version": 1},
+        {"name": "odd", "error": "no module", "version": 1},
+    ]
     assert (second["state"], second["free"]) == ("draining", 0)
+    assert (third["state"], third["free"], third["brake"]) == ("serving", 0, "loop lag 80 ms")
+    assert (third["labels"], third["instance"], third["claim"]) == (labels, "alloc-1", "s-2-1")
 
 
 async def test_an_agent_is_runnable_while_a_runner_offers_it(world: ApiWorld, client: httpx.AsyncClient) -> None:

@@ -15,6 +15,7 @@ from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Ended, Ending, Limits, Outcome, Requeued, State
 from greenroom.common.messages import Done, Drain, StartAccepted, StartAnswer, StartRefused, decode, encode
 from greenroom.devtools.embedded.nats import EmbeddedNats
+from greenroom.runner import running
 from tests.support.runner_rig import LIMITS, Rig, gone, running_runner, until
 from tests.support.spans import record_spans
 
@@ -313,6 +314,106 @@ async def test_drain_lets_calls_finish_and_takes_no_new_ones(nats_url: str) -> N
         assert (await rig.ended(first)).reason == "goodbye"
         await until(lambda: len(rig.now.sessions) == 1 and rig.now.draining and rig.now.standby == 0)
         assert (await rig.ended(second)).reason == "goodbye"
+
+
+async def test_a_drained_runner_stays_and_says_so(nats_url: str) -> None:
+    """Told to drain, once or again, an empty runner goes on to send heartbeats that say so, until it is stopped."""
+    async with running_runner(nats_url, drain_timeout_s=0.2) as rig:
+        session_id = await rig.start(finish_after_s=1.0)
+        await rig.reaches(session_id, State.READY)
+        subject = subjects.RUNNER_CMD.format(pool=rig.settings.pool, runner_id=rig.settings.runner_id, name="drain")
+        for _ in range(3):
+            reply = await rig.broker.request(subject, encode(Drain(reason="rollout")), timeout_s=5)
+            assert decode(reply.data, Done).detail == "1 sessions go on"
+        # Who isn't being stopped has no deadline: the call isn't cut.
+        assert (await rig.ended(session_id)).reason == "goodbye"
+        await until(lambda: not rig.now.sessions)
+        told = len(rig.heartbeats)
+        await asyncio.sleep(2.2)
+        assert len(rig.heartbeats) - told >= 2
+        assert all(heartbeat.draining for heartbeat in rig.heartbeats[told:])
+        await rig.runner.drain(5.0)
+        assert rig.runner.heartbeat().draining
+
+
+async def test_heartbeats_tell_what_the_launcher_and_the_scheduler_need(nats_url: str) -> None:
+    """Labels, the launcher's name for the runner, its number in the group, and the version of each bot are told."""
+    labels, version = ("gpu=l4", "region=eu"), ("3", "missing=4")
+    async with running_runner(
+        nats_url, standby=0, labels=labels, instance="alloc-17", ordinal=2, bot_version=version
+    ) as rig:
+        assert (rig.now.labels, rig.now.instance, rig.now.ordinal) == ({"gpu": "l4", "region": "eu"}, "alloc-17", 2)
+        assert {offer.name: offer.version for offer in rig.now.bots} == {"plain": 3, "missing": 4}
+        assert (rig.now.claim, rig.now.brake) == (None, None)
+
+
+async def test_a_braking_runner_says_so_and_takes_what_is_placed_all_the_same(nats_url: str) -> None:
+    """The brake is for the scheduler; a start that is under way is taken unless memory is all but gone."""
+    async with running_runner(nats_url, standby=0, brake_memory_percent=100, refuse_memory_percent=0) as rig:
+        await until(lambda: rig.now.brake is not None)
+        assert str(rig.now.brake).endswith("% memory available")
+        await rig.ended(await rig.start(finish_after_s=0))
+    async with running_runner(nats_url, standby=0, refuse_memory_percent=100) as rig:
+        refused = await rig.send_start(await rig.lease())
+        assert isinstance(refused, StartRefused)
+        assert refused.code == "overloaded"
+        assert refused.detail.endswith("% memory available")
+
+
+@pytest.mark.parametrize("part", ["timeline", "writer", "slots"])
+async def test_a_fault_of_the_runner_ends_its_session_and_no_other(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Whatever breaks in the supervision of a session, its process goes and its end is in the ledger."""
+    async with running_runner(nats_url, slots=2, standby=1) as rig:
+        other = await rig.start(connect=True)
+        session_id = await rig.start(connect=True)
+        for each in (other, session_id):
+            await rig.reaches(each, State.READY)
+        [broken] = [session for key, session in rig.runner._sessions.items() if key[0] == session_id]
+        process = rig.process_of(session_id)
+
+        def fail(*_: object, **__: object) -> None:
+            raise KeyError(part)
+
+        if part == "slots":
+            monkeypatch.setattr(running, "judge", fail)
+        else:
+            faulty, name = (broken._timeline, "ended") if part == "timeline" else (broken._writer, "_write")
+            monkeypatch.setattr(faulty, name, fail)
+        await rig.move(session_id, Ending(by="client", epoch=1, reason="client-stop"))
+        if part == "writer":
+            process.kill()
+        ended = await rig.ended(session_id)
+        assert (ended.outcome, ended.reason, ended.ended_by) == (Outcome.FAILED, "process-killed", "runner")
+        assert ended.detail == "the runner failed to supervise it (KeyError)"
+        assert gone(process)
+        await until(lambda: len(rig.now.sessions) == 1)
+        monkeypatch.undo()
+        await rig.move(other, Ending(by="client", epoch=1, reason="client-stop"))
+        assert (await rig.ended(other)).reason == "client-stop"
+
+
+async def test_a_fault_of_the_runner_does_not_end_what_is_not_its_own(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that was given to another runner when its supervision broke is left to that one."""
+    async with running_runner(nats_url, standby=1) as rig:
+        session_id = await rig.start(connect=True)
+        await rig.reaches(session_id, State.READY)
+        process = rig.process_of(session_id)
+        [broken] = rig.runner._sessions.values()
+
+        def fail(*_: object, **__: object) -> None:
+            raise KeyError
+
+        monkeypatch.setattr(broken._writer, "_on_fenced", fail)
+        back = await rig.move(session_id, Requeued(epoch=1, reason="runner-lost"))
+        await until(lambda: not rig.runner._sessions)
+        assert gone(process)
+        last = await rig.ledger.last("default", session_id)
+        assert last is not None
+        assert last.revision == back.revision
 
 
 async def test_the_end_of_a_drain_ends_the_calls_that_are_left(nats_url: str) -> None:

@@ -261,8 +261,8 @@ def settings(nats_url: str, dsn: str, **fields: Any) -> ApiSettings:
 
 
 @contextlib.asynccontextmanager
-async def running_api(nats_url: str, dsn: str, **fields: Any) -> AsyncGenerator[ApiWorld]:
-    """Run an api in this process, with the agent `echo`; `fields` are settings."""
+async def running_api(nats_url: str, dsn: str, *, first: bool = True, **fields: Any) -> AsyncGenerator[ApiWorld]:
+    """Run an api in this process, with the agent `echo` if it is the `first` one there; `fields` are settings."""
     chosen = settings(nats_url, dsn, **fields)
     metrics, readiness = Metrics(), Readiness()
     readiness.phase = None  # what is never started up is never starting
@@ -283,7 +283,8 @@ async def running_api(nats_url: str, dsn: str, **fields: Any) -> AsyncGenerator[
         await until(lambda: server.started)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         world = ApiWorld(broker=own, dsn=dsn, parts=parts, url=url, nats_url=nats_url, metrics=metrics)
-        await world.add_agent()
+        if first:
+            await world.add_agent()
         try:
             yield world
         finally:

@@ -1,5 +1,6 @@
 """The slots of a runner: what is taken, and what becomes due."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -39,9 +40,18 @@ def leased(session_id: str = "s1", epoch: int = 1, **changes: Any) -> Session:
     return Session(**{**fields, **changes})
 
 
-def offer(slots: Slots, session: Session, *, now: float = 0.0, draining: bool = False, capacity: int = 99) -> Decision:
+def offer(
+    slots: Slots,
+    session: Session,
+    *,
+    now: float = 0.0,
+    draining: bool = False,
+    capacity: int = 99,
+    overload: str | None = None,
+    bots: Mapping[str, BotOffer] = BOTS,
+) -> Decision:
     """Offer a session at a moment."""
-    return slots.offer(session, now=now, at=AT, bots=BOTS, draining=draining, capacity=capacity)
+    return slots.offer(session, now=now, at=AT, bots=bots, draining=draining, capacity=capacity, overload=overload)
 
 
 def steps(slots: Slots, now: float) -> list[Step]:
@@ -94,8 +104,22 @@ def test_refusals_have_codes() -> None:
     assert refusal(offer(slots, leased(runner_id="runner-2"))) == "stale-epoch"
     assert refusal(offer(slots, leased(state=State.REQUESTED))) == "stale-epoch"
     assert refusal(offer(slots, leased(), capacity=0)) == "no-slot"
+    assert refusal(offer(slots, leased(), overload="1 % memory available")) == "overloaded"
     offer(slots, leased("s2"))
     assert refusal(offer(slots, leased())) == "no-slot"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "taken"), [(1, 1, True), (3, 3, True), (1, 3, True), (3, 1, True), (2, 3, False)]
+)
+def test_a_lease_for_another_version_is_refused(wanted: int, offered: int, taken: bool) -> None:  # noqa: FBT001 - a table of cases
+    """Two versions that were both said must be the same; 1 stands for whoever says nothing of versions."""
+    bots = {"echo": BotOffer(name="echo", version=offered)}
+    decision = offer(Slots(RUNNER, 1), leased(agent_version=wanted), bots=bots)
+    if taken:
+        assert decision.held is not None
+    else:
+        assert decision.answer == StartRefused(code="bot-unknown", detail="echo has version 3 here, not 2")
 
 
 def test_an_older_lease_is_refused() -> None:

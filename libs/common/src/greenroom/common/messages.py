@@ -229,7 +229,8 @@ class StartAccepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
 class StartRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     """The runner doesn't take it.
 
-    `code` is `no-slot`, `draining`, `bot-unknown`, `bot-import-failed` or `stale-epoch`.
+    `code` is `no-slot`, `draining`, `overloaded` (the host has all but no memory left; `detail` has the share),
+    `bot-unknown` (not installed here, or in another version), `bot-import-failed`, `stale-epoch` or `malformed`.
     """
 
     code: str
@@ -427,6 +428,11 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
 def encode(message: msgspec.Struct) -> bytes:
     """Return the JSON that goes over the wire."""
     return _ENCODER.encode(message)
+
+
+def as_data(message: msgspec.Struct) -> dict[str, Any]:
+    """Return a message as the `data` of an event: plain JSON values, times as text."""
+    return msgspec.to_builtins(message)
 
 
 def decode[T](data: bytes, kind: type[T]) -> T:

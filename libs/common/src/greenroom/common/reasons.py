@@ -219,8 +219,8 @@ class Reason(enum.StrEnum):
         True,
         "The runner brakes",
         (
-            "It has free slots, but its processors are busy or throttled, so it takes nothing new. Check the "
-            "density of slots."
+            "It has free slots, but its processors are busy or throttled or its memory is all but used, so it takes "
+            "nothing new; `GET /v1/runners` has what was measured. Check the density of slots."
         ),
     )
     NO_FREE_SLOT = (

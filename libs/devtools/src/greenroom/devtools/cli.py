@@ -12,15 +12,17 @@ from rich.table import Table
 
 from greenroom.common.errors import GreenroomError
 from greenroom.common.log import configure_logging
+from greenroom.devtools import scheduling_cli
 
 _console = Console()
 _errors = Console(stderr=True)
 
-click.rich_click.USE_RICH_MARKUP = True
+click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.COMMAND_GROUPS = {
     "greenroom": [
         {"name": "Run", "commands": ["up", "demo", "call"]},
-        {"name": "Look", "commands": ["sessions", "tail", "trace", "doctor", "error"]},
+        {"name": "Look", "commands": ["fleet", "queue", "sessions", "why", "tail", "trace", "doctor", "error"]},
+        {"name": "Steer", "commands": ["limits"]},
         {"name": "Set up", "commands": ["migrate", "topology", "keys"]},
     ]
 }
@@ -270,6 +272,9 @@ def keys_revoke(prefix: str) -> int:
 
     return 0 if _run(setup_commands.revoke_key(_console, prefix)) else 1
 
+
+for _command in scheduling_cli.COMMANDS:
+    cli.add_command(_command)
 
 if __name__ == "__main__":
     main()

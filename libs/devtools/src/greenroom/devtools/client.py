@@ -81,6 +81,14 @@ class ApiClient:
         """Return the JSON of a POST."""
         return await self._json("POST", path, json=body if body is not None else {}, headers=headers)
 
+    async def put(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the JSON of a PUT."""
+        return await self._json("PUT", path, json=body)
+
+    async def delete(self, path: str) -> None:
+        """Delete what is at `path`."""
+        await self._send("DELETE", path)
+
     async def download(self, path: str) -> bytes:
         """Return the body of a GET."""
         return (await self._send("GET", path)).content

@@ -21,6 +21,7 @@ _PAGES_SEND: Final = [
     "authorization",
     "content-type",
     "idempotency-key",
+    "if-match",
     "last-event-id",
     "range",
     "traceparent",
@@ -76,7 +77,7 @@ def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
         return None
     return CORSConfig(
         allow_origins=list(origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
         allow_headers=_PAGES_SEND,
         expose_headers=_PAGES_READ,
     )

@@ -30,6 +30,9 @@ _MAX_KEY_BYTES: Final = 256
 
 SESSIONS_READ: Final = "sessions:read"
 SESSIONS_WRITE: Final = "sessions:write"
+# What operators decide about scheduling, of all tenants; whoever may change it may see it.
+POLICY_READ: Final = "policy:read"
+POLICY_WRITE: Final = "policy:write"
 ADMIN: Final = "admin"
 # A key with one of these may do everything.
 _ALL: Final = frozenset({ADMIN, "*"})
@@ -51,9 +54,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         """Return everything but the key."""
         return f"Caller(tenant={self.tenant!r}, key_id={self.key_id!r}, scopes={sorted(self.scopes)!r})"
 
-    def may(self, scope: str) -> bool:
-        """Tell whether the key has a scope."""
-        return scope in self.scopes or not self.scopes.isdisjoint(_ALL)
+    def may(self, *scopes: str) -> bool:
+        """Tell whether the key has one of `scopes`."""
+        return not self.scopes.isdisjoint(_ALL.union(scopes))
+
+    @property
+    def operator(self) -> bool:
+        """Whether the key sees what is decided about all tenants, beside its own."""
+        return self.may(POLICY_READ, POLICY_WRITE)
 
 
 class Keys:
@@ -104,15 +112,17 @@ class Keys:
 
 
 def guard(keys: Keys) -> Guard:
-    """Return the guard of the whole app: every route needs a key with the route's scope, unless it is `public`."""
+    """Return the guard of the whole app: every route needs a key with one of its scopes, unless it is `public`."""
 
     async def check(connection: Connection, handler: BaseRouteHandler) -> None:
         if handler.opt.get("public"):
             return
         caller = await keys.authenticate(_header(connection, b"authorization"))
-        scope = handler.opt.get("scope", ADMIN)
-        if not caller.may(scope):
-            raise Forbidden(f"The key lacks the scope {scope}.")
+        # One, or several of which any will do.
+        scope: str | tuple[str, ...] = handler.opt.get("scope", ADMIN)
+        scopes = (scope,) if isinstance(scope, str) else scope
+        if not caller.may(*scopes):
+            raise Forbidden(f"The key lacks the scope {' or '.join(scopes)}.")
         connection.scope["user"] = caller
 
     return check

@@ -11,6 +11,8 @@ CREATE: Final[dict[str, Any]] = {
     "body": {"language": "en"},
     "metadata": {"customer": "c-1042"},
     "limits": {"queue_timeout_s": 10},
+    "prefers": {"region": "eu"},
+    "accounts": ["openai/main"],
     "wait": "ready",
     "wait_timeout_s": 5,
 }
@@ -54,6 +56,16 @@ SESSION: Final[dict[str, Any]] = {
         "stop": f"/v1/sessions/{SESSION_ID}/stop",
         "recording": f"/v1/sessions/{SESSION_ID}/recording",
     },
+    "requires": {},
+    "prefers": {"region": "eu"},
+    "priority": "normal",
+    "room": None,
+    "carrier": None,
+    "number": None,
+    "accounts": ["openai/main"],
+    "sticky_key": None,
+    "cold": False,
+    "retry_after_s": None,
     "queue": None,
 }
 
@@ -73,6 +85,20 @@ WAITING: Final[dict[str, Any]] = {
     "started_at": None,
     "ready_at": None,
     "queue": {"position": 3, "of": 7, "reason": "no-free-slot"},
+}
+
+LIMIT_REACHED: Final[dict[str, Any]] = {
+    "type": "/errors/limit-reached",
+    "title": "The session ended before it was ready",
+    "status": 429,
+    "detail": "openai-main: 20 of 20 sessions of account openai/main",
+    "code": "limit-reached",
+    "retryable": True,
+    "instance": "/v1/sessions",
+    "retry_after_s": 13.2,
+    "session_id": SESSION_ID,
+    "outcome": "rejected",
+    "trace_id": _TRACE_ID,
 }
 
 STOPPING: Final[dict[str, Any]] = {
@@ -148,13 +174,17 @@ RUNNERS: Final[dict[str, Any]] = {
                     "since": "2026-03-02T09:30:00.006000Z",
                 }
             ],
-            "bots": [{"name": "frontdesk", "error": None}],
+            "bots": [{"name": "frontdesk", "error": None, "version": 1}],
             "cpu": 0.07,
             "memory_available": 6_442_450_944,
             "loop_lag_ms": 0.6,
             "host": "voice-1",
             "version": "0.1.0",
             "started_at": "2026-03-02T08:00:00.000000Z",
+            "brake": None,
+            "labels": {"region": "eu"},
+            "instance": "9a7f42c1-1be3-4d5c-8d1e-0c5a3b1e7f42",
+            "claim": None,
         }
     ]
 }
@@ -164,7 +194,7 @@ STATUS: Final[dict[str, Any]] = {
     "instance": "edge-1-20",
     "ready": True,
     "problems": {},
-    "schema_version": "0003_keys_and_agents",
+    "schema_version": "0004_policy",
     "sessions": {"ready": 1},
     "runners": {"serving": 1, "draining": 0, "lost": 0, "slots": 24, "held": 1},
     "scheduler": {"leader": "sched-1-31", "term": 4},

@@ -42,6 +42,7 @@ def document(routes: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
                 Tag(name="sessions", description="Ask, look, follow, stop"),
                 Tag(name="recordings", description="What was said"),
                 Tag(name="agents", description="What can be asked for"),
+                Tag(name="policy", description="What operators decide about scheduling, and how it stands"),
                 Tag(name="system", description="For operators"),
             ],
             components=Components(
@@ -60,6 +61,9 @@ def render() -> bytes:
     routes = all_routes(
         sessions=nothing,
         store=nothing,
+        policies=nothing,
+        scheduler=nothing,
+        policy=nothing,
         streams=nothing,
         agents=nothing,
         fleet=nothing,

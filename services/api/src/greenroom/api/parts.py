@@ -14,7 +14,10 @@ from greenroom.api.edge import MediaEdge
 from greenroom.api.fleet import Fleet
 from greenroom.api.idempotency import Idempotency
 from greenroom.api.openapi import document
+from greenroom.api.policy import PolicyPublisher
+from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes import all_routes
+from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
 from greenroom.api.sse import EventStreams
@@ -35,6 +38,7 @@ class Parts:
         broker: what they all talk through.
         keys: who may do what.
         fleet: the runners, as their heartbeats show them.
+        policy: brings the policy to the schedulers.
         streams: event streams.
         media: media sockets.
     """
@@ -47,6 +51,8 @@ class Parts:
         ledger, tickets = Ledger(broker), Tickets(broker)
         self.keys = Keys(store)
         self.fleet = Fleet(broker, store)
+        policies, scheduler = PolicyStore(store), SchedulerLink(broker)
+        self.policy = PolicyPublisher(broker, policies, metrics)
         self.streams = EventStreams(broker=broker, ledger=ledger, store=store, metrics=metrics)
         waiters = Waiters(broker, ledger)
         self.media = MediaEdge(
@@ -54,17 +60,21 @@ class Parts:
         )
         agents = Agents(store, self.fleet)
         sessions = Sessions(
-            broker=broker,
             ledger=ledger,
             store=store,
             agents=agents,
             tickets=tickets,
             idempotency=Idempotency(broker),
             waiters=waiters,
+            scheduler=scheduler,
+            policy=self.policy,
         )
         self._routes = all_routes(
             sessions=sessions,
             store=store,
+            policies=policies,
+            scheduler=scheduler,
+            policy=self.policy,
             streams=self.streams,
             agents=agents,
             fleet=self.fleet,
@@ -87,6 +97,7 @@ class Parts:
     async def running(self) -> AsyncGenerator[None]:
         """Listen to the broker and do what is done in the background, until the block is left."""
         await self.fleet.start()
+        await self.policy.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = [
@@ -94,6 +105,7 @@ class Parts:
                     for name, work in (
                         ("keys", self.keys.run()),
                         ("fleet", self.fleet.run()),
+                        ("policy", self.policy.run()),
                         ("media", self.media.run()),
                     )
                 ]
@@ -101,5 +113,6 @@ class Parts:
                 for task in work:
                     task.cancel()
         finally:
+            await self.policy.stop()
             await self.fleet.stop()
             await self.keys.flush()

@@ -1,5 +1,6 @@
 """Errors as answers: RFC 9457 problem details, from our own catalogue and from what Litestar raises."""
 
+import math
 from typing import Any, Final, cast
 
 import msgspec
@@ -67,14 +68,18 @@ class Rendered(msgspec.Struct, frozen=True, kw_only=True):
 def render(error: GreenroomError, instance: str) -> Rendered:
     """Return what is sent for an error that happened to `instance` (a path)."""
     headers = {"content-type": MEDIA_TYPE, "cache-control": "no-store"}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    headers |= retry_after(error.retry_after_s)
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
     problem = error.problem(instance)
     return Rendered(status=problem["status"], code=problem["code"], body=msgspec.json.encode(problem), headers=headers)
+
+
+def retry_after(seconds: float | None) -> dict[str, str]:
+    """Return the header that says when to ask again, in whole seconds and not too early; none if `seconds` is None."""
+    return {} if seconds is None else {"retry-after": str(max(1, math.ceil(seconds)))}
 
 
 def _ours(request: AnyRequest, error: GreenroomError) -> Response[bytes]:

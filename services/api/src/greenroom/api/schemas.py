@@ -6,19 +6,28 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from greenroom.common.lifecycle import Limits, OnLoss, Outcome, Session, State
+from greenroom.common.lifecycle import Limits, OnLoss, Outcome, Priority, Session, State
 
 MAX_METADATA: Final = 32
 MAX_METADATA_VALUE: Final = 1024
 # The longest that any limit may be: a day.
 MAX_LIMIT_S: Final = 86_400.0
 MAX_WAIT_S: Final = 60.0
+MAX_LABELS: Final = 16
+MAX_ACCOUNTS: Final = 16
+_NAME: Final = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?(?!\n)$"
 
 type Seconds = Annotated[float, Meta(gt=0, le=MAX_LIMIT_S)]
 type MetadataKey = Annotated[str, Meta(min_length=1, max_length=64)]
 type MetadataValue = Annotated[str, Meta(max_length=MAX_METADATA_VALUE)]
 # The lookahead is for Python's `$`, which also matches before a last newline.
 type PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$")]
+type LabelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./-]{1,64}(?!\n)$")]
+type LabelValue = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./:-]{0,64}(?!\n)$")]
+type Labels = Annotated[dict[LabelName, LabelValue], Meta(max_length=MAX_LABELS)]
+# What is counted and shown: no control characters, no space at either end.
+type Name = Annotated[str, Meta(max_length=128, pattern=_NAME)]
+type LongName = Annotated[str, Meta(max_length=512, pattern=_NAME)]
 type Explanation = Annotated[str, Meta(max_length=200)]
 
 
@@ -57,6 +66,21 @@ class CreateSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         OnLoss | None, Meta(description="What becomes of the session if its runner is lost; default: the agent's")
     ] = None
     pool: Annotated[PoolName | None, Meta(description="Which runners; default: the agent's")] = None
+    requires: Annotated[Labels, Meta(description='Labels that a runner must have, e.g. `{"gpu": "l4"}`')] = {}
+    prefers: Annotated[Labels, Meta(description="Labels that are better, where there is a choice")] = {}
+    priority: Annotated[Priority, Meta(description="Its class in the queue")] = Priority.NORMAL
+    room: Annotated[
+        LongName | None, Meta(description="The conference room: a tenant has one active session in each")
+    ] = None
+    carrier: Annotated[Name | None, Meta(description="Of a phone call, for limits by carrier")] = None
+    number: Annotated[Name | None, Meta(description="Of a phone call, for limits by number")] = None
+    accounts: Annotated[
+        list[Name],
+        Meta(max_length=MAX_ACCOUNTS, description="Accounts at providers that it uses, e.g. `openai/main`"),
+    ] = []
+    sticky_key: Annotated[
+        LongName | None, Meta(description="Sessions of one key get the same version of the agent, canary or not")
+    ] = None
     wait: Annotated[
         Literal["requested", "leased", "ready"], Meta(description="Answer when the session has come this far")
     ] = "requested"
@@ -131,6 +155,21 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     # The trace of the whole session (W3C trace id).
     trace_id: str | None
     links: Links
+
+    # Where it may run and what limits count it by, as it was asked for.
+    requires: dict[str, str] = {}
+    prefers: dict[str, str] = {}
+    priority: Priority = Priority.NORMAL
+    room: str | None = None
+    carrier: str | None = None
+    number: str | None = None
+    accounts: tuple[str, ...] = ()
+    sticky_key: str | None = None
+    # Whether a runner was launched for this very session.
+    cold: bool = False
+    # Of one that was refused: when asking again may go better, in seconds.
+    retry_after_s: float | None = None
+
     # While it waits.
     queue: Queue | None = None
 
@@ -201,6 +240,8 @@ class BotView(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     error: str | None
+    # The version of the agent that the runner runs.
+    version: int = 1
 
 
 class RunnerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,6 +263,14 @@ class RunnerView(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     version: str
     started_at: datetime
+    # Why it takes nothing more although it has slots: what was measured; None: it doesn't brake.
+    brake: str | None = None
+    # What sessions may require or prefer.
+    labels: dict[str, str] = {}
+    # What the launcher knows it by; empty for one that was started by hand.
+    instance: str = ""
+    # The one session that it was launched for, as `{session_id}-{epoch}`.
+    claim: str | None = None
 
 
 class RunnerList(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,6 +339,16 @@ def session_view(session: Session, *, transport: Transport | None = None, queue:
         ended_at=session.ended_at,
         trace_id=trace_id_of(session.traceparent),
         links=Links(itself=path, events=f"{path}/events", stop=f"{path}/stop", recording=f"{path}/recording"),
+        requires=session.requires,
+        prefers=session.prefers,
+        priority=session.priority,
+        room=session.room,
+        carrier=session.carrier,
+        number=session.number,
+        accounts=session.accounts,
+        sticky_key=session.sticky_key,
+        cold=session.cold,
+        retry_after_s=session.retry_after_s,
         queue=queue,
     )
 

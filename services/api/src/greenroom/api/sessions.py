@@ -1,27 +1,30 @@
 """What can be done with sessions: ask for one, look at it, stop it."""
 
 import hashlib
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import msgspec
+import structlog
 
 from greenroom.api.agents import Agents, KnownAgent
 from greenroom.api.auth import Caller
+from greenroom.api.canonical import canonical_number, canonical_room
+from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.idempotency import Answered, Idempotency
-from greenroom.api.problem import render
+from greenroom.api.patience import ENDS, Gone, Patience, give_up, patience, unless_gone
+from greenroom.api.policy import PolicyPublisher
+from greenroom.api.problem import Problem, render
+from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.schemas import CreateSession, Queue, SessionView, Transport, session_view
 from greenroom.api.store import Store
 from greenroom.api.tickets import Tickets, derive
-from greenroom.api.waiters import Waiters
-from greenroom.common import messages, subjects, telemetry
-from greenroom.common.broker import Broker, NoResponder, RequestTimeout
+from greenroom.api.waiters import Waiters, Watch
+from greenroom.common import telemetry
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import (
     BrokerUnavailable,
     FieldProblem,
-    GreenroomError,
     InvalidBody,
     LedgerConflict,
     SchedulerUnavailable,
@@ -30,66 +33,29 @@ from greenroom.common.errors import (
 from greenroom.common.ids import is_uuid, uuid7
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Ended, Ending, Outcome, Requested, Session, State, Transition
-from greenroom.common.messages import QueuePosition, QueueQuery
 from greenroom.common.reasons import Reason
+
+_log = structlog.get_logger()
 
 # Transports that need a ticket for the media socket of this service.
 WEBSOCKET: Final = "websocket"
-# Whoever wants to know the position in the queue doesn't want to queue for it.
-_QUEUE_TIMEOUT_S: Final = 0.2
 _CREATED: Final = 201
 _ACCEPTED: Final = 202
 _PATH: Final = "/v1/sessions"
 
-# What tells that a wait is over, and the states on the way there that are worth a look.
-_REACHED: Final[dict[str, Callable[[Session], bool]]] = {
-    "requested": lambda _session: True,
-    "leased": lambda session: session.leased_at is not None,
-    "ready": lambda session: session.ready_at is not None,
-}
-_ENDS: Final = frozenset({State.ENDING, State.ENDED})
-_WORTH_A_LOOK: Final[dict[str, frozenset[State]]] = {
-    "leased": frozenset({State.LEASED, State.STARTED, State.READY}) | _ENDS,
-    "ready": frozenset({State.READY}) | _ENDS,
-}
-
-
-class SessionEndedEarly(GreenroomError):
-    """The session ended before it had come as far as `wait` asked for; the problem's `code` is the reason of its end.
-
-    What the reason means and whether asking again may help is explained under the reason's own code; `outcome` and
-    `session_id` are members of the problem.
-    """
-
-    code = "session-ended-early"
-    status = 503
-    title = "The session ended before it was ready"
-
-    _STATUS: ClassVar = {Outcome.FAILED: 502, Outcome.CANCELED: 409, Outcome.COMPLETED: 409}
-
-    def __init__(self, session: Session) -> None:
-        """Tell of the end of `session`."""
-        self._session = session
-        reason = session.reason or ""
-        # A bot may have ended it for a reason of its own.
-        known = Reason(reason) if reason in set(Reason) else None
-        self._retryable = known is not None and known.retryable
-        super().__init__(known.summary if known else "", retry_after_s=1.0 if self._retryable else None)
-
-    def problem(self, instance: str | None = None) -> dict[str, Any]:
-        """See `GreenroomError.problem`."""
-        session, outcome = self._session, self._session.outcome
-        code = session.reason or self.code
-        return {
-            **super().problem(instance),
-            "type": f"/errors/{code}",
-            "status": self._STATUS.get(outcome, self.status) if outcome else self.status,
-            "code": code,
-            "retryable": self._retryable,
-            "session_id": session.id,
-            "outcome": outcome,
-            "trace_id": telemetry.current_trace_id(),
-        }
+# Fields that came after others had been stored with digests of requests: where they say nothing they are left out, so
+# that a key which was used before an upgrade still fits its request.
+_LATER: Final = (
+    "requires",
+    "prefers",
+    "priority",
+    "room",
+    "carrier",
+    "number",
+    "accounts",
+    "sticky_key",
+)
+_PLAIN: Final[dict[str, Any]] = msgspec.to_builtins(CreateSession(agent="-"))
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +64,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     body: bytes
     session_id: str
+    # Of a problem: when to ask again, in seconds.
+    retry_after_s: float | None = None
     # Whether it was answered before: nothing was done this time.
     replayed: bool = False
 
@@ -113,26 +81,28 @@ class Sessions:
     def __init__(
         self,
         *,
-        broker: Broker,
         ledger: Ledger,
         store: Store,
         agents: Agents,
         tickets: Tickets,
         idempotency: Idempotency,
         waiters: Waiters,
+        scheduler: SchedulerLink,
+        policy: PolicyPublisher,
         clock: Clock | None = None,
     ) -> None:
         """Hold the parts."""
-        self._broker = broker
         self._ledger = ledger
         self._store = store
         self._agents = agents
         self._tickets = tickets
         self._idempotency = idempotency
         self._waiters = waiters
+        self._scheduler = scheduler
+        self._policy = policy
         self._clock = clock or SystemClock()
 
-    async def create(self, caller: Caller, wish: CreateSession, key: str | None, media_url: str) -> Answer:
+    async def create(self, caller: Caller, wish: CreateSession, key: str | None, media_url: str, gone: Gone) -> Answer:
         """Ask for a session. Once this returns, it can't be lost.
 
         Args:
@@ -140,6 +110,8 @@ class Sessions:
             wish: what for.
             key: the `Idempotency-Key`.
             media_url: where tickets are good, e.g. `wss://voice.example.org/v1/media/`.
+            gone: returns when the caller's connection is closed. Without a key nobody will ever ask for the session
+                then, so one that was waited for is stopped.
 
         Raises:
             AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
@@ -149,7 +121,7 @@ class Sessions:
         """
         if key is None:
             agent = await self._agent(caller, wish)
-            view = await self._place(caller, wish, agent, uuid7())
+            view = await self._place(caller, wish, agent, uuid7(), gone)
             return self._answer(caller, view, _encoded(view), media_url)
         return await self._create_once(caller, wish, key, media_url)
 
@@ -195,7 +167,7 @@ class Sessions:
         return session_view(entry.session)
 
     async def _create_once(self, caller: Caller, wish: CreateSession, key: str, media_url: str) -> Answer:
-        digest = hashlib.sha256(msgspec.json.encode(wish, order="sorted")).hexdigest()
+        digest = _digest(wish)
         # Before anything is checked: what was answered once is answered again, even if the agent is gone by now.
         answered = await self._idempotency.answered(caller.tenant, key, digest)
         if answered is not None:
@@ -205,7 +177,7 @@ class Sessions:
         if isinstance(begun, Answered):
             return await self._replay(caller, begun, media_url)
         try:
-            view = await self._place(caller, wish, agent, begun.session_id)
+            view = await self._place(caller, wish, agent, begun.session_id, None)
             status, body = _encoded(view)
         except SessionEndedEarly as error:
             view, rendered = None, render(error, _PATH)
@@ -214,7 +186,7 @@ class Sessions:
         if first is not None:
             return await self._replay(caller, first, media_url)
         if view is None:
-            return Answer(status=status, body=body, session_id=begun.session_id)
+            return _refused(Answer(status=status, body=body, session_id=begun.session_id))
         return self._answer(caller, view, (status, body), media_url)
 
     async def _agent(self, caller: Caller, wish: CreateSession) -> KnownAgent:
@@ -226,9 +198,33 @@ class Sessions:
         known.check_body(wish.body)
         return known
 
-    async def _place(self, caller: Caller, wish: CreateSession, known: KnownAgent, session_id: str) -> SessionView:
+    async def _place(
+        self, caller: Caller, wish: CreateSession, known: KnownAgent, session_id: str, gone: Gone | None
+    ) -> SessionView:
+        session = self._session(caller, wish, known, session_id)
+        wanted = patience(wish, session, self._policy.current)
+        async with AsyncExitStack() as watching:
+            # Before the write: what it sets off may be quicker than we are.
+            watch = None
+            if wanted.states:
+                watching_it = self._waiters.watch(session.tenant, session_id, wanted.states)
+                watch = await watching.enter_async_context(watching_it)
+            # The ticket first: a session that nobody can get into must not exist.
+            transport = await self._transport(caller, session)
+            entry = await self._request(session)
+            if watch is not None:
+                entry = await self._wait(watch, entry, wanted, gone if wanted.bound else None)
+        now = entry.session
+        if wanted.answers(now):
+            return session_view(now, transport=transport)
+        if now.state in ENDS:
+            raise SessionEndedEarly(now)
+        queue = await self._queue(now) or Queue(reason=now.state)
+        return session_view(now, transport=transport, queue=queue)
+
+    def _session(self, caller: Caller, wish: CreateSession, known: KnownAgent, session_id: str) -> Session:
         agent = known.agent
-        session = Session(
+        return Session(
             id=session_id,
             tenant=caller.tenant,
             agent=agent.name,
@@ -241,32 +237,33 @@ class Sessions:
             metadata=wish.metadata,
             limits=wish.limits.over(agent.limits),
             on_loss=wish.on_loss or agent.on_loss,
+            requires=wish.requires,
+            prefers=wish.prefers,
+            priority=wish.priority,
+            room=canonical_room(wish.room) if wish.room is not None else None,
+            carrier=wish.carrier,
+            number=canonical_number(wish.number) if wish.number is not None else None,
+            # Each is counted once, in whatever order they are named.
+            accounts=tuple(sorted(set(wish.accounts))),
+            sticky_key=wish.sticky_key,
             traceparent=telemetry.current_traceparent(),
             # Both are set anew by the ledger.
             requested_at=self._clock.now(),
             queue_deadline_at=self._clock.now(),
         )
-        async with AsyncExitStack() as watching:
-            # Before the write: what it sets off may be quicker than we are.
-            states = _WORTH_A_LOOK.get(wish.wait)
-            watch = None
-            if states is not None:
-                watch = await watching.enter_async_context(self._waiters.watch(session.tenant, session_id, states))
-            # The ticket first: a session that nobody can get into must not exist.
-            transport = await self._transport(caller, session)
-            entry = await self._request(session)
-            reached = _REACHED[wish.wait]
-            if watch is not None:
-                entry = await self._waiters.wait(
-                    watch, entry, lambda now: reached(now) or now.state in _ENDS, wish.wait_timeout_s
-                )
-        now = entry.session
-        if reached(now):
-            return session_view(now, transport=transport)
-        if now.state in _ENDS:
-            raise SessionEndedEarly(now)
-        queue = await self._queue(now) or Queue(reason=now.state)
-        return session_view(now, transport=transport, queue=queue)
+
+    async def _wait(self, watch: Watch, entry: Entry, wanted: Patience, gone: Gone | None) -> Entry:
+        waiting = self._waiters.wait(watch, entry, wanted.over, wanted.timeout_s)
+        if gone is None:
+            return await waiting
+        found = await unless_gone(waiting, gone)
+        if found is not None:
+            return found
+        session = entry.session
+        _log.info("caller_gave_up", tenant=session.tenant, session_id=session.id)
+        ended = await self._ledger.move(session.tenant, session.id, give_up)
+        # For the trace and the metrics: there is nobody to read it.
+        raise SessionEndedEarly(ended.session)
 
     async def _request(self, session: Session) -> Entry:
         try:
@@ -290,7 +287,7 @@ class Sessions:
             status=answered.status, body=bytes(answered.answer), session_id=answered.session_id, replayed=True
         )
         if not answer.created:
-            return answer
+            return _refused(answer)
         view = msgspec.json.decode(answer.body, type=SessionView)
         if view.transport.expires_at is not None and view.transport.expires_at > self._clock.now():
             # For whoever repeats the request with another key of the tenant, which has a ticket of its own.
@@ -310,14 +307,24 @@ class Sessions:
     async def _queue(self, session: Session) -> Queue | None:
         if session.state is not State.REQUESTED:
             return None
-        subject = subjects.REQUEST.format(service="scheduler", name="queue")
-        query = messages.encode(QueueQuery(session_id=session.id))
         try:
-            reply = await self._broker.request(subject, query, timeout_s=_QUEUE_TIMEOUT_S)
-            found = messages.decode(reply.data, QueuePosition)
-        except (NoResponder, RequestTimeout, BrokerUnavailable, msgspec.MsgspecError):
-            return Queue(reason=SchedulerUnavailable.code)
+            found = await self._scheduler.position(session.id)
+        except SchedulerUnavailable as error:
+            return Queue(reason=error.code)
         return Queue(position=found.position, of=found.of, reason=found.reason)
+
+
+def _digest(wish: CreateSession) -> str:
+    """Return what tells one request from another, however its JSON was written."""
+    members: dict[str, Any] = msgspec.to_builtins(wish)
+    members = {name: value for name, value in members.items() if name not in _LATER or value != _PLAIN[name]}
+    return hashlib.sha256(msgspec.json.encode(members, order="sorted")).hexdigest()
+
+
+def _refused(answer: Answer) -> Answer:
+    """Return a problem with its `Retry-After`, which is stored in its body only."""
+    after_s = msgspec.json.decode(answer.body, type=Problem).retry_after_s
+    return msgspec.structs.replace(answer, retry_after_s=after_s)
 
 
 def _encoded(view: SessionView) -> tuple[int, bytes]:

@@ -1,4 +1,7 @@
-"""Every SQL statement of the api. Values are always parameters; what is put together is constants."""
+"""Every SQL statement of the api, the policy's aside (policy_sql.py).
+
+Values are always parameters; what is put together is constants.
+"""
 
 from datetime import datetime
 from typing import Any, Final

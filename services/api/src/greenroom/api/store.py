@@ -136,7 +136,7 @@ class Store:
 
     async def touch_api_keys(self, used: Mapping[str, datetime]) -> None:
         """Write down when keys (by id) were last used."""
-        async with self._connection("touch_api_keys") as connection:
+        async with self.connection("touch_api_keys") as connection:
             await connection.execute(sql.TOUCH_API_KEYS, list(used), list(used.values()))
 
     async def agent(self, tenant: str, name: str) -> Agent | None:
@@ -146,7 +146,7 @@ class Store:
 
     async def agents(self, tenant: str) -> list[Agent]:
         """Return the newest version of each agent that a tenant can use, by name."""
-        async with self._connection("agents") as connection:
+        async with self.connection("agents") as connection:
             return [_agent(row) for row in await connection.fetch(sql.AGENTS, tenant)]
 
     async def announce_agent(self, pool: str, offer: BotOffer) -> None:
@@ -163,7 +163,7 @@ class Store:
             msgspec.json.encode(schema).decode() if schema is not None else None,
             list(offer.transports),
         )
-        async with self._connection("announce_agent") as connection:
+        async with self.connection("announce_agent") as connection:
             try:
                 await connection.execute(sql.ANNOUNCE_AGENT, *values)
             except asyncpg.DataError as error:
@@ -180,19 +180,19 @@ class Store:
     async def sessions(self, tenant: str, wanted: SessionFilter, limit: int) -> list[Session]:
         """Return sessions, newest first."""
         query, values = sql.sessions(tenant, wanted, limit)
-        async with self._connection("sessions") as connection:
+        async with self.connection("sessions") as connection:
             rows = await connection.fetch(query, *values)
         return [msgspec.json.decode(row["document"], type=Session) for row in rows]
 
     async def session_counts(self, tenant: str) -> dict[str, int]:
         """Return how many sessions of a tenant are in each state, ended ones aside."""
-        async with self._connection("session_counts") as connection:
+        async with self.connection("session_counts") as connection:
             rows = await connection.fetch(sql.SESSION_COUNTS, tenant)
         return {row["state"]: row["count"] for row in rows}
 
     async def events(self, session_id: str, *, after: int, limit: int) -> list[EventRow]:
         """Return events of a session behind stream sequence `after`, in order."""
-        async with self._connection("events") as connection:
+        async with self.connection("events") as connection:
             rows = await connection.fetch(sql.EVENTS, session_id, after, limit)
         return [_event(row) for row in rows]
 
@@ -210,12 +210,12 @@ class Store:
         return row["name"] if row else None
 
     async def _row(self, name: str, query: str, *values: object) -> Any:
-        async with self._connection(name) as connection:
+        async with self.connection(name) as connection:
             return await connection.fetchrow(query, *values)
 
     @asynccontextmanager
-    async def _connection(self, name: str) -> AsyncGenerator[_Connection]:
-        """Lend a connection for the statement `name`, inside a span if there is one to be its parent."""
+    async def connection(self, name: str) -> AsyncGenerator[_Connection]:
+        """Lend a connection for what is called `name`, inside a span if there is one to be its parent."""
         with ExitStack() as spans:
             if trace.get_current_span().get_span_context().is_valid:
                 attributes = {"db.system.name": "postgresql", "db.operation.name": name}

@@ -1,10 +1,12 @@
-"""The runner as a process: parse the settings, build the parts, run until stopped."""
+"""The runner as a process: parse the settings, build the parts, run until stopped, or until its claim is served."""
 
+import argparse
 import asyncio
 import functools
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -14,6 +16,8 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.service import Service, run_service
 from greenroom.runner.app import Runner
+from greenroom.runner.claim import Claim
+from greenroom.runner.coldstart import ColdStart, process_age_s
 from greenroom.runner.discovery import discover
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.settings import RunnerSettings
@@ -23,18 +27,25 @@ _log = structlog.get_logger()
 
 # The drain ends by itself before the service would cancel it.
 _MARGIN_S: Final = 0.3
+_CONNECT_S: Final = 30.0
+# To give a lease back that wasn't claimed.
+_WITHDRAW_S: Final = 6.0
 
 
 async def serve(service: Service[RunnerSettings]) -> None:
     """Build the runner and run it until it is drained."""
     settings, clock = service.settings, SystemClock()
-    broker = await NatsBroker.connect(settings.nats_url, name=f"runner {settings.runner_id}")
-    bots = discover(settings.bots)
+    claim = settings.claimed
+    connect_s = settings.claim_timeout_s if claim else _CONNECT_S
+    broker = await NatsBroker.connect(settings.nats_url, name=f"runner {settings.runner_id}", timeout_s=connect_s)
+    ledger = Ledger(broker, clock=clock)
+    # Which bot a claim needs is in the ledger, which is read while the zygote imports what all of them need.
+    bots = discover(settings.bots) if claim is None else None
     supervisor = Supervisor(settings, bots, clock=clock, environment=os.environ, owns_children=True)
     runner = Runner(
         settings,
         broker=broker,
-        ledger=Ledger(broker, clock=clock),
+        ledger=ledger,
         supervisor=supervisor,
         clock=clock,
         instruments=Instruments(service.metrics),
@@ -42,6 +53,20 @@ async def serve(service: Service[RunnerSettings]) -> None:
     service.readiness.add("broker", lambda: None if broker.connected else "broker-unavailable")
     service.readiness.add("zygote", lambda: None if supervisor.available else "zygote-not-warm")
     service.readiness.add("draining", lambda: "draining" if runner.draining else None)
+    if claim is not None:
+        cold_start = ColdStart(
+            claim,
+            timeout_s=settings.claim_timeout_s,
+            broker=broker,
+            ledger=ledger,
+            runner=runner,
+            supervisor=supervisor,
+            discover=lambda name: tuple(spec for spec in discover(settings.bots) if spec.name == name),
+            clock=clock,
+            age_s=process_age_s(),
+        )
+        service.on_drain("claim", cold_start.withdraw, timeout_s=_WITHDRAW_S)
+        service.spawn("claim", _serve_claim(service, cold_start))
     drain_s = settings.drain_timeout_s
     service.on_drain("sessions", lambda: runner.drain(drain_s - _MARGIN_S), timeout_s=drain_s)
     _take_signals(service, runner)
@@ -51,6 +76,10 @@ async def serve(service: Service[RunnerSettings]) -> None:
     running.cancel()
     await asyncio.wait({running})
     await broker.close()
+
+
+async def _serve_claim(service: Service[RunnerSettings], cold_start: ColdStart) -> None:
+    service.stop(await cold_start.run())
 
 
 def _take_signals(service: Service[RunnerSettings], runner: Runner) -> None:
@@ -74,9 +103,33 @@ def _take_signals(service: Service[RunnerSettings], runner: Runner) -> None:
         loop.add_signal_handler(number, functools.partial(take, number))
 
 
+def environment(arguments: Sequence[str], env: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the environment as the arguments have it: `--claim` goes before `GREENROOM_CLAIM`.
+
+    Raises:
+        SystemExit: 2, with the usage on stderr.
+    """
+    parser = argparse.ArgumentParser(
+        prog="greenroom-runner", description="Runs sessions. All settings come from the environment."
+    )
+    parser.add_argument(
+        "--claim", type=_claim, metavar="TENANT/SESSION_ID/EPOCH", help="run this one session, leased to us, and exit"
+    )
+    claim: str | None = parser.parse_args(arguments).claim
+    return env if claim is None else {**env, "GREENROOM_CLAIM": claim}
+
+
+def _claim(text: str) -> str:
+    try:
+        Claim.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def main() -> None:
     """Run the runner; the exit code is the process's."""
-    sys.exit(run_service("runner", RunnerSettings, serve))
+    sys.exit(run_service("runner", RunnerSettings, serve, env=environment(sys.argv[1:], os.environ)))
 
 
 if __name__ == "__main__":

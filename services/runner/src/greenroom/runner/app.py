@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 import structlog
+from opentelemetry.trace import SpanContext
 
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message
@@ -29,6 +30,7 @@ from greenroom.common.messages import (
 from greenroom.common.reasons import Reason
 from greenroom.common.telemetry import span_context_of
 from greenroom.runner.control import ToSession
+from greenroom.runner.handover import first_of
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.load import HostLoad
 from greenroom.runner.processes import SessionProcess
@@ -91,7 +93,7 @@ class Runner:
         )
         self._sessions: dict[Key, RunningSession] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._load = HostLoad()
+        self._load = HostLoad(settings.thresholds, clock=clock, on_change=self._changed)
         self._beat = asyncio.Event()
         self._timer = asyncio.Event()
         self._empty = asyncio.Event()
@@ -99,6 +101,8 @@ class Runner:
         self._beats = 0
         self._started_at = clock.now()
         self._host, self._version = socket.gethostname(), metadata.version("greenroom-runner")
+        self._claim = settings.claimed
+        self._labels = settings.label_values
         supervisor.on_change = self._changed
         instruments.slots.set(settings.slots)
 
@@ -113,14 +117,15 @@ class Runner:
             tasks.create_task(self._load.run(), name="load")
             tasks.create_task(self._keep_time(), name="timer")
             tasks.create_task(self._reconcile(), name="reconcile")
-            starts = await serve(command.format(name="start", **tokens), self._on_start)
-            drains = await serve(command.format(name="drain", **tokens), self._on_drain)
+            served = [await serve(command.format(name="drain", **tokens), self._on_drain)]
+            if self._claim is None:
+                served.append(await serve(command.format(name="start", **tokens), self._on_start))
             try:
                 await self._send_heartbeats(subjects.RUNNER_HEARTBEAT.format(**tokens))
             finally:
                 self._pool.close()
-                await starts.unsubscribe()
-                await drains.unsubscribe()
+                for subscription in served:
+                    await subscription.unsubscribe()
 
     # ------------------------------------------------------------------------ what it is told
 
@@ -129,10 +134,15 @@ class Runner:
             start = decode(message.data, StartSession)
         except msgspec.MsgspecError as error:
             return encode(self._refused(StartRefused(code="malformed", detail=str(error))))
-        return encode(self.start(start, message))
+        return encode(self.start(start, cause=span_context_of(message.headers)))
 
-    def start(self, start: StartSession, message: Message) -> StartAnswer:
-        """Decide on a start and, if it is taken, begin to carry it out; the answer doesn't wait for that."""
+    def start(self, start: StartSession, *, cause: SpanContext | None = None) -> StartAnswer:
+        """Decide on a start and, if it is taken, begin to carry it out; the answer doesn't wait for that.
+
+        Args:
+            start: the command.
+            cause: the span that sent it.
+        """
         decision = self._slots.offer(
             start.session,
             now=self._clock.monotonic(),
@@ -140,6 +150,8 @@ class Runner:
             bots={offer.name: offer for offer in self._supervisor.offers},
             draining=self.draining,
             capacity=self._capacity(),
+            # A runner that was launched for a session runs it: there is nobody else to do so.
+            overload=self._load.overload if self._claim is None else None,
         )
         if isinstance(decision.answer, StartRefused):
             self._refused(decision.answer, session_id=start.session.id)
@@ -150,7 +162,7 @@ class Runner:
                 decision.held,
                 self._parts,
                 predecessor=before.gone if before else None,
-                cause=span_context_of(message.headers),
+                cause=cause,
             )
             self._sessions[decision.held.key] = session
             self._empty.clear()
@@ -158,6 +170,18 @@ class Runner:
             self._tasks.create_task(self._see_through(decision.held.key, session), name=f"session {start.session.id}")
         self._changed()
         return decision.answer
+
+    async def until_claimed(self, key: Key) -> bool:
+        """Wait until the claim of a session that was started is in the ledger; return False if it won't be."""
+        session = self._sessions.get(key)
+        if session is None:
+            return False
+        await first_of(session.claimed.wait(), session.gone.wait())
+        return session.claimed.is_set()
+
+    async def until_empty(self) -> None:
+        """Wait until no session is left here, and the ends of all are written down."""
+        await self._empty.wait()
 
     async def _see_through(self, key: Key, session: RunningSession) -> None:
         try:
@@ -177,24 +201,28 @@ class Runner:
             reason = decode(message.data, Drain).reason
         except msgspec.MsgspecError:
             reason = ""
-        if not self.draining and self._tasks is not None:
-            self._tasks.create_task(
-                self.drain(self._settings.drain_timeout_s, reason=reason or "command"), name="drain"
-            )
+        self.begin_drain(reason or "command")
         return encode(Done(detail=f"{len(self._slots)} sessions go on"))
 
     # ------------------------------------------------------------------------ drain
 
-    async def drain(self, timeout_s: float, *, reason: str = "stopping") -> None:
+    def begin_drain(self, reason: str) -> None:
+        """Take nothing new, from now on until the end. What runs goes on, for as long as it wants to.
+
+        The runner stays, empty in the end, and says that it drains: to stop it is for whoever has started it.
+        """
+        if not self.draining:
+            self.draining = True
+            _log.info("runner_draining", reason=reason, sessions=len(self._slots))
+            self._pool.close()
+            self._changed()
+
+    async def drain(self, timeout_s: float) -> None:
         """Take nothing new and return when every session is over and written down, after `timeout_s` at most.
 
         What is still up when the time begins to run out is ended in order, and what is up after that is killed.
         """
-        if not self.draining:
-            self.draining = True
-            _log.info("runner_draining", reason=reason, sessions=len(self._slots), timeout_s=timeout_s)
-        self._pool.close()
-        self._changed()
+        self.begin_drain("stopping")
         deadline = self._clock.monotonic() + timeout_s
         kill_at = deadline - min(_KILL_AND_WRITE_S, timeout_s / 4)
         ladder_s = max((held.limits.end_timeout_s for held in self._slots), default=0.0)
@@ -313,6 +341,11 @@ class Runner:
             draining=self.draining,
             bots=self.offers,
             load=self._load.sample(),
+            brake=self._load.brake,
+            labels=self._labels,
+            instance=self._settings.instance,
+            ordinal=self._settings.ordinal,
+            claim=self._claim.id if self._claim else None,
             host=self._host,
             version=self._version,
             started_at=self._started_at,

@@ -19,15 +19,21 @@ MAX_PACKET_BYTES: Final = 160 * 1024
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
     """The first message: what to import and warm.
 
-    `run` (`module:function`) is what each fork calls. `spoiled` names bots that broke an earlier zygote, with the
-    reason: they are offered as broken, and left alone.
+    `run` (`module:function`) is what each fork calls. Without `bots` a message follows that has them. `spoiled` names
+    bots that broke an earlier zygote, with the reason: they are offered as broken, and left alone.
     """
 
     settings: RunnerSettings
     run: str
-    bots: tuple[BotSpec, ...]
+    bots: tuple[BotSpec, ...] | None
     spoiled: dict[str, str] = {}
     rehearse: bool = True
+
+
+class Bots(msgspec.Struct, frozen=True, kw_only=True, tag="bots"):
+    """Which bots to import, once that is known; of use only to a zygote that waits for it."""
+
+    bots: tuple[BotSpec, ...]
 
 
 class Fork(msgspec.Struct, frozen=True, kw_only=True, tag="fork"):
@@ -36,7 +42,7 @@ class Fork(msgspec.Struct, frozen=True, kw_only=True, tag="fork"):
     request: int
 
 
-type ToZygote = Prepare | Fork
+type ToZygote = Prepare | Bots | Fork
 
 
 class Loading(msgspec.Struct, frozen=True, kw_only=True, tag="loading"):

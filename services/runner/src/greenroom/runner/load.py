@@ -1,52 +1,99 @@
-"""How busy the host is, as the heartbeat tells it."""
+"""How busy the host is, as the heartbeat tells it, and whether that is too much."""
 
 import asyncio
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
+import structlog
+
+from greenroom.common.clock import Clock
 from greenroom.common.messages import Load
+from greenroom.runner import brake
+from greenroom.runner.brake import Brake, Reading, Thresholds
+from greenroom.runner.host import Host
+
+_log = structlog.get_logger()
 
 _PERIOD_S: Final = 0.05
+# The brake looks at the worst lateness of each half second.
+_LOOK_S: Final = 0.5
 # Ticks are 10 ms: a share of fewer than this many says nothing, and the one before stands.
 _LEAST_TICKS: Final = 25
-# Fields of /proc/stat that are idle time: idle and iowait.
-_IDLE: Final = (3, 4)
 
 
 class HostLoad:
-    """Processors since the last sample, memory now, and the worst lateness of the event loop since the last sample."""
+    """Processors since the last sample, memory now, and the worst lateness of the event loop since the last sample.
 
-    def __init__(self) -> None:
-        self._busy, self._total = _processor_ticks()
+    Args:
+        thresholds: from where on it is too much.
+        clock: time.
+        on_change: called when `brake` has changed.
+        host: where the numbers come from.
+    """
+
+    def __init__(
+        self, thresholds: Thresholds, *, clock: Clock, on_change: Callable[[], None], host: Host | None = None
+    ) -> None:
+        self._thresholds = thresholds
+        self._clock = clock
+        self._on_change = on_change
+        self._host = host or Host()
+        self._busy, self._total = self._host.processor_ticks()
         self._cpu = 0.0
         self._worst_lag_s = 0.0
+        self._brake = Brake()
+
+    @property
+    def brake(self) -> str | None:
+        """Why nothing more should be placed here; None: nothing is in the way."""
+        return self._brake.reason
+
+    @property
+    def overload(self) -> str | None:
+        """Why a start must be refused now; None: it needn't be."""
+        if not self._thresholds.refuse_memory_percent:
+            return None
+        return brake.overload(self._host.memory_available_percent(), self._thresholds)
 
     async def run(self) -> None:
         """Watch the event loop until canceled."""
         loop = asyncio.get_running_loop()
+        worst_s, look_at = 0.0, loop.time() + _LOOK_S
         while True:
             due = loop.time() + _PERIOD_S
             await asyncio.sleep(_PERIOD_S)
-            self._worst_lag_s = max(self._worst_lag_s, loop.time() - due)
+            now = loop.time()
+            worst_s = max(worst_s, now - due)
+            self._worst_lag_s = max(self._worst_lag_s, now - due)
+            if now >= look_at:
+                self._follow(worst_s)
+                worst_s, look_at = 0.0, loop.time() + _LOOK_S
 
     def sample(self) -> Load:
         """Return the load since the last sample."""
-        busy, total = _processor_ticks()
+        busy, total = self._host.processor_ticks()
         ticks = total - self._total
         if ticks >= _LEAST_TICKS:
             self._cpu = min((busy - self._busy) / ticks, 1.0)
             self._busy, self._total = busy, total
         lag_s, self._worst_lag_s = self._worst_lag_s, 0.0
-        return Load(cpu=round(self._cpu, 3), memory_available=_memory_available(), loop_lag_ms=round(lag_s * 1000, 2))
+        return Load(
+            cpu=round(self._cpu, 3),
+            memory_available=self._host.memory_available(),
+            loop_lag_ms=round(lag_s * 1000, 2),
+        )
 
-
-def _processor_ticks() -> tuple[int, int]:
-    fields = [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0].split()[1:9]]
-    return sum(fields) - sum(fields[index] for index in _IDLE), sum(fields)
-
-
-def _memory_available() -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    def _follow(self, lag_s: float) -> None:
+        before, thresholds = self._brake.reason, self._thresholds
+        reading = Reading(
+            loop_lag_ms=lag_s * 1000,
+            cpu_pressure_percent=self._host.cpu_pressure_percent() if thresholds.cpu_pressure_percent else None,
+            memory_available_percent=self._host.memory_available_percent() if thresholds.memory_percent else None,
+        )
+        self._brake = brake.follow(self._brake, reading, self._clock.monotonic(), thresholds)
+        if self._brake.reason != before:
+            if self._brake.reason is not None:
+                _log.warning("runner_brakes", reason=self._brake.reason)
+            else:
+                _log.info("runner_brake_released", reason=before)
+            self._on_change()

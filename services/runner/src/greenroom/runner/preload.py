@@ -25,6 +25,7 @@ _REHEARSAL_S: Final = 20.0
 
 type Run = Callable[[int, SessionContext], int]
 type Say = Callable[[FromZygote], None]
+type AwaitBots = Callable[[], tuple[BotSpec, ...]]
 
 
 class Preloaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +62,13 @@ class _Stages:
         self._since = now
 
 
-def preload(order: Prepare, say: Say) -> Preloaded:
+def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
     """Do as ordered, telling the runner beforehand what comes next, so that it knows whose fault an end or a hang is.
+
+    Args:
+        order: what to do.
+        say: tells the runner.
+        await_bots: returns the bots, once the runner says them, if the order doesn't.
 
     Raises:
         CannotFork: there are threads that don't end.
@@ -81,7 +87,12 @@ def preload(order: Prepare, say: Say) -> Preloaded:
         _rehearse()
         stages.end("rehearsal")
     _require_one_thread("")
-    bots = [_bot(spec, order.spoiled.get(spec.name), say) for spec in order.bots]
+    specs = order.bots
+    if specs is None:
+        say(Loading(stage="order"))
+        specs = await_bots()
+        stages.end("order")
+    bots = [_bot(spec, order.spoiled.get(spec.name), say) for spec in specs]
     stages.end("bots")
     context = SessionContext(
         runner_id=order.settings.runner_id,

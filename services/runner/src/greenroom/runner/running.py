@@ -34,6 +34,7 @@ from greenroom.runner.control import (
 )
 from greenroom.runner.handover import Fork, first_of, hand_over
 from greenroom.runner.instruments import Instruments
+from greenroom.runner.last_word import write_last_word
 from greenroom.runner.ledger_writer import LedgerWriter
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.slots import Due, Held, Slots, Step, Verdict
@@ -82,6 +83,7 @@ class RunningSession:
         cause: the span that sent the command.
 
     Attributes:
+        claimed: set when the claim is in the ledger.
         gone: set when its process is gone, and its slot free.
     """
 
@@ -94,6 +96,7 @@ class RunningSession:
         predecessor: asyncio.Event | None = None,
         cause: SpanContext | None = None,
     ) -> None:
+        self.claimed = asyncio.Event()
         self.gone = asyncio.Event()
         self._session: Final = start.session
         self._key: Final = held.key
@@ -135,9 +138,9 @@ class RunningSession:
                     process = await self._start()
                     self._conclude(None if process is None else await process.wait())
                     self._writer.finish()
-            except Exception:  # noqa: BLE001 a fault of ours in one session mustn't take the others with it
+            except Exception as error:  # noqa: BLE001 a fault of ours in one session mustn't take the others with it
                 _log.exception("session_supervision_failed")
-                await self._abandon()
+                await self._abandon(error)
             finally:
                 if self._process is not None:
                     self._process.hang_up()
@@ -197,13 +200,17 @@ class RunningSession:
                 )
             )
 
-    async def _abandon(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
-        self._parts.slots.exited(self._key)
-        self.gone.set()
-        self._parts.changed()
+    async def _abandon(self, error: Exception) -> None:
+        """See to the end what `run` hasn't: the process goes, the slot is free, and the ledger has a last word."""
+        try:
+            if self._process is not None:
+                self._process.kill()
+                await self._process.wait()
+            self._parts.slots.exited(self._key)
+            self.gone.set()
+            self._parts.changed()
+        finally:
+            await write_last_word(self._parts.ledger, self._parts.clock, self._session, error)
 
     # ------------------------------------------------------------------------ what its process says
 
@@ -312,6 +319,7 @@ class RunningSession:
             case Started():
                 self._parts.slots.claimed(self._key, self._parts.clock.now())
                 self._timeline.claimed()
+                self.claimed.set()
                 self._parts.changed()
             case Ready():
                 self._timeline.ready()

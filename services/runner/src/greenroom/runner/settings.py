@@ -1,5 +1,6 @@
 """What the runner can be told from the environment."""
 
+import hashlib
 import os
 import re
 from typing import Annotated, Final
@@ -7,15 +8,24 @@ from typing import Annotated, Final
 import msgspec
 
 from greenroom.common.settings import Env, ServiceSettings
+from greenroom.runner.brake import Thresholds
+from greenroom.runner.claim import Claim
 
 # 24 sessions hold per processor with p99 frame lateness below 6 ms (48 on two, measured with stub providers); real
 # bots do more per frame than a stub, so the default stays at half of that.
 _SLOTS_PER_CPU: Final = 12
 # More idle processes than this only cost memory: one is forked in 20 ms while the next call is on its way.
 _DEFAULT_STANDBY: Final = 4
+_MAX_ID: Final = 128
+# So much of the digest of a name that is too long for an id tells it from others with the same beginning.
+_DIGEST: Final = 16
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NOT_TOKEN: Final = re.compile(r"[^A-Za-z0-9_-]")
 _EXTRA_BOT: Final = re.compile(r"[A-Za-z0-9_-]{1,128}=[\w.]+:\w+")
+# Values are version numbers, models of processors and the like: dots and a few more, no spaces, no separators.
+_LABEL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}=[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}")
+_INSTANCE: Final = re.compile(r"[!-~]{0,256}")
+_VERSION: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,128})=)?([1-9][0-9]{0,8})")
 
 
 def default_slots() -> int:
@@ -24,7 +34,7 @@ def default_slots() -> int:
 
 
 class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
-    """Settings of a runner."""
+    """Settings of a runner. One with a claim has one slot and no process in waiting, whatever it is told."""
 
     pool: Annotated[str, Env(help="Pool that the runner belongs to")] = "default"
     slots: Annotated[int, msgspec.Meta(ge=1, le=512), Env(help="Sessions at once; default: 12 for each processor")] = (
@@ -37,9 +47,53 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Env(help="Bots beside the installed entry points, as name=module:function; the module must be importable"),
     ] = ()
+    bot_version: Annotated[
+        tuple[str, ...],
+        Env(help="Version of the agents that the runner runs, from 1; for single bots as name=version beside it"),
+    ] = ()
+    labels: Annotated[
+        tuple[str, ...], Env(help="What sessions may require or prefer, as name=value: gpu=l4,region=eu")
+    ] = ()
+    instance: Annotated[
+        str, Env(help="What the launcher knows the runner by: its allocation or process; empty: started by hand")
+    ] = ""
+    ordinal: Annotated[
+        int | None, Env(help="Number of the runner in its group, from 0; a group shrinks from the highest")
+    ] = None
+    claim: Annotated[
+        str, Env(help="The one session to run, as TENANT/SESSION_ID/EPOCH, then exit; set by the launcher (--claim)")
+    ] = ""
+    claim_timeout_s: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=3600),
+        Env(help="How long a runner with a claim tries to read its lease, which then says how long it holds"),
+    ] = 90.0
     warmup_timeout_s: Annotated[
         float, msgspec.Meta(gt=0, le=600), Env(help="How long importing, warming and rehearsing one bot may take")
     ] = 60.0
+    brake: Annotated[
+        bool, Env(help="Ask for no sessions while the host is overloaded; false: never, and refuse none for it")
+    ] = True
+    brake_loop_lag_ms: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        Env(help="Lateness of the runner's event loop, for 3 s, from which it brakes; 0: not looked at"),
+    ] = 100.0
+    brake_cpu_pressure_percent: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=100),
+        Env(help="Share of time that work waits for a processor (PSI), for 3 s; 0: not looked at", unit="percent"),
+    ] = 0.0
+    brake_memory_percent: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=100),
+        Env(help="Available memory below which it brakes; 0: not looked at", unit="percent"),
+    ] = 5.0
+    refuse_memory_percent: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=100),
+        Env(help="Available memory below which starts are refused; 0: never", unit="percent"),
+    ] = 2.0
     drain_timeout_s: Annotated[
         float,
         msgspec.Meta(ge=0),
@@ -50,20 +104,82 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         """Check what the types don't say.
 
         Raises:
-            ValueError: the pool can't be part of a subject, or a bot isn't written as name=module:function.
+            ValueError: the pool can't be part of a subject, or a bot, version, label or claim isn't written as it
+                should be.
         """
         if not _TOKEN.fullmatch(self.pool):
-            raise ValueError(f"GREENROOM_POOL is {self.pool!r}: letters, digits, _ and - only, 128 at most")
-        for bot in self.bots:
-            if not _EXTRA_BOT.fullmatch(bot):
-                raise ValueError(f"GREENROOM_BOTS has {bot!r} (expected: name=module:function)")
+            raise ValueError(f"GREENROOM_POOL is {self.pool!r}: letters, digits, _ and - only, {_MAX_ID} at most")
+        if self.ordinal is not None and self.ordinal < 0:
+            raise ValueError(f"GREENROOM_ORDINAL is {self.ordinal}, which must be >= 0")
+        if not _INSTANCE.fullmatch(self.instance):
+            raise ValueError(f"GREENROOM_INSTANCE is {self.instance!r}: 256 printable characters without spaces")
+        _check("GREENROOM_BOTS", self.bots, _EXTRA_BOT, "name=module:function")
+        _check("GREENROOM_BOT_VERSION", self.bot_version, _VERSION, "a whole number from 1, or name=number")
+        _check("GREENROOM_LABELS", self.labels, _LABEL, "name=value; letters, digits and _ . - in both")
+        _check_once("GREENROOM_BOT_VERSION", self.bot_version)
+        _check_once("GREENROOM_LABELS", self.labels)
+        if self.claim:
+            try:
+                Claim.parse(self.claim)
+            except ValueError as error:
+                raise ValueError(f"GREENROOM_CLAIM is wrong: {error}") from error
+            msgspec.structs.force_setattr(self, "slots", 1)
+            # The process is forked for the session, which is known by then: one in waiting would only be a detour.
+            msgspec.structs.force_setattr(self, "standby", 0)
+
+    @property
+    def claimed(self) -> Claim | None:
+        """The one session that the runner was launched for; None: it takes what it is given."""
+        return Claim.parse(self.claim) if self.claim else None
 
     @property
     def runner_id(self) -> str:
         """The instance id as part of a subject: the dots of a host name become dashes."""
-        return _NOT_TOKEN.sub("-", self.instance_id)[:128]
+        if self.claimed is not None:
+            return self.claimed.runner_id
+        token = _NOT_TOKEN.sub("-", self.instance_id)
+        if len(token) <= _MAX_ID:
+            return token
+        # What tells two long names apart is often at their end.
+        digest = hashlib.sha256(self.instance_id.encode()).hexdigest()[:_DIGEST]
+        return f"{token[: _MAX_ID - _DIGEST - 1]}-{digest}"
 
     @property
     def standby_target(self) -> int:
         """How many warm processes are kept waiting, as long as there are slots for them."""
         return min(self.slots, self.standby)
+
+    @property
+    def label_values(self) -> dict[str, str]:
+        """The labels by name."""
+        return {name: value for name, _, value in (label.partition("=") for label in self.labels)}
+
+    def version_of(self, bot: str) -> int:
+        """Return the version of the agents of `bot` that this runner runs."""
+        versions = {name: int(number) for name, _, number in (each.rpartition("=") for each in self.bot_version)}
+        return versions.get(bot, versions.get("", 1))
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """From where on the runner brakes, and refuses."""
+        if not self.brake:
+            return Thresholds()
+        return Thresholds(
+            loop_lag_ms=self.brake_loop_lag_ms,
+            cpu_pressure_percent=self.brake_cpu_pressure_percent,
+            memory_percent=self.brake_memory_percent,
+            refuse_memory_percent=self.refuse_memory_percent,
+        )
+
+
+def _check(variable: str, items: tuple[str, ...], form: re.Pattern[str], expected: str) -> None:
+    for item in items:
+        if not form.fullmatch(item):
+            raise ValueError(f"{variable} has {item!r} (expected: {expected})")
+
+
+def _check_once(variable: str, items: tuple[str, ...]) -> None:
+    names = [item.partition("=")[0] if "=" in item else "" for item in items]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{variable} says twice what {name or 'the version'} is")

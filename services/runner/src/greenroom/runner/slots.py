@@ -134,7 +134,15 @@ class Slots:
     # ------------------------------------------------------------------------ taking
 
     def offer(
-        self, session: Session, *, now: float, at: datetime, bots: Mapping[str, BotOffer], draining: bool, capacity: int
+        self,
+        session: Session,
+        *,
+        now: float,
+        at: datetime,
+        bots: Mapping[str, BotOffer],
+        draining: bool,
+        capacity: int,
+        overload: str | None = None,
     ) -> Decision:
         """Decide on a start; the same one gets the same answer, whatever has happened since.
 
@@ -147,6 +155,7 @@ class Slots:
             bots: those that were announced.
             draining: whether nothing new is taken.
             capacity: how many sessions can be held now; less than `size` while no process can be had.
+            overload: why the host can't bear one more, whatever is free.
         """
         key = session.id, session.epoch
         older = [held for held in self._held.values() if held.session_id == session.id and held.epoch < session.epoch]
@@ -155,7 +164,7 @@ class Slots:
             self._kill(held, Verdict.of(Reason.FENCED, detail=detail), now)
         if key in self._held or self._ended.get(session.id) == session.epoch:
             return Decision(answer=StartAccepted(session_id=session.id, epoch=session.epoch))
-        refusal = self._refusal(session, bots=bots, draining=draining, capacity=capacity)
+        refusal = self._refusal(session, bots=bots, draining=draining, capacity=capacity, overload=overload)
         if refusal is not None:
             return Decision(answer=refusal)
         lease_s = (session.lease_expires_at - at).total_seconds() if session.lease_expires_at else None
@@ -173,20 +182,19 @@ class Slots:
         return Decision(answer=StartAccepted(session_id=session.id, epoch=session.epoch), held=held)
 
     def _refusal(
-        self, session: Session, *, bots: Mapping[str, BotOffer], draining: bool, capacity: int
+        self, session: Session, *, bots: Mapping[str, BotOffer], draining: bool, capacity: int, overload: str | None
     ) -> StartRefused | None:
         if (stale := self._stale(session)) is not None:
             return StartRefused(code="stale-epoch", detail=stale)
         if draining:
             return StartRefused(code="draining")
-        offer = bots.get(session.bot)
-        if offer is None:
-            return StartRefused(code="bot-unknown", detail=session.bot)
-        if offer.error is not None:
-            return StartRefused(code="bot-import-failed", detail=offer.error)
+        if (refusal := _bot_refusal(session, bots.get(session.bot))) is not None:
+            return refusal
         capacity = min(capacity, self.size)
         if len(self._held) >= capacity:
             return StartRefused(code="no-slot", detail=f"{len(self._held)} of {capacity} are taken")
+        if overload is not None:
+            return StartRefused(code="overloaded", detail=overload)
         return None
 
     def _stale(self, session: Session) -> str | None:
@@ -338,6 +346,21 @@ class Slots:
 
     def _change(self, held: Held, **changes: object) -> None:
         self._held[held.key] = msgspec.structs.replace(held, **changes)
+
+
+def _bot_refusal(session: Session, offer: BotOffer | None) -> StartRefused | None:
+    """Return why the session's bot can't run here.
+
+    Version 1 is what everybody has who says nothing of versions, a lease as well as a runner: it goes with any.
+    """
+    if offer is None:
+        return StartRefused(code="bot-unknown", detail=session.bot)
+    if offer.error is not None:
+        return StartRefused(code="bot-import-failed", detail=offer.error)
+    if session.agent_version != offer.version and 1 not in (session.agent_version, offer.version):
+        detail = f"{session.bot} has version {offer.version} here, not {session.agent_version}"
+        return StartRefused(code="bot-unknown", detail=detail)
+    return None
 
 
 def _times(held: Held) -> Iterator[float]:

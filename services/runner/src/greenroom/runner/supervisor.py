@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
 import structlog
 
 from greenroom.common.clock import Clock
@@ -41,7 +42,7 @@ class Supervisor:
 
     Args:
         settings: of the runner; the zygote gets them too.
-        bots: what the zygote imports.
+        bots: what the zygote imports; None: it is told later (`supply`), and begins with what all bots need.
         clock: time.
         environment: of the zygote, beside what the recipe sets.
         on_change: called when `offers` or `available` has changed.
@@ -52,12 +53,13 @@ class Supervisor:
     Attributes:
         offers: the bots that can run, and those that can't with the reason; of the last zygote that was warm.
         restarts: how many zygotes were started after the first.
+        stages_ms: how long the stages of the last zygote that was warm took.
     """
 
     def __init__(
         self,
         settings: RunnerSettings,
-        bots: tuple[BotSpec, ...],
+        bots: tuple[BotSpec, ...] | None,
         *,
         clock: Clock,
         environment: Mapping[str, str],
@@ -68,6 +70,7 @@ class Supervisor:
     ) -> None:
         self.offers: tuple[BotOffer, ...] = ()
         self.restarts = 0
+        self.stages_ms: Mapping[str, float] = {}
         self.on_change = on_change
         self._settings = settings
         self._bots = bots
@@ -95,6 +98,16 @@ class Supervisor:
     def processes(self) -> frozenset[SessionProcess]:
         """The processes that were forked and haven't been seen to exit."""
         return frozenset(self._processes)
+
+    async def until_available(self) -> None:
+        """Wait until there is a warm zygote."""
+        await self._available.wait()
+
+    def supply(self, bots: tuple[BotSpec, ...]) -> None:
+        """Say which bots the zygote is to import, where that wasn't known when it was started."""
+        self._bots = bots
+        if self._zygote is not None:
+            self._zygote.supply(bots)
 
     async def run(self) -> None:
         """Keep a zygote alive until canceled."""
@@ -155,7 +168,10 @@ class Supervisor:
         try:
             await zygote.warm(self._settings.warmup_timeout_s)
             warm_at = self._clock.monotonic()
-            self.offers = tuple(zygote.offers)
+            self.stages_ms = zygote.stages_ms
+            self.offers = tuple(
+                msgspec.structs.replace(offer, version=self._settings.version_of(offer.name)) for offer in zygote.offers
+            )
             _log.info(
                 "zygote_warm",
                 pid=zygote.pid,

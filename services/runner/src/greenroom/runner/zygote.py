@@ -17,7 +17,8 @@ import structlog
 
 from greenroom.common.log import configure_logging
 from greenroom.runner import childlife, forkwire
-from greenroom.runner.forkwire import Exited, Fork, Forked, ForkFailed, PeerGone, Prepare, Spoiled
+from greenroom.runner.discovery import BotSpec
+from greenroom.runner.forkwire import Bots, Exited, Fork, Forked, ForkFailed, PeerGone, Prepare, Spoiled
 from greenroom.runner.preload import CannotFork, Preloaded, preload
 
 _log = structlog.get_logger()
@@ -112,6 +113,14 @@ class Zygote:
             childlife.leave(lifeline, code)
 
 
+def _await_bots(runner: socket.socket) -> tuple[BotSpec, ...]:
+    """Wait for the message that says which bots to import: nothing else is said to a zygote that isn't warm."""
+    while True:
+        message, _ = forkwire.receive_in_zygote(runner)
+        if isinstance(message, Bots):
+            return message.bots
+
+
 def main(arguments: Sequence[str]) -> int:
     """Be the zygote, until the runner is gone; return the exit code."""
     if len(arguments) != 1 or not arguments[0].isdigit():
@@ -130,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
             "zygote", level=settings.log_level, form=settings.log_format, instance_id=settings.instance_id
         )
         try:
-            preloaded = preload(order, lambda message: forkwire.send(runner, message))
+            preloaded = preload(order, lambda message: forkwire.send(runner, message), lambda: _await_bots(runner))
         except CannotFork as error:
             _log.error("zygote_spoiled", bot=error.bot, detail=error.detail)
             forkwire.send(runner, Spoiled(bot=error.bot, detail=error.detail))

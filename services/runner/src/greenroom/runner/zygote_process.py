@@ -15,7 +15,9 @@ import structlog
 from greenroom.common.messages import BotOffer
 from greenroom.runner import control, forkwire
 from greenroom.runner.control import ToSession
+from greenroom.runner.discovery import BotSpec
 from greenroom.runner.forkwire import (
+    Bots,
     Exited,
     Fork,
     Forked,
@@ -130,6 +132,11 @@ class ZygoteProcess:
         with contextlib.suppress(PeerGone):  # it has ended already, which is seen by its pidfd
             forkwire.send(ours, order)
         return zygote
+
+    def supply(self, bots: tuple[BotSpec, ...]) -> None:
+        """Tell it which bots to import, if its order left that open."""
+        with contextlib.suppress(PeerGone):  # it has ended; the next one is told from the start
+            forkwire.send(self._channel, Bots(bots=bots))
 
     async def warm(self, timeout_s: float) -> None:
         """Wait until it is warm.

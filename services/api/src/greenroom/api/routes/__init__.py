@@ -8,10 +8,17 @@ from litestar.handlers import HTTPRouteHandler
 
 from greenroom.api.agents import Agents
 from greenroom.api.fleet import Fleet
+from greenroom.api.policy import PolicyPublisher
+from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes.events import event_routes
+from greenroom.api.routes.limits import limit_routes
+from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.recordings import recording_routes
+from greenroom.api.routes.rollouts import rollout_routes, weight_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
+from greenroom.api.routes.waiting import queue_routes
+from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
 from greenroom.api.sse import EventStreams
@@ -24,6 +31,9 @@ def all_routes(
     *,
     sessions: Sessions,
     store: Store,
+    policies: PolicyStore,
+    scheduler: SchedulerLink,
+    policy: PolicyPublisher,
     streams: EventStreams,
     agents: Agents,
     fleet: Fleet,
@@ -37,11 +47,18 @@ def all_routes(
         *session_routes(sessions, store, settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
+        *queue_routes(scheduler),
+        *limit_routes(policies, scheduler),
+        *pool_routes(policies, scheduler, fleet),
+        *reservation_routes(policies),
+        *rollout_routes(policies, scheduler),
+        *weight_routes(policies),
         *system_routes(
             agents=agents,
             fleet=fleet,
             store=store,
             broker=broker,
+            policy=policy,
             readiness=readiness,
             instance_id=settings.instance_id,
             schema=schema,

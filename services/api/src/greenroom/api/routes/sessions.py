@@ -5,6 +5,7 @@ from typing import Annotated, Final, cast
 
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath, FromQuery, HeaderParameter, QueryParameter
 from opentelemetry import trace
@@ -13,13 +14,14 @@ from greenroom.api import cursor as cursors
 from greenroom.api import examples
 from greenroom.api.auth import SESSIONS_READ, SESSIONS_WRITE, caller_of
 from greenroom.api.body import JsonBody
+from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.handshake import PATH as MEDIA_PATH
 from greenroom.api.idempotency import InvalidIdempotencyKey
-from greenroom.api.problem import CODE_KEY
+from greenroom.api.problem import CODE_KEY, Problem, retry_after
 from greenroom.api.problem import MEDIA_TYPE as PROBLEM_TYPE
 from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.api.schemas import CreateSession, SessionPage, SessionView, StopSession, session_view
-from greenroom.api.sessions import SessionEndedEarly, Sessions
+from greenroom.api.sessions import Sessions
 from greenroom.api.sql import SessionFilter
 from greenroom.api.store import Store
 from greenroom.common import errors, telemetry
@@ -30,6 +32,15 @@ _MAX_PAGE: Final = 200
 _OK: Final = 200
 _CREATED: Final = 201
 _ACCEPTED: Final = 202
+_TOO_MANY: Final = 429
+# Its code is the reason of a session's end, so it isn't one of the catalogue's classes.
+_LIMIT_REACHED: Final = ResponseSpec(
+    Problem,
+    generate_examples=False,
+    description="`limit-reached`: A limit refuses the session; `Retry-After` says when to ask again",
+    media_type=PROBLEM_TYPE,
+    examples=[Example(summary="limit-reached", value=examples.LIMIT_REACHED)],
+)
 
 
 def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> list[HTTPRouteHandler]:
@@ -52,6 +63,7 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         responses={
             _CREATED: answer(SessionView, "It exists, and has come as far as `wait` asks for", examples.CREATED),
             _ACCEPTED: answer(SessionView, "It exists; `wait_timeout_s` passed before that", examples.WAITING),
+            _TOO_MANY: _LIMIT_REACHED,
             **problems(
                 errors.MalformedJson,
                 InvalidIdempotencyKey,
@@ -80,17 +92,21 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
 
         The answer has the way for the client to connect, a WebSocket whose URL is good for one connection within five
         minutes. With `wait` it comes when the session has come that far, and with a typed problem if the session has
-        ended before; its `code` is then the reason of the end.
+        ended before; its `code` is then the reason of the end. One that a limit or a busy room refuses is such a
+        problem at once (`429 limit-reached`, `409 room-busy`), whatever `wait` says.
         """
         only_query(request)
         caller = caller_of(request)
-        created = await sessions.create(caller, data, idempotency_key, _media_url(request, public_url))
+        created = await sessions.create(
+            caller, data, idempotency_key, _media_url(request, public_url), lambda: _closed(request)
+        )
         _name(created.session_id, caller.tenant)
         headers = {"idempotent-replayed": "true"} if created.replayed else {}
         if created.created:
             headers["location"] = f"/v1/sessions/{created.session_id}"
         else:
             request.scope["state"][CODE_KEY] = SessionEndedEarly.code
+            headers |= retry_after(created.retry_after_s)
         return Response(
             cast("SessionView", created.body),
             status_code=created.status,
@@ -194,6 +210,12 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         return Response(view, status_code=_OK if view.state is State.ENDED else _ACCEPTED)
 
     return [create_session, list_sessions, get_session, stop_session]
+
+
+async def _closed(request: AnyRequest) -> None:
+    """Return when the caller's connection is closed; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _media_url(request: AnyRequest, public_url: str | None) -> str:

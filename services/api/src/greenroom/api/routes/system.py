@@ -11,6 +11,7 @@ from greenroom.api import examples
 from greenroom.api.agents import Agents
 from greenroom.api.auth import ADMIN, SESSIONS_READ, caller_of
 from greenroom.api.fleet import Fleet, Runner
+from greenroom.api.policy import PolicyPublisher
 from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.api.schemas import (
     AgentList,
@@ -45,6 +46,7 @@ def system_routes(
     fleet: Fleet,
     store: Store,
     broker: Broker,
+    policy: PolicyPublisher,
     readiness: Readiness,
     instance_id: str,
     schema: Callable[[], dict[str, Any]],
@@ -113,6 +115,8 @@ def system_routes(
             counts = await store.session_counts(caller_of(request).tenant)
         except DatabaseUnavailable as error:
             problems_found["database"] = error.code
+        if policy.problem is not None:
+            problems_found["policy"] = policy.problem
         scheduler = await _scheduler(broker)
         if scheduler.leader is None:
             problems_found["scheduler"] = SchedulerUnavailable.code
@@ -157,19 +161,23 @@ def _runner_view(runner: Runner) -> RunnerView:
         state="lost" if runner.lost else "draining" if beat.draining else "serving",
         age_s=round(runner.age_s, 3),
         slots=beat.slots,
-        free=0 if runner.lost or beat.draining else max(beat.slots - len(beat.sessions), 0),
+        free=0 if runner.lost or beat.draining or beat.brake else max(beat.slots - len(beat.sessions), 0),
         standby=beat.standby,
         sessions=[
             HeldView(session_id=held.session_id, tenant=held.tenant, phase=held.phase, since=held.since)
             for held in beat.sessions
         ],
-        bots=[BotView(name=bot.name, error=bot.error) for bot in beat.bots],
+        bots=[BotView(name=bot.name, error=bot.error, version=bot.version) for bot in beat.bots],
         cpu=beat.load.cpu,
         memory_available=beat.load.memory_available,
         loop_lag_ms=beat.load.loop_lag_ms,
         host=beat.host,
         version=beat.version,
         started_at=beat.started_at,
+        brake=beat.brake,
+        labels=beat.labels,
+        instance=beat.instance,
+        claim=beat.claim,
     )
 
 

@@ -1,0 +1,104 @@
+"""The commands that show and steer scheduling: `greenroom fleet`, `queue`, `why` and `limits`."""
+
+import asyncio
+
+import rich_click as click
+from rich.console import Console
+
+_console = Console()
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Print it once instead of keeping it on the screen.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+def fleet(*, once: bool, as_json: bool) -> None:
+    """Watch pools and runners until Ctrl-C.
+
+    Runners are shown to keys with the scope `admin`, since they show the sessions of all tenants.
+    """
+    from greenroom.devtools import fleet  # noqa: PLC0415 - as in `cli`: `--help` must load nothing
+
+    asyncio.run(fleet.fleet(_console, once=once, as_json=as_json))
+
+
+@click.command()
+@click.option("--pool", help="Only sessions for this pool.")
+@click.option("--all", "everybody", is_flag=True, help="Sessions of all tenants; needs the scope `admin`.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+def queue(*, pool: str | None, everybody: bool, limit: int, as_json: bool) -> None:
+    """List waiting sessions in their order, and what each waits for."""
+    from greenroom.devtools import waiting  # noqa: PLC0415
+
+    asyncio.run(waiting.queue(_console, pool=pool, everybody=everybody, limit=limit, as_json=as_json))
+
+
+@click.command()
+@click.argument("session")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+def why(session: str, *, as_json: bool) -> None:
+    """Explain what was decided about SESSION, from what, and what happened to it.
+
+    From what is stored, so it works for as long as the session's history is kept.
+    """
+    from greenroom.devtools import why  # noqa: PLC0415
+
+    asyncio.run(why.why(_console, session, as_json=as_json))
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def limits(context: click.Context) -> None:
+    """Limits on sessions: how many of what at once, and how fast."""
+    if context.invoked_subcommand is None:
+        context.invoke(limits_list)
+
+
+@limits.command("list")
+def limits_list() -> None:
+    """List limits, and how much of each is used now."""
+    from greenroom.devtools import limits  # noqa: PLC0415
+
+    asyncio.run(limits.show(_console))
+
+
+@limits.command("set")
+@click.argument("limit")
+@click.option(
+    "--scope",
+    required=True,
+    type=click.Choice(["tenant", "agent", "agent_version", "carrier", "number", "account"]),
+    help="What it counts by.",
+)
+@click.option("--tenant", default="*", show_default=True, help="Whose sessions; `*`: each tenant's by themselves.")
+@click.option("--key", default="*", show_default=True, help="Which agent, account, …; `*`: each by itself.")
+@click.option("--sessions", type=click.IntRange(0), help="How many at once.")
+@click.option("--starts-per-s", type=click.FloatRange(0, min_open=True), help="How many may start in a second.")
+@click.option("--refuse", is_flag=True, help="Refuse what is beyond `--sessions`; otherwise it waits.")
+def limits_set(  # noqa: PLR0917 - click passes options by name
+    limit: str, scope: str, tenant: str, key: str, sessions: int | None, starts_per_s: float | None, *, refuse: bool
+) -> None:
+    """Make the limit called LIMIT, or replace it; schedulers go by it within two seconds."""
+    from greenroom.devtools import limits  # noqa: PLC0415
+
+    wish = {
+        "scope": scope,
+        "tenant": tenant,
+        "key": key,
+        "max_sessions": sessions,
+        "max_starts_per_s": starts_per_s,
+        "at_limit": "refuse" if refuse else "queue",
+    }
+    asyncio.run(limits.put(_console, limit, wish))
+
+
+@limits.command("delete")
+@click.argument("limit")
+def limits_delete(limit: str) -> None:
+    """Delete the limit called LIMIT."""
+    from greenroom.devtools import limits  # noqa: PLC0415
+
+    asyncio.run(limits.delete(_console, limit))
+
+
+COMMANDS = (fleet, queue, why, limits)

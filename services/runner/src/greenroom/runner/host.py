@@ -1,0 +1,79 @@
+"""What the kernel says of this host, and of the control group that the runner and its sessions share."""
+
+from pathlib import Path
+from typing import Final
+
+# Fields of /proc/stat that are idle time: idle and iowait.
+_IDLE: Final = (3, 4)
+
+
+class Host:
+    """Reads the files of the kernel; what isn't there (no control group, no PSI) is None.
+
+    Args:
+        proc: where procfs is.
+        cgroups: where the control groups (version 2) are.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
+        self._proc = proc
+        self._groups = _own_groups(proc, cgroups)
+
+    def processor_ticks(self) -> tuple[int, int]:
+        """Return the ticks (10 ms each) that all processors were busy, and those there were, since the boot."""
+        line = (self._proc / "stat").read_text(encoding="ascii").partition("\n")[0]
+        fields = [int(word) for word in line.split()[1:9]]
+        return sum(fields) - sum(fields[index] for index in _IDLE), sum(fields)
+
+    def memory_available(self) -> int:
+        """Return the bytes of memory that the host still has."""
+        return self._memory().get("MemAvailable", 0) * 1024
+
+    def memory_available_percent(self) -> float | None:
+        """Return what is available of the host's memory, or of a control group's limit, whichever is less."""
+        memory = self._memory()
+        shares = [share for group in self._groups if (share := _group_share(group)) is not None]
+        if total := memory.get("MemTotal", 0):
+            shares.append(memory.get("MemAvailable", 0) / total)
+        return round(100 * min(shares), 1) if shares else None
+
+    def cpu_pressure_percent(self) -> float | None:
+        """Return the share of the last 10 s in which work waited for a processor; throttling counts."""
+        for path in (*(group / "cpu.pressure" for group in self._groups[:1]), self._proc / "pressure" / "cpu"):
+            text = _read(path)
+            if text is not None and text.startswith("some avg10="):
+                return float(text.split()[1].partition("=")[2])
+        return None
+
+    def _memory(self) -> dict[str, int]:
+        """Return /proc/meminfo, in KiB."""
+        lines = (self._proc / "meminfo").read_text(encoding="ascii").splitlines()
+        return {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+
+
+def _own_groups(proc: Path, cgroups: Path) -> tuple[Path, ...]:
+    """Return the control group of this process and those above it: each may have a limit."""
+    text = _read(proc / "self" / "cgroup") or ""
+    own = next((line.removeprefix("0::/") for line in text.splitlines() if line.startswith("0::/")), None)
+    if own is None:
+        return ()
+    folder = cgroups / own
+    return tuple(each for each in (folder, *folder.parents) if each.is_relative_to(cgroups))
+
+
+def _group_share(group: Path) -> float | None:
+    limit, used = _read(group / "memory.max"), _read(group / "memory.current")
+    if limit is None or used is None or not limit.strip().isdigit():
+        return None
+    stat = _read(group / "memory.stat") or ""
+    # The page cache that nobody has used lately counts as used, but goes as soon as it is needed.
+    cache = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
+    most = int(limit)
+    return max(most - max(int(used) - cache, 0), 0) / most if most else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return None

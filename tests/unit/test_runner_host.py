@@ -1,0 +1,106 @@
+"""What the runner reads of its host, and what it makes of it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from greenroom.common.clock import SystemClock
+from greenroom.runner.brake import Thresholds
+from greenroom.runner.host import Host
+from greenroom.runner.load import HostLoad
+
+MEMINFO = (
+    "MemTotal:       1000000 kB\nMemFree:          10000 kB\nMemAvailable:    400000 kB\nHugePages_Total:       0\n"
+)
+STAT = "cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 100 0 50 800 50 0 0 0 0 0\n"
+PRESSURE = "some avg10={} avg60=0.00 avg300=0.00 total=1\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A kernel's files: 40 % of the memory available, no control group, no pressure."""
+    write(tmp_path / "proc" / "meminfo", MEMINFO)
+    write(tmp_path / "proc" / "stat", STAT)
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file and the folders to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def host(root: Path) -> Host:
+    """A host of these files."""
+    return Host(root / "proc", root / "cgroup")
+
+
+def group(root: Path, name: str, *, limit: str, used: int, cache: int = 0) -> None:
+    """Make a control group and be in it."""
+    write(root / "proc" / "self" / "cgroup", f"4:memory:/elsewhere\n0::/{name}\n")
+    write(root / "cgroup" / name / "memory.max", f"{limit}\n")
+    write(root / "cgroup" / name / "memory.current", f"{used}\n")
+    write(root / "cgroup" / name / "memory.stat", f"anon 1\ninactive_file {cache}\n")
+
+
+def test_a_host_without_control_groups(root: Path) -> None:
+    """Memory is the host's, and what the kernel doesn't tell is None."""
+    it = host(root)
+    assert it.memory_available() == 400_000 * 1024
+    assert it.memory_available_percent() == 40.0
+    assert it.cpu_pressure_percent() is None
+    assert it.processor_ticks() == (150, 1000)
+
+
+def test_the_limit_of_a_control_group_counts(root: Path) -> None:
+    """What is left of the own group's limit counts if it is less; cache that can go is left."""
+    group(root, "nomad/task", limit="1000", used=950, cache=50)
+    assert host(root).memory_available_percent() == 10.0
+
+
+def test_a_group_above_may_have_the_limit(root: Path) -> None:
+    """Without a limit of its own a group is bound by those above it."""
+    group(root, "slice", limit="1000", used=980)
+    group(root, "slice/task", limit="max", used=10)
+    assert host(root).memory_available_percent() == 2.0
+
+
+def test_the_pressure_is_that_of_the_own_group(root: Path) -> None:
+    """A throttled group waits though the host is idle; without one, the host's pressure is told."""
+    write(root / "proc" / "pressure" / "cpu", PRESSURE.format("12.50"))
+    assert host(root).cpu_pressure_percent() == 12.5
+    group(root, "task", limit="max", used=1)
+    write(root / "cgroup" / "task" / "cpu.pressure", PRESSURE.format("98.00"))
+    assert host(root).cpu_pressure_percent() == 98.0
+
+
+def test_this_host_can_be_read() -> None:
+    """The real files are understood."""
+    it = Host()
+    assert it.memory_available() > 0
+    share = it.memory_available_percent()
+    assert share is not None
+    assert 0 < share <= 100
+
+
+async def test_a_change_of_the_brake_is_told(root: Path) -> None:
+    """The load brakes on what it reads, tells so once, and refuses below the floor."""
+    told: list[str | None] = []
+    thresholds = Thresholds(memory_percent=30, refuse_memory_percent=10)
+    load = HostLoad(thresholds, clock=SystemClock(), on_change=lambda: told.append(load.brake), host=host(root))
+    running = asyncio.create_task(load.run())
+    try:
+        assert load.brake is None
+        write(root / "proc" / "meminfo", MEMINFO.replace("400000", "90000"))
+        async with asyncio.timeout(5):
+            while not told:
+                await asyncio.sleep(0.05)
+        assert told == ["9 % memory available"]
+        assert load.overload == "9 % memory available"
+        assert load.sample().memory_available == 90_000 * 1024
+        await asyncio.sleep(0.6)
+        assert len(told) == 1
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
