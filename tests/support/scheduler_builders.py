@@ -1,13 +1,20 @@
 """Sessions, heartbeats and fleets in few words, for tests of the scheduler's decisions."""
 
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from greenroom.common import lifecycle
 from greenroom.common.lifecycle import Leased, Ready, Requested, Session, Started, Transition
 from greenroom.common.messages import BotOffer, Heartbeat, HeldSession
-from greenroom.scheduler import fleet as fleets
+from greenroom.common.policy import Policy
+from greenroom.scheduler.actions import Action, ColdLease, Lease, RollBack, Waiting
+from greenroom.scheduler.board import Board, Cold
 from greenroom.scheduler.fleet import Fleet
+from greenroom.scheduler.history import History
+from greenroom.scheduler.settle import PlanLimits, Tracked
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 ECHO = (BotOffer(name="echo"),)
@@ -52,7 +59,71 @@ def heartbeat(
 
 def fleet(*heartbeats: Heartbeat, heard: float = 0, hearing_since: float = -60) -> Fleet:
     """Return a fleet after some heartbeats that all came in at one time."""
-    result = fleets.ticked(Fleet(), at(hearing_since), connected=True)
+    result = Fleet()
+    result.ticked(at(hearing_since), connected=True)
     for each in heartbeats:
-        result = fleets.heard(result, each, at(heard))
+        result.heard(each, at(heard))
     return result
+
+
+class Decided(NamedTuple):
+    """A plan, and why the others wait once it is being carried out."""
+
+    actions: Sequence[Action]
+    waiting: Sequence[Waiting]
+
+    @property
+    def leased_to(self) -> dict[str, str]:
+        """Which runner each session is leased to."""
+        return {each.session_id: each.transition.runner_id for each in self.actions if isinstance(each, Lease)}
+
+    @property
+    def texts(self) -> list[str]:
+        """What each session that waits is told."""
+        return [str(each) for each in self.waiting]
+
+
+def board_of(
+    known: Fleet,
+    sessions: Iterable[Tracked],
+    limits: PlanLimits | None = None,
+    policy: Policy | None = None,
+    history: History | None = None,
+) -> Board:
+    """Return a board that was told of some sessions."""
+    board = Board(known, limits or PlanLimits(), policy, history=history)
+    for tracked in sessions:
+        board.session_changed(tracked)
+    return board
+
+
+def begin(board: Board, actions: Iterable[Action], now: datetime) -> None:
+    """Tell a board that actions are under way, as the executor does."""
+    for action in actions:
+        if isinstance(action, RollBack):
+            continue
+        tracked = board.sessions[action.session_id]
+        document = tracked.session
+        if isinstance(action, Lease | ColdLease):
+            document = lifecycle.apply(document, action.transition, now)
+        board.session_changed(msgspec.structs.replace(tracked, session=document, busy=True))
+
+
+def decide(
+    now: float,
+    known: Fleet,
+    *sessions: Session | Tracked,
+    seen: float = 0,
+    limits: PlanLimits | None = None,
+    policy: Policy | None = None,
+    cold: Cold | None = None,
+    history: History | None = None,
+) -> Decided:
+    """Plan with sessions that this scheduler has seen at some time, and asked for itself."""
+    tracked = [
+        each if isinstance(each, Tracked) else Tracked(session=each, seen_at=at(seen), asked=True) for each in sessions
+    ]
+    board = board_of(known, tracked, limits, policy, history)
+    actions = board.plan(at(now), cold).actions
+    begin(board, actions, at(now))
+    return Decided(actions, board.outlook().waiting())

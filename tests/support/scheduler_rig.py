@@ -13,6 +13,8 @@ from greenroom.common.metrics import Metrics
 from greenroom.scheduler.__main__ import compose
 from greenroom.scheduler.app import Scheduler
 from greenroom.scheduler.counters import Counters
+from greenroom.scheduler.launchers.base import Launcher
+from greenroom.scheduler.launchers.none import NoLauncher
 from greenroom.scheduler.settings import SchedulerSettings
 from tests.support.leaping_time import LoopClock
 from tests.support.memory_broker import MemoryBroker, MemoryServer
@@ -41,6 +43,7 @@ class Rig:
         self.server = MemoryServer()
         self.broker = self.server.connect()
         self.clock: Clock = LoopClock()
+        self.launcher: Launcher = NoLauncher()
         self.ledger = Ledger(self.broker, clock=self.clock)
         self._schedulers: list[RunningScheduler] = []
 
@@ -57,7 +60,7 @@ class Rig:
         """Start a scheduler."""
         broker, counters = self.server.connect(), Counters(Metrics())
         known = SchedulerSettings(instance_id=name, **settings)
-        running = RunningScheduler(broker, compose(known, broker, self.clock, counters), counters)
+        running = RunningScheduler(broker, compose(known, broker, self.clock, counters, self.launcher), counters)
         self._schedulers.append(running)
         return running
 

@@ -10,38 +10,12 @@ from greenroom.common.lifecycle import (
     Leased,
     OnLoss,
     Outcome,
-    Session,
 )
 from greenroom.common.messages import BotOffer, Heartbeat
 from greenroom.common.reasons import Reason
-from greenroom.scheduler import fleet as fleets
-from greenroom.scheduler.actions import Ask, EndUnheld, Expire, GiveUp, Lease, MarkLost, Plan, Requeue, Waiting
-from greenroom.scheduler.core import PlanLimits, Tracked, plan
-from greenroom.scheduler.fleet import Fleet
-from tests.support.scheduler_builders import T0, at, fleet, heartbeat, lease, running, session
-
-LIMITS = PlanLimits()
-
-
-def decide(
-    now: float, known: Fleet, *sessions: Session | Tracked, seen: float = 0, limits: PlanLimits = LIMITS
-) -> Plan:
-    """Plan with sessions that this scheduler has seen at some time, and asked for itself."""
-    tracked = [
-        each if isinstance(each, Tracked) else Tracked(session=each, seen_at=at(seen), asked=True) for each in sessions
-    ]
-    return plan(at(now), known, tracked, limits)
-
-
-def leased_to(decided: Plan) -> dict[str, str]:
-    """Return which runner each session is leased to by a plan."""
-    return {each.session_id: each.transition.runner_id for each in decided.actions if isinstance(each, Lease)}
-
-
-def waiting(decided: Plan) -> list[str]:
-    """Return what each session that waits is told."""
-    return [str(each) for each in decided.waiting]
-
+from greenroom.scheduler.actions import Ask, EndUnheld, Expire, GiveUp, Lease, MarkLost, Requeue, Waiting
+from greenroom.scheduler.core import PlanLimits, Tracked
+from tests.support.scheduler_builders import T0, at, decide, fleet, heartbeat, lease, running, session
 
 # ---------------------------------------------------------------------------- placement
 
@@ -50,7 +24,9 @@ def test_a_session_is_leased_to_a_free_runner() -> None:
     """The lease carries the next epoch and runs out after `lease_s`."""
     decided = decide(1, fleet(heartbeat()), session("s1"))
     (action,) = decided.actions
-    assert action == Lease(session_id="s1", transition=Leased(runner_id="r1", epoch=1, expires_at=at(6)))
+    assert isinstance(action, Lease)
+    assert action.session_id == "s1"
+    assert action.transition == Leased(runner_id="r1", epoch=1, expires_at=at(6), agent_version=1)
     assert decided.waiting == []
 
 
@@ -58,14 +34,14 @@ def test_first_come_first_served_then_by_id() -> None:
     """Who asked first gets the slot; ids, which grow with time, decide a tie."""
     late, early, tie = session("a", requested=2), session("c", requested=1), session("b", requested=1)
     decided = decide(3, fleet(heartbeat(slots=2)), late, early, tie)
-    assert leased_to(decided) == {"b": "r1", "c": "r1"}
-    assert waiting(decided) == ["1st of 1: no free slot in pool default (2/2 busy)"]
+    assert decided.leased_to == {"b": "r1", "c": "r1"}
+    assert decided.texts == ["1st of 1: no free slot in pool default (2/2 busy)"]
 
 
 def test_a_session_that_fits_nowhere_holds_nobody_up() -> None:
     """The queue is first come first served among those who want the same slots."""
     decided = decide(3, fleet(heartbeat()), session("a", bot="ghost"), session("b", requested=1))
-    assert leased_to(decided) == {"b": "r1"}
+    assert decided.leased_to == {"b": "r1"}
     assert [each.session_id for each in decided.waiting] == ["a"]
 
 
@@ -73,7 +49,7 @@ def test_sessions_are_packed_onto_the_most_used_runner() -> None:
     """So that the others run empty and can be stopped or given large loads."""
     held = running("x", "r2")
     decided = decide(1, fleet(heartbeat("r1"), heartbeat("r2", held=(held,))), held, session("s1"))
-    assert leased_to(decided) == {"s1": "r2"}
+    assert decided.leased_to == {"s1": "r2"}
 
 
 def test_sessions_are_spread_when_told_so() -> None:
@@ -81,22 +57,22 @@ def test_sessions_are_spread_when_told_so() -> None:
     held = running("x", "r1")
     known = fleet(heartbeat("r1", held=(held,)), heartbeat("r2"))
     decided = decide(1, known, held, session("s1"), limits=PlanLimits(spread=True))
-    assert leased_to(decided) == {"s1": "r2"}
+    assert decided.leased_to == {"s1": "r2"}
 
 
 def test_a_warm_runner_is_preferred_over_a_fuller_cold_one() -> None:
     """Starting from a warm process is some ten times faster than forking one first."""
     held = running("x", "r2")
     known = fleet(heartbeat("r1", standby=1), heartbeat("r2", held=(held,), standby=0))
-    assert leased_to(decide(1, known, held, session("s1"))) == {"s1": "r1"}
+    assert decide(1, known, held, session("s1")).leased_to == {"s1": "r1"}
 
 
 def test_a_warm_process_is_promised_once() -> None:
     """Leases granted since the heartbeat have taken its warm processes, in this plan and in earlier ones."""
     known = fleet(heartbeat("r1", standby=1), heartbeat("r2", standby=1))
-    assert leased_to(decide(1, known, session("a"), session("b"))) == {"a": "r1", "b": "r2"}
+    assert decide(1, known, session("a"), session("b")).leased_to == {"a": "r1", "b": "r2"}
     granted = session("x", lease("r1"))
-    assert leased_to(decide(1, known, granted, session("b"))) == {"b": "r2"}
+    assert decide(1, known, granted, session("b")).leased_to == {"b": "r2"}
 
 
 def test_slots_are_counted_from_both_sides() -> None:
@@ -104,8 +80,8 @@ def test_slots_are_counted_from_both_sides() -> None:
     granted, gone = session("granted", lease("r1")), running("gone", "r1")
     known = fleet(heartbeat(slots=3, held=(gone,)))
     decided = decide(1, known, granted, session("a", requested=1), session("b", requested=2))
-    assert leased_to(decided) == {"a": "r1"}
-    assert waiting(decided) == ["1st of 1: no free slot in pool default (3/3 busy)"]
+    assert decided.leased_to == {"a": "r1"}
+    assert decided.texts == ["1st of 1: no free slot in pool default (3/3 busy)"]
 
 
 def test_two_epochs_of_a_session_on_one_runner_take_two_slots() -> None:
@@ -113,7 +89,7 @@ def test_two_epochs_of_a_session_on_one_runner_take_two_slots() -> None:
     before = session("s", lease("r1"))
     again = msgspec.structs.replace(before, epoch=2)
     known = fleet(heartbeat(slots=2, held=(before,)))
-    assert leased_to(decide(1, known, again, session("other"))) == {}
+    assert decide(1, known, again, session("other")).leased_to == {}
 
 
 @pytest.mark.parametrize(
@@ -134,29 +110,31 @@ def test_two_epochs_of_a_session_on_one_runner_take_two_slots() -> None:
 def test_who_waits_knows_why(beat: Heartbeat | None, text: str) -> None:
     """Each way in which no runner can take a session has words of its own."""
     known = fleet(beat) if beat else fleet()
-    assert waiting(decide(1, known, session("s"))) == [f"1st of 1: {text}"]
+    assert decide(1, known, session("s")).texts == [f"1st of 1: {text}"]
 
 
 def test_a_runner_that_refused_a_session_is_not_asked_again_for_it() -> None:
     """Others may still have it."""
     refused = msgspec.structs.replace(session("s"), refused_by=("r1",))
     decided = decide(1, fleet(heartbeat("r1")), refused, session("other", requested=1))
-    assert leased_to(decided) == {"other": "r1"}
-    assert waiting(decided) == ["1st of 1: every runner that offers bot echo has refused the session"]
-    assert leased_to(decide(1, fleet(heartbeat("r1"), heartbeat("r2")), refused)) == {"s": "r2"}
+    assert decided.leased_to == {"other": "r1"}
+    assert decided.texts == ["1st of 1: every runner that offers bot echo has refused the session"]
+    assert decide(1, fleet(heartbeat("r1"), heartbeat("r2")), refused).leased_to == {"s": "r2"}
 
 
 def test_a_runner_without_a_heartbeat_gets_nothing() -> None:
     """Up to 6 s it counts as up, from then on not."""
-    assert leased_to(decide(5.9, fleet(heartbeat()), session("s"))) == {"s": "r1"}
-    assert leased_to(decide(6, fleet(heartbeat()), session("s"))) == {}
+    assert decide(5.9, fleet(heartbeat()), session("s")).leased_to == {"s": "r1"}
+    assert decide(6, fleet(heartbeat()), session("s")).leased_to == {}
 
 
 def test_a_runner_that_had_no_slot_is_full_until_its_next_heartbeat() -> None:
     """It knows of something that its heartbeat didn't show; asking it again at once would be a loop."""
-    known = fleets.closed(fleet(heartbeat()), ("default", "r1"))
-    assert waiting(decide(1, known, session("s"))) == ["1st of 1: no free slot in pool default (4/4 busy)"]
-    assert leased_to(decide(1, fleets.heard(known, heartbeat(seq=2), at(1)), session("s"))) == {"s": "r1"}
+    known = fleet(heartbeat())
+    known.closed(("default", "r1"))
+    assert decide(1, known, session("s")).texts == ["1st of 1: no free slot in pool default (4/4 busy)"]
+    known.heard(heartbeat(seq=2), at(1))
+    assert decide(1, known, session("s")).leased_to == {"s": "r1"}
 
 
 def test_each_pool_has_a_queue_of_its_own() -> None:
@@ -213,7 +191,8 @@ def test_a_lease_of_another_scheduler_is_asked_for() -> None:
     """Whoever granted it may have died before asking; a runner that was asked says the same again."""
     granted = session("s", lease("r1"))
     tracked = Tracked(session=granted, seen_at=T0, asked=False)
-    assert decide(1, fleet(heartbeat()), tracked).actions == (Ask(session_id="s"),)
+    (action,) = decide(1, fleet(heartbeat()), tracked).actions
+    assert isinstance(action, Ask)
     assert decide(1, fleet(heartbeat(held=(granted,))), tracked).actions == ()
     assert decide(1, fleet(hearing_since=0), tracked).actions == ()
 
@@ -263,20 +242,24 @@ def test_a_scheduler_that_does_not_hear_declares_nothing() -> None:
     """Without a connection, or after it, silence counts only from when it could have been broken."""
     held = running("s", "r1")
     known = fleet(heartbeat(held=(held,)))
-    assert decide(100, fleets.ticked(known, at(0), connected=False), held).actions == ()
-    back = fleets.ticked(fleets.ticked(known, at(50), connected=False), at(51), connected=True)
-    assert decide(56.9, back, held).actions == ()
-    assert [type(each) for each in decide(57, back, held).actions] == [Requeue]
+    known.ticked(at(0), connected=False)
+    assert decide(100, known, held).actions == ()
+    known.ticked(at(50), connected=False)
+    known.ticked(at(51), connected=True)
+    assert decide(56.9, known, held).actions == ()
+    assert [type(each) for each in decide(57, known, held).actions] == [Requeue]
 
 
 def test_a_scheduler_that_was_stopped_declares_nothing() -> None:
     """Ticks that are missing mean that it didn't listen, whatever the clock says now."""
     held = running("s", "r1")
-    known = fleets.ticked(fleet(heartbeat(held=(held,))), at(0), connected=True)
-    assert decide(30, fleets.ticked(known, at(30), connected=True), held).actions == ()
-    set_back = fleets.ticked(fleets.ticked(known, at(1), connected=True), at(-3600), connected=True)
-    assert decide(-3600, set_back, held).actions == ()
-    assert [type(each) for each in decide(-3594, set_back, held).actions] == [Requeue]
+    known = fleet(heartbeat(held=(held,)))
+    known.ticked(at(0), connected=True)
+    known.ticked(at(30), connected=True)
+    assert decide(30, known, held).actions == ()
+    known.ticked(at(-3600), connected=True)
+    assert decide(-3600, known, held).actions == ()
+    assert [type(each) for each in decide(-3594, known, held).actions] == [Requeue]
 
 
 def test_a_runner_that_was_never_heard_is_lost_too() -> None:
@@ -291,7 +274,7 @@ def test_a_session_that_its_runner_no_longer_reports_is_lost() -> None:
     held = running("s", "r1", on_loss=OnLoss.NEVER)
     known = fleet(heartbeat(held=(held,)))
     for second in range(1, 5):
-        known = fleets.heard(known, heartbeat(seq=1 + second), at(second))
+        known.heard(heartbeat(seq=1 + second), at(second))
         actions = decide(second, known, held).actions
         assert [type(each) for each in actions] == ([MarkLost] if second == 4 else [])
 
@@ -299,18 +282,19 @@ def test_a_session_that_its_runner_no_longer_reports_is_lost() -> None:
 def test_a_runner_that_is_silent_reports_nothing_missing() -> None:
     """Only its own heartbeats can leave a session out; until they come it may still be there."""
     held = running("s", "r1", on_loss=OnLoss.NEVER)
-    known = fleets.heard(fleet(heartbeat(held=(held,))), heartbeat(seq=2), at(1))
+    known = fleet(heartbeat(held=(held,)))
+    known.heard(heartbeat(seq=2), at(1))
     assert decide(5, known, held).actions == ()
 
 
 def test_a_session_that_has_just_started_may_be_missing_from_a_heartbeat() -> None:
     """The heartbeat may be older than the claim."""
     held = running("s", "r1")
-    known = fleets.heard(fleet(heartbeat()), heartbeat(seq=2), at(10))
+    known = fleet(heartbeat())
+    known.heard(heartbeat(seq=2), at(10))
     assert decide(10, known, held, seen=9).actions == ()
-    assert [type(each) for each in decide(12, fleets.heard(known, heartbeat(seq=3), at(12)), held, seen=9).actions] == [
-        Requeue
-    ]
+    known.heard(heartbeat(seq=3), at(12))
+    assert [type(each) for each in decide(12, known, held, seen=9).actions] == [Requeue]
 
 
 def test_a_restarted_runner_has_lost_what_it_held() -> None:
@@ -318,7 +302,7 @@ def test_a_restarted_runner_has_lost_what_it_held() -> None:
     held = running("s", "r1")
     known = fleet(heartbeat(held=(held,), seq=500))
     for second in range(1, 5):
-        known = fleets.heard(known, heartbeat(seq=second, started_at=at(1)), at(second))
+        known.heard(heartbeat(seq=second, started_at=at(1)), at(second))
     assert [type(each) for each in decide(4, known, held).actions] == [Requeue]
 
 
@@ -326,7 +310,9 @@ def test_a_heartbeat_that_was_overtaken_changes_nothing() -> None:
     """The later one has been heard already."""
     held = running("s", "r1")
     known = fleet(heartbeat(held=(held,), seq=5))
-    assert fleets.heard(known, heartbeat(seq=4), at(1)) == known
+    before = dict(known.runners)
+    assert not known.heard(heartbeat(seq=4), at(1))
+    assert known.runners == before
 
 
 @pytest.mark.parametrize("gone", ["silent", "missing"])
@@ -336,7 +322,7 @@ def test_an_end_that_nobody_sees_through_is_written_by_the_scheduler(gone: str) 
     held = lifecycle.apply(running("s", "r1"), ending, T0)
     known = fleet(heartbeat(held=(held,) if gone == "silent" else ()))
     if gone == "missing":
-        known = fleets.heard(known, heartbeat(seq=2), at(6))
+        known.heard(heartbeat(seq=2), at(6))
     (action,) = decide(6, known, held).actions
     assert isinstance(action, EndUnheld)
     assert (action.transition.outcome, action.transition.reason) == (Outcome.CANCELED, "client-stop")

@@ -1,7 +1,8 @@
 """What holds of every plan, whatever the fleet and the sessions look like."""
 
 import random
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import msgspec
@@ -9,22 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenroom.common import lifecycle
-from greenroom.common.lifecycle import Connected, Ending, OnLoss, Ready, Session, Started, State
+from greenroom.common.lifecycle import Connected, Ending, OnLoss, Priority, Ready, Session, Started, State
 from greenroom.common.messages import BotOffer
 from greenroom.common.reasons import Reason
-from greenroom.scheduler import fleet as fleets
-from greenroom.scheduler.actions import Ask, Lease, Plan
+from greenroom.scheduler.actions import Action, Ask, AskLauncher, Lease, RollBack
 from greenroom.scheduler.core import PlanLimits, Tracked, plan
 from greenroom.scheduler.fleet import Fleet, Runner, holder
-from tests.support.scheduler_builders import at, heartbeat, lease, session
+from greenroom.scheduler.placement import wish_of
+from tests.support.scheduler_builders import Decided, at, decide, heartbeat, lease, session
 
 NOW = at(20)
 LIMITS = PlanLimits()
+CLASSES = list(Priority)
 RUNNERS = ("r0", "r1", "r2", "r3")
 POOLS = ("default", "gpu")
 BOTS = ("echo", "frontdesk")
+TENANTS = ("acme", "zen")
 TRANSPORTS = ("websocket", "daily")
 IDS = tuple(f"s{number:02}" for number in range(14))
+
+LABELS = ({}, {"gpu": "l4"}, {"gpu": "t4", "region": "eu"})
 
 type World = tuple[Fleet, list[Tracked]]
 
@@ -39,6 +44,10 @@ def sessions(draw: st.DrawFn, session_id: str) -> Session:
         bot=draw(st.sampled_from(BOTS)),
         transport=draw(st.sampled_from(TRANSPORTS)),
         on_loss=draw(st.sampled_from(OnLoss)),
+        requires=draw(st.sampled_from([{}, {}, *LABELS])),
+        prefers=draw(st.sampled_from(LABELS)),
+        tenant=draw(st.sampled_from(TENANTS)),
+        priority=draw(st.sampled_from(Priority)),
     )
     state = draw(st.sampled_from([each for each in State if each is not State.ENDED]))
     runner_id = draw(st.sampled_from(RUNNERS))
@@ -70,7 +79,8 @@ def worlds(draw: st.DrawFn) -> World:
         )
         for session_id in draw(st.lists(st.sampled_from(IDS), unique=True))
     ]
-    known = fleets.ticked(Fleet(), at(draw(st.integers(0, 20))), connected=draw(st.integers(0, 5)) > 0)
+    known = Fleet()
+    known.ticked(at(draw(st.integers(0, 20))), connected=draw(st.integers(0, 5)) > 0)
     for runner_id in draw(st.lists(st.sampled_from(RUNNERS), unique=True)):
         held = (
             draw(st.lists(st.sampled_from(tracked), max_size=4, unique_by=lambda each: each.session.id))
@@ -83,6 +93,9 @@ def worlds(draw: st.DrawFn) -> World:
             slots=draw(st.integers(0, 5)),
             standby=draw(st.integers(0, 2)),
             draining=draw(st.integers(0, 4)) == 0,
+            brake=draw(st.sampled_from([None, None, None, "loop lag 80 ms"])),
+            claim=draw(st.sampled_from([None, None, None, None, "s99-1"])),
+            labels=draw(st.sampled_from(LABELS)),
             held=tuple(each.session for each in held),
             bots=tuple(
                 BotOffer(
@@ -93,15 +106,21 @@ def worlds(draw: st.DrawFn) -> World:
                 for bot in draw(st.sets(st.sampled_from(BOTS)))
             ),
         )
-        known = fleets.heard(known, beat, at(draw(st.integers(10, 20))))
+        known.heard(beat, at(draw(st.integers(10, 20))))
         if draw(st.integers(0, 5)) == 0:
-            known = fleets.closed(known, (beat.pool, runner_id))
+            known.closed((beat.pool, runner_id))
     return known, tracked
 
 
-def leases(decided: Plan) -> list[Lease]:
-    """Return the leases of a plan."""
-    return [action for action in decided.actions if isinstance(action, Lease)]
+def decided_on(world: World) -> Decided:
+    """Plan, and see why the others wait."""
+    known, tracked = world
+    return decide(20, known, *tracked)
+
+
+def leases(actions: Iterable[Action]) -> list[Lease]:
+    """Return the leases among some actions."""
+    return [action for action in actions if isinstance(action, Lease)]
 
 
 def after(tracked: Tracked, action: Lease) -> Tracked:
@@ -124,7 +143,10 @@ def fits(runner: Runner, asked: Session, now: datetime) -> bool:
         runner.pool == asked.pool
         and now - runner.heard_at < timedelta(seconds=LIMITS.runner_lost_s)
         and not runner.draining
-        and asked.transport in runner.offers.get(asked.bot, ())
+        and runner.brake is None
+        and runner.claim is None
+        and asked.transport in runner.offers.get((asked.bot, 1), ())
+        and all(runner.labels.get(name) == value for name, value in asked.requires.items())
         and runner.id not in asked.refused_by
     )
 
@@ -135,7 +157,7 @@ def test_there_are_never_more_sessions_than_slots(world: World) -> None:
     known, tracked = world
     granted = Counter(
         (each.session.pool, action.transition.runner_id)
-        for action in leases(plan(NOW, known, tracked, LIMITS))
+        for action in leases(plan(NOW, known, tracked, LIMITS).actions)
         for each in tracked
         if each.session.id == action.session_id
     )
@@ -150,7 +172,7 @@ def test_sessions_go_to_runners_that_can_have_them(world: World) -> None:
     """Heard of late, not draining, in the pool, with bot and transport, and not one that refused."""
     known, tracked = world
     by_id = {each.session.id: each.session for each in tracked}
-    for action in leases(plan(NOW, known, tracked, LIMITS)):
+    for action in leases(plan(NOW, known, tracked, LIMITS).actions):
         asked = by_id[action.session_id]
         assert fits(known.runners[asked.pool, action.transition.runner_id], asked, NOW)
 
@@ -158,9 +180,9 @@ def test_sessions_go_to_runners_that_can_have_them(world: World) -> None:
 @given(worlds())
 def test_each_session_is_decided_once_or_waits_with_a_reason(world: World) -> None:
     """Who is asked for and isn't busy has a decision or a place in its pool's queue; nobody has both."""
-    known, tracked = world
-    decided = plan(NOW, known, tracked, LIMITS)
-    acted = [action.session_id for action in decided.actions]
+    _, tracked = world
+    decided = decided_on(world)
+    acted = [action.session_id for action in decided.actions if not isinstance(action, RollBack)]
     queued = [each.session_id for each in decided.waiting]
     assert len(set(acted + queued)) == len(acted + queued)
     busy = {each.session.id for each in tracked if each.busy}
@@ -179,12 +201,13 @@ def test_each_session_is_decided_once_or_waits_with_a_reason(world: World) -> No
 def test_the_order_of_what_is_known_does_not_matter(world: World, shuffler: random.Random) -> None:
     """The same picture gives the same plan, in whichever order it was put together."""
     known, tracked = world
+    first = plan(NOW, known, tracked, LIMITS)
     runners = list(known.runners.items())
     shuffled = list(tracked)
     shuffler.shuffle(runners)
     shuffler.shuffle(shuffled)
-    other = msgspec.structs.replace(known, runners=dict(runners))
-    assert plan(NOW, other, shuffled, LIMITS) == plan(NOW, known, tracked, LIMITS)
+    known._runners = OrderedDict(runners)
+    assert plan(NOW, known, shuffled, LIMITS) == first
 
 
 @given(worlds())
@@ -193,7 +216,7 @@ def test_every_action_is_legal(world: World) -> None:
     known, tracked = world
     by_id = {each.session.id: each.session for each in tracked}
     for action in plan(NOW, known, tracked, LIMITS).actions:
-        if not isinstance(action, Ask):
+        if not isinstance(action, Ask | AskLauncher | RollBack):
             lifecycle.apply(by_id[action.session_id], action.transition, NOW)
 
 
@@ -201,11 +224,11 @@ def test_every_action_is_legal(world: World) -> None:
 def test_a_plan_whose_leases_are_granted_grants_no_more(world: World) -> None:
     """Planning again at once changes nothing, so an early wake-up does no harm."""
     known, tracked = world
-    first = plan(NOW, known, tracked, LIMITS)
-    granted = {action.session_id: action for action in leases(first)}
+    first = decided_on(world)
+    granted = {action.session_id: action for action in leases(first.actions)}
     again = [after(each, granted[each.session.id]) if each.session.id in granted else each for each in tracked]
-    second = plan(NOW, known, again, LIMITS)
-    assert leases(second) == []
+    second = decided_on((known, again))
+    assert leases(second.actions) == []
     assert [action for action in first.actions if not isinstance(action, Lease)] == list(second.actions)
     assert [(each.session_id, each.position) for each in second.waiting] == [
         (each.session_id, each.position) for each in first.waiting
@@ -216,8 +239,8 @@ def test_a_plan_whose_leases_are_granted_grants_no_more(world: World) -> None:
 def test_nobody_waits_for_a_slot_that_is_free(world: World) -> None:
     """After the plan's own leases, no runner that could take a waiting session has room left."""
     known, tracked = world
-    decided = plan(NOW, known, tracked, LIMITS)
-    granted = {action.session_id: action for action in leases(decided)}
+    decided = decided_on(world)
+    granted = {action.session_id: action for action in leases(decided.actions)}
     settled = [after(each, granted[each.session.id]) if each.session.id in granted else each for each in tracked]
     by_id = {each.session.id: each.session for each in tracked}
     for each in decided.waiting:
@@ -229,16 +252,21 @@ def test_nobody_waits_for_a_slot_that_is_free(world: World) -> None:
 
 @given(worlds())
 def test_nobody_is_overtaken_by_one_who_came_later(world: World) -> None:
-    """Of two who want the same and have been refused by nobody, the later one isn't placed while the earlier waits."""
-    known, tracked = world
-    decided = plan(NOW, known, tracked, LIMITS)
+    """Of two of a tenant who want the same and whom nobody refused, the later isn't placed while the earlier waits.
+
+    Nor is one of a lower class placed, whoever asks.
+    """
+    _, tracked = world
+    decided = decided_on(world)
     by_id = {each.session.id: each.session for each in tracked if not each.session.refused_by}
-    placed = [by_id[action.session_id] for action in leases(decided) if action.session_id in by_id]
+    placed = [by_id[action.session_id] for action in leases(decided.actions) if action.session_id in by_id]
     left = [by_id[each.session_id] for each in decided.waiting if each.session_id in by_id]
     for early in left:
         for late in placed:
-            if (early.pool, early.bot, early.transport) == (late.pool, late.bot, late.transport):
-                assert (late.requested_at, late.id) < (early.requested_at, early.id)
+            if wish_of(early)[:-1] == wish_of(late)[:-1]:
+                assert CLASSES.index(late.priority) <= CLASSES.index(early.priority)
+                if (early.tenant, early.priority) == (late.tenant, late.priority):
+                    assert (late.requested_at, late.id) < (early.requested_at, early.id)
 
 
 @given(worlds())
@@ -246,7 +274,8 @@ def test_nobody_is_overtaken_by_one_who_came_later(world: World) -> None:
 def test_a_scheduler_that_does_not_hear_ends_no_running_session(world: World) -> None:
     """Cut off, it knows nothing of runners: only queues and leases go by its clock."""
     known, tracked = world
-    deaf = fleets.ticked(known, NOW, connected=False)
+    known.ticked(NOW, connected=False)
     by_id = {each.session.id: each.session for each in tracked}
-    for action in plan(NOW, deaf, tracked, LIMITS).actions:
+    for action in plan(NOW, known, tracked, LIMITS).actions:
+        assert not isinstance(action, RollBack)
         assert by_id[action.session_id].state in {State.REQUESTED, State.LEASED}

@@ -10,7 +10,7 @@ from opentelemetry import trace
 
 from greenroom.common.lifecycle import Ended, Ending, Limits, OnLoss, Outcome, State
 from greenroom.common.messages import StartAccepted, StartAnswer, StartSession
-from greenroom.scheduler.app import MAX_ACTIONS
+from greenroom.scheduler.app import MAX_ACTIONS, TICK_S
 from tests.support.scheduler_rig import Rig
 from tests.support.scheduler_scenarios import play, refusing, silent
 from tests.support.spans import record_spans
@@ -104,7 +104,12 @@ def test_a_refusal_sends_the_session_to_the_next_runner_at_once() -> None:
         ready = await rig.reach(session, State.READY)
         assert rig.clock.monotonic() - before <= 0.02
         assert (ready.runner_id, ready.epoch, ready.attempt, ready.refused_by) == ("r2", 2, 2, ("r1",))
-        assert (await rig.steps(session))[:4] == ["requested", "leased r1 1", "requeued runner-refused", "leased r2 2"]
+        assert (await rig.steps(session))[:4] == [
+            "requested",
+            "leased r1 1",
+            "requeued bot-import-failed",
+            "leased r2 2",
+        ]
         assert running.counters.refused.value(code="bot-import-failed") == 1
 
     play(scenario)
@@ -320,6 +325,7 @@ def test_who_waits_can_ask_why() -> None:
         placed = await rig.position(first.id)
         assert (placed.position, placed.reason) == (0, "it doesn't wait: it is ready")
         assert (await rig.position("unknown")).reason == "it doesn't wait: it is ended"
+        await rig.clock.sleep(TICK_S)
         gauge = running.counters._waiting._gauge
         assert gauge.labels(reason="no-free-slot")._value.get() == 3
         assert gauge.labels(reason="no-runner-for-agent")._value.get() == 1

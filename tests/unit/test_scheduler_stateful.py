@@ -29,7 +29,7 @@ from greenroom.common.lifecycle import (
     State,
     Transition,
 )
-from greenroom.scheduler.actions import Action, Ask, Lease
+from greenroom.scheduler.actions import Ask, AskLauncher, Lease, RollBack, SessionAction
 from greenroom.scheduler.core import PlanLimits, plan
 from greenroom.scheduler.fleet import holder
 from greenroom.scheduler.picture import Picture
@@ -139,18 +139,20 @@ class SchedulerWorld(RuleBasedStateMachine):
     @rule(lost=st.sampled_from(["nothing", "request", "answer"]))
     def schedule(self, lost: str) -> None:
         """The scheduler plans and carries it all out; start requests or their answers may get lost."""
-        decided = plan(self.now, self.picture.fleet, self.picture.sessions, LIMITS)
-        entries = {action.session_id: self.picture.entry(action.session_id) for action in decided.actions}
-        for action in decided.actions:
+        decided = self.picture.board.plan(self.now)
+        assert decided == plan(self.now, self.picture.fleet, self.picture.sessions, LIMITS)
+        actions = [action for action in decided.actions if not isinstance(action, RollBack)]
+        entries = {action.session_id: self.picture.entry(action.session_id) for action in actions}
+        for action in actions:
             entry = entries[action.session_id]
             assert entry is not None
             self.carry_out(action, entry, lost)
 
-    def carry_out(self, action: Action, entry: Entry, lost: str) -> None:
+    def carry_out(self, action: SessionAction, entry: Entry, lost: str) -> None:
         """Do what the executor does."""
         self.picture.begin(action.session_id)
         stored: Entry | None = entry
-        if not isinstance(action, Ask):
+        if not isinstance(action, Ask | AskLauncher):
             stored = self.move(entry, action.transition)
         if stored is not None and isinstance(action, Lease | Ask):
             self.start(stored, lost)

@@ -16,7 +16,7 @@ from greenroom.common.catalogue import catalogue as common_catalogue
 
 _PACKAGES: Final = ("api", "devtools", "recorder", "runner", "scheduler")
 # What a module that defines an error of its own has in its text.
-_MARK: Final = "(GreenroomError):"
+_MARKS: Final = ("(GreenroomError):", "(LaunchRefused):")
 
 
 def catalogue() -> dict[str, Entry]:
@@ -39,7 +39,7 @@ def _defining_modules() -> Iterator[str]:
         spec = importlib.util.find_spec(f"greenroom.{package}")
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             for path in sorted(Path(folder).rglob("*.py")):
-                if _MARK in path.read_text():
+                if any(mark in path.read_text() for mark in _MARKS):
                     yield ".".join(["greenroom", package, *path.relative_to(folder).with_suffix("").parts])
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.console import Console
 
-from greenroom.devtools import call, summary, transcript
+from greenroom.devtools import call, growing, summary, transcript
 from greenroom.devtools.client import ApiClient, ServerEvent
 from greenroom.devtools.stack import Stack
 from greenroom.devtools.state import Connection, write_state
@@ -42,7 +42,7 @@ async def run(console: Console, folder: Path) -> bool:
     with only_one(folder), log_path.open("w") as log:
         stack = Stack(
             folder,
-            env=os.environ,
+            env={growing.LAUNCHER: "process", **os.environ},
             on_line=lambda name, line: print(service_line(name, line).plain, file=log, flush=True),
             on_step=lambda step: console.print(f"[dim]{step} …[/]"),
         )

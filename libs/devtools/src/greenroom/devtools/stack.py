@@ -14,13 +14,14 @@ from typing import Final
 
 from greenroom.common import topology_admin
 from greenroom.common.nats_broker import NatsBroker
-from greenroom.devtools import keys
+from greenroom.devtools import growing, keys
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
 from greenroom.devtools.otlp import OtlpReceiver, TraceStore
 from greenroom.devtools.process import OnLine, ServiceProcess, free_port
 from greenroom.devtools.state import UpState
 from greenroom.recorder.migrate import migrate
+from greenroom.runner.settings import default_slots
 
 # The order in which they start: who is listened to first. They stop in the opposite order.
 SERVICES: Final = ("recorder", "scheduler", "runner", "api")
@@ -39,7 +40,8 @@ class Stack:
     Args:
         folder: the state folder (`.greenroom`); what is in it survives from one run to the next.
         env: settings for the services, over those of the environment; `NATS_URL`, `DATABASE_URL` and
-            `OTEL_EXPORTER_OTLP_ENDPOINT` name parts that are already there.
+            `OTEL_EXPORTER_OTLP_ENDPOINT` name parts that are already there. With `GREENROOM_LAUNCHER=process` the
+            fleet grows to three runners where one isn't enough.
         on_line: called with a service's name and each line it prints.
         on_step: called with a few words when something is begun that may take over a second.
         api_port: preferred port of the API; another free one is taken when it isn't free.
@@ -75,6 +77,11 @@ class Stack:
     def recordings_dir(self) -> Path:
         """Where recordings are kept."""
         return Path(self._env.get("GREENROOM_RECORDINGS_DIR") or self.folder / "recordings")
+
+    @property
+    def launched_dir(self) -> Path:
+        """Where the scheduler keeps what it knows of the runners that it launched, and their logs."""
+        return Path(self._env.get(growing.FOLDER) or self.folder / "launched")
 
     @property
     def traces_dir(self) -> Path:
@@ -126,6 +133,7 @@ class Stack:
         running = [self.services[name] for name in reversed(SERVICES) if name in self.services]
         # The recorder goes last: it keeps what the others say while they stop.
         await asyncio.gather(*(s.stop(_STOP_TIMEOUT_S - 1) for s in running if s.name != "recorder"))
+        await growing.end_launched(self.launched_dir, timeout_s=max(deadline - time.monotonic(), 1))
         await asyncio.gather(*(s.stop(max(deadline - time.monotonic(), 1)) for s in running if s.name == "recorder"))
         if self._receiver is not None:
             await self._receiver.stop()
@@ -138,6 +146,7 @@ class Stack:
         """End everything at once."""
         for service in self.services.values():
             await service.stop(0)
+        await growing.end_launched(self.launched_dir, timeout_s=0)
         for part in (self.nats, self.postgres):
             if part is not None:
                 await part.kill()
@@ -164,6 +173,9 @@ class Stack:
         finally:
             await broker.close()
         await migrate(self.database_url)
+        if self._env.get(growing.LAUNCHER) == "process":
+            slots = int(self._env.get("GREENROOM_SLOTS") or default_slots())
+            await growing.seed_policy(self.database_url, slots=slots)
         self.api_key = self._development_key()
         await keys.ensure(self.database_url, self.api_key, tenant="default", name="development")
 
@@ -188,4 +200,5 @@ class Stack:
             "GREENROOM_API_PORT": port,
             "GREENROOM_PUBLIC_URL": self.api_url,
             "GREENROOM_RECORDINGS_DIR": str(self.recordings_dir),
+            growing.FOLDER: str(self.launched_dir),
         }

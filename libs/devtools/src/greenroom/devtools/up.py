@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greenroom.common.errors import GreenroomError
+from greenroom.devtools import growing
 from greenroom.devtools.stack import Stack
 from greenroom.devtools.state import UpState, read_state, write_state
 
@@ -87,7 +88,7 @@ async def run(console: Console, folder: Path, *, api_port: int) -> None:
     with only_one(folder):
         stack = Stack(
             folder,
-            env=os.environ,
+            env={growing.LAUNCHER: "process", **os.environ},
             on_line=lambda name, line: console.print(service_line(name, line), soft_wrap=True, highlight=False),
             on_step=lambda step: console.print(f"[dim]{step} …[/]"),
             api_port=api_port,

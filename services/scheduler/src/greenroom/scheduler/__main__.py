@@ -10,14 +10,22 @@ from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import Ledger
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.service import Service, run_service
+from greenroom.common.spool import Spool
+from greenroom.scheduler.answers import Answers
 from greenroom.scheduler.app import Scheduler
 from greenroom.scheduler.counters import Counters
+from greenroom.scheduler.decisions import Decisions
 from greenroom.scheduler.executor import Executor
+from greenroom.scheduler.keeper import Keeper
+from greenroom.scheduler.launchers.base import Launcher
+from greenroom.scheduler.launchers.settings import launcher_for
 from greenroom.scheduler.picture import Picture
 from greenroom.scheduler.settings import SchedulerSettings
 
 # To finish what was begun (2 s) and to hand over leadership, so that the next one plans at once.
 _HAND_OVER_S = 4.0
+# Decisions, of half a kilobyte each: tens of thousands may wait for a broker that is away.
+_SPOOL_BYTES = 16 * 1024 * 1024
 
 
 async def serve(service: Service[SchedulerSettings]) -> None:
@@ -31,28 +39,42 @@ async def serve(service: Service[SchedulerSettings]) -> None:
     broker = await NatsBroker.connect(settings.nats_url, name=settings.instance_id)
     try:
         await topology_admin.check(broker)
-        scheduler = compose(settings, broker, clock, Counters(service.metrics))
-        running = service.spawn("scheduler", scheduler.run())
+        async with launcher_for(settings, clock) as launcher:
+            scheduler = compose(settings, broker, clock, Counters(service.metrics), launcher)
+            running = service.spawn("scheduler", scheduler.run())
 
-        async def hand_over() -> None:
-            running.cancel()
-            await asyncio.wait([running])
+            async def hand_over() -> None:
+                running.cancel()
+                await asyncio.wait([running])
 
-        service.on_drain("hand-over", hand_over, timeout_s=_HAND_OVER_S)
-        service.readiness.add("broker", lambda: None if broker.connected else "broker-unavailable")
-        service.readiness.add("ledger", lambda: None if scheduler.caught_up.is_set() else "catching-up")
-        service.mark_ready()
-        await service.drained.wait()
+            service.on_drain("hand-over", hand_over, timeout_s=_HAND_OVER_S)
+            service.readiness.add("broker", lambda: None if broker.connected else "broker-unavailable")
+            service.readiness.add("ledger", lambda: None if scheduler.caught_up.is_set() else "catching-up")
+            service.mark_ready()
+            await service.drained.wait()
     finally:
         await broker.close()
 
 
-def compose(settings: SchedulerSettings, broker: Broker, clock: Clock, counters: Counters) -> Scheduler:
+def compose(
+    settings: SchedulerSettings, broker: Broker, clock: Clock, counters: Counters, launcher: Launcher
+) -> Scheduler:
     """Return a scheduler made of its parts."""
     pool = settings.scheduler_pool or None
-    ledger, picture = Ledger(broker, clock=clock), Picture(pool)
+    ledger, limits = Ledger(broker, clock=clock), settings.plan_limits
+    picture, spool = Picture(pool, limits=limits), Spool(broker, max_bytes=_SPOOL_BYTES)
+    decisions = Decisions(spool, clock=clock)
+    keeper = Keeper(broker, launcher, picture, decisions, clock=clock, lost_s=limits.runner_lost_s)
     executor = Executor(
-        broker, ledger, picture, counters, clock=clock, start_timeout_s=settings.scheduler_start_timeout_s
+        broker,
+        ledger,
+        picture,
+        keeper=keeper,
+        launcher=launcher,
+        decisions=decisions,
+        counters=counters,
+        clock=clock,
+        start_timeout_s=settings.scheduler_start_timeout_s,
     )
     return Scheduler(
         broker=broker,
@@ -60,8 +82,12 @@ def compose(settings: SchedulerSettings, broker: Broker, clock: Clock, counters:
         leadership=Leadership(broker, settings.leadership, settings.instance_id, clock=clock),
         executor=executor,
         picture=picture,
+        keeper=keeper,
+        answers=Answers(broker, picture, keeper, leader=settings.instance_id, pool=pool),
+        launcher=launcher,
+        spool=spool,
+        decisions=decisions,
         counters=counters,
-        limits=settings.plan_limits,
         clock=clock,
         pool=pool,
     )

@@ -1,13 +1,15 @@
 """The shell around the plan: feed, tick, plan, carry out.
 
     ledger watch ─┐
-    heartbeats  ──┼─▶ picture ─▶ plan (leader only) ─▶ executor ─▶ ledger, runners
-    tick        ──┘                  └─▶ why each waits ─▶ whoever asks
+    heartbeats  ──┼─▶ picture ─▶ plan (leader only) ─▶ executor ─▶ ledger, runners, launcher
+    policy      ──┤      └─────▶ keeper (leader only) ─▶ launcher, cold starts that the plan may grant
+    tick        ──┘      └─────▶ answers (leader only) ─▶ whoever asks
 
-Stand-bys do all of it but planning, so that a take-over begins with a full picture.
+Stand-bys do all of it but what is the leader's, so that a take-over begins with a full picture.
 """
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Final
 
 import msgspec
@@ -16,16 +18,22 @@ import structlog
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.clock import Clock
-from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.errors import BrokerUnavailable, GreenroomError
 from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import Entry, Ledger
-from greenroom.common.lifecycle import State
-from greenroom.common.messages import Heartbeat, QueuePosition, QueueQuery
-from greenroom.scheduler.actions import Action, Plan
-from greenroom.scheduler.core import PlanLimits, plan
+from greenroom.common.messages import Decision, Heartbeat
+from greenroom.common.policy import Policy, Verdicts
+from greenroom.common.spool import Spool
+from greenroom.scheduler.actions import Action, RollBack, SessionAction
+from greenroom.scheduler.answers import Answers
 from greenroom.scheduler.counters import Counters
+from greenroom.scheduler.decisions import Decisions
 from greenroom.scheduler.executor import Executor
+from greenroom.scheduler.keeper import Keeper
+from greenroom.scheduler.launchers.base import Launcher
 from greenroom.scheduler.picture import Picture
+from greenroom.scheduler.policy_feed import PolicyFeed
+from greenroom.scheduler.waiting_said import WaitingSaid
 
 _log = structlog.get_logger()
 
@@ -37,6 +45,12 @@ MAX_ACTIONS: Final = 256
 _FINISH_S: Final = 2.0
 # A plan that takes longer than this makes room for others for as long as it took.
 _QUICK_PLAN_S: Final = 0.002
+# Those that wait are told of each so many ticks.
+_SAY_EVERY: Final = 4
+# A verdict that can't be kept now is kept later.
+_AGAIN_S: Final = 1.0
+# Where decisions go that concern no pool.
+_NO_POOL: Final = "all"
 
 
 class Scheduler:
@@ -48,8 +62,12 @@ class Scheduler:
         leadership: decides who plans.
         executor: carries actions out.
         picture: what is known; the executor's too.
+        keeper: of the pools.
+        answers: to whoever asks the leader.
+        launcher: what the leader's keeper has runners launched by.
+        spool: what the decisions go out by.
+        decisions: where it is said what was decided.
         counters: what is counted.
-        limits: of the plan.
         clock: time.
         pool: the one pool that is scheduled; None: all.
     """
@@ -62,23 +80,33 @@ class Scheduler:
         leadership: Leadership,
         executor: Executor,
         picture: Picture,
+        keeper: Keeper,
+        answers: Answers,
+        launcher: Launcher,
+        spool: Spool,
+        decisions: Decisions,
         counters: Counters,
-        limits: PlanLimits,
         clock: Clock,
         pool: str | None = None,
     ) -> None:
         self.caught_up = asyncio.Event()
+        self._feed = PolicyFeed(broker, on_policy=self._on_policy, on_verdicts=self._on_verdicts)
+        self._keeper = keeper
+        self._answers = answers
+        self._launcher = launcher
+        self._spool = spool
+        self._decisions = decisions
+        self._said = WaitingSaid(picture, decisions)
+        self._ticks = 0
         self._broker = broker
         self._ledger = ledger
         self._leadership = leadership
         self._executor = executor
         self._picture = picture
         self._counters = counters
-        self._limits = limits
         self._clock = clock
         self._pool = pool
         self._wake = asyncio.Event()
-        self._plan = Plan()
 
     @property
     def leading(self) -> bool:
@@ -95,6 +123,10 @@ class Scheduler:
         heartbeats = await self._broker.subscribe(self._heartbeats, self._heard)
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._spool.run(), name="spool")
+                tasks.create_task(self._feed.run(), name="policy")
+                # Before the sessions: none is to be placed without the limits.
+                await self._feed.caught_up.wait()
                 tasks.create_task(self._follow(), name="follow")
                 tasks.create_task(self._tick(), name="tick")
                 await self.caught_up.wait()
@@ -115,6 +147,7 @@ class Scheduler:
             self.caught_up.set()
         try:
             async for entry in reader:
+                self._keeper.learned(entry, first=self._picture.entry(entry.session.id) is None)
                 if self._picture.watched(entry, self._clock.now()):
                     self._wake.set()
                 if reader.caught_up.is_set():
@@ -132,73 +165,103 @@ class Scheduler:
         if self._picture.heard(heartbeat, self._clock.now()):
             self._wake.set()
 
+    def _on_policy(self, policy: Policy) -> None:
+        self._decisions.policy_revision = policy.revision
+        self._picture.policy_changed(policy)
+        self._wake.set()
+
+    def _on_verdicts(self, verdicts: Verdicts) -> None:
+        self._picture.verdicts_changed(verdicts)
+        self._wake.set()
+
     async def _tick(self) -> None:
         while True:
-            self._picture.ticked(self._clock.now(), connected=self._broker.connected)
+            now = self._clock.now()
+            self._picture.ticked(now, connected=self._broker.connected)
+            self._answers.renew()
+            self._ticks += 1
+            if self.leading:
+                self._counters.waiting(self._answers.outlook.reasons())
+                if self._ticks % _SAY_EVERY == 0:
+                    self._said.say(self._answers.outlook, now)
             self._wake.set()
             await self._clock.sleep(TICK_S)
 
     # ------------------------------------------------------------------------ plan and carry out
 
     async def _lead(self) -> None:
-        queries = await self._broker.subscribe(subjects.REQUEST.format(service="scheduler", name="queue"), self._answer)
         under_way: set[asyncio.Task[None]] = set()
-        self._plan = Plan()
         self._wake.set()
         self._counters.leader.set(1)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+                await self._answers.open(stack)
+                beside = [
+                    tasks.create_task(self._launcher.run(), name="launcher"),
+                    tasks.create_task(self._keeper.run(self._wake.set, self._executor.take_back), name="keeper"),
+                ]
                 try:
                     await self._plan_on(tasks, under_way)
                 finally:
+                    for task in beside:
+                        task.cancel()
                     # Half a lease would cost its session the rest of it.
                     if under_way:
                         await asyncio.wait(under_way, timeout=_FINISH_S)
         finally:
             self._counters.leader.set(0)
-            self._counters.waiting(())
-            await queries.unsubscribe()
+            self._counters.waiting({})
 
     async def _plan_on(self, tasks: asyncio.TaskGroup, under_way: set[asyncio.Task[None]]) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             began = self._clock.monotonic()
-            self._plan = plan(self._clock.now(), self._picture.fleet, self._picture.sessions, self._limits)
+            plan = self._picture.board.plan(self._clock.now(), self._keeper.cold, most=MAX_ACTIONS - len(under_way))
             took_s = self._clock.monotonic() - began
             self._counters.plan.observe(took_s)
-            self._counters.waiting(self._plan.waiting)
-            for action in self._plan.actions[: MAX_ACTIONS - len(under_way)]:
-                entry = self._executor.begin(action)
-                if entry is not None:
-                    task = tasks.create_task(self._carry_out(action, entry))
-                    under_way.add(task)
-                    task.add_done_callback(under_way.discard)
+            for action in plan.actions:
+                self._begin(action, tasks, under_way)
             if took_s > _QUICK_PLAN_S:
                 await self._clock.sleep(took_s)
 
-    async def _carry_out(self, action: Action, entry: Entry) -> None:
+    def _begin(self, action: Action, tasks: asyncio.TaskGroup, under_way: set[asyncio.Task[None]]) -> None:
+        if isinstance(action, RollBack):
+            self._on_verdicts(Verdicts(rolled_back=(*self._picture.verdicts.rolled_back, action.rolled_back)))
+            tasks.create_task(self._roll_back(action), name="roll-back")
+            return
+        entry = self._executor.begin(action)
+        if entry is not None:
+            task = tasks.create_task(self._carry_out(action, entry))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+
+    async def _roll_back(self, action: RollBack) -> None:
+        """Keep a verdict for the leaders to come; it holds here already."""
+        found, why = action.rolled_back, action.why
+        _log.warning("canary_rolled_back", agent=found.agent, version=found.version, detail=why.text)
+        inputs = {"agent": found.agent, "tenant": found.tenant, "version": found.version} | why.inputs
+        self._decisions.on_pool(
+            _NO_POOL,
+            Decision(
+                decision=action.decision,
+                at=found.at,
+                reason=why.reason,
+                text=why.text,
+                inputs=inputs,
+                policy_revision=self._decisions.policy_revision,
+            ),
+        )
+        while True:
+            try:
+                await self._feed.add_verdict(found)
+            except GreenroomError as error:
+                _log.warning("verdict_not_kept", agent=found.agent, code=error.code)
+                await self._clock.sleep(_AGAIN_S)
+            else:
+                return
+
+    async def _carry_out(self, action: SessionAction, entry: Entry) -> None:
         # After a failure the next tick is soon enough: whatever was in the way may be so for a while.
         if await self._executor.carry_out(action, entry):
             self._wake.set()
-
-    # ------------------------------------------------------------------------ why a session waits
-
-    async def _answer(self, message: Message) -> None:
-        query = messages.decode(message.data, QueueQuery)
-        position = self._position(query.session_id)
-        if position is not None:
-            await self._broker.publish(message.reply, messages.encode(position))
-
-    def _position(self, session_id: str) -> QueuePosition | None:
-        for waiting in self._plan.waiting:
-            if waiting.session_id == session_id:
-                return QueuePosition(
-                    session_id=session_id, position=waiting.position, of=waiting.of, reason=str(waiting)
-                )
-        entry = self._picture.entry(session_id)
-        if entry is None and self._pool is not None:
-            return None  # another pool's leader may know it
-        state = entry.session.state if entry else State.ENDED
-        reason = "it is being decided on" if state is State.REQUESTED else f"it doesn't wait: it is {state}"
-        return QueuePosition(session_id=session_id, position=0, of=0, reason=reason)

@@ -1,16 +1,23 @@
 """What the scheduler counts."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 from greenroom.common.metrics import Metrics
 from greenroom.common.reasons import Reason
-from greenroom.scheduler.actions import Waiting
 
 _PLAN_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 # The reasons for which a plan leaves a session waiting.
-_WAITING: Final = (Reason.NO_FREE_SLOT, Reason.NO_RUNNER_FOR_AGENT, Reason.RUNNER_DRAINING, Reason.RUNNER_REFUSED)
+_WAITING: Final = (
+    Reason.NO_FREE_SLOT,
+    Reason.NO_RUNNER_FOR_AGENT,
+    Reason.RUNNER_DRAINING,
+    Reason.RUNNER_OVERLOADED,
+    Reason.RUNNER_REFUSED,
+    Reason.TENANT_LIMIT,
+    Reason.LIMIT_REACHED,
+    Reason.STARTS_LIMIT,
+)
 
 
 class Counters:
@@ -32,8 +39,7 @@ class Counters:
         self._waiting = metrics.gauge("scheduler_waiting", "Sessions that wait, by reason (of the leader)", ["reason"])
         self.leader.set(0)
 
-    def waiting(self, waiting: Iterable[Waiting]) -> None:
+    def waiting(self, counts: Mapping[Reason, int]) -> None:
         """Show how many sessions wait for what."""
-        counts = Counter(each.reason for each in waiting)
         for reason in _WAITING:
-            self._waiting.set(counts[reason], reason=reason)
+            self._waiting.set(counts.get(reason, 0), reason=reason)

@@ -1,5 +1,9 @@
-"""Carries out what a plan says: each action is one compare-and-set on the ledger, and for a lease the start request."""
+"""Carries out what a plan says: each action is one compare-and-set on the ledger, and for a lease the start request.
 
+A cold lease asks the launcher instead, which starts a runner that claims the session by itself.
+"""
+
+import asyncio
 from datetime import datetime
 from typing import Final
 
@@ -11,21 +15,34 @@ from greenroom.common.broker import Broker, NoResponder, RequestTimeout
 from greenroom.common.clock import Clock
 from greenroom.common.errors import BrokerUnavailable, GreenroomError, LedgerConflict
 from greenroom.common.ledger import Entry, Ledger
-from greenroom.common.lifecycle import Ended, Requeued, Session, Transition
+from greenroom.common.lifecycle import Ended, Priority, Requeued, Session, Transition
 from greenroom.common.messages import StartAccepted, StartAnswer, StartRefused, StartSession
 from greenroom.common.reasons import Reason
-from greenroom.scheduler.actions import Action, Ask, Lease
+from greenroom.scheduler.actions import Ask, AskLauncher, ColdLease, Lease, SessionAction
 from greenroom.scheduler.counters import Counters
+from greenroom.scheduler.decisions import Decisions
 from greenroom.scheduler.fleet import RunnerKey, holder
+from greenroom.scheduler.keeper import Keeper
+from greenroom.scheduler.launchers.base import ColdStart, Launcher, LaunchRefused
 from greenroom.scheduler.picture import Picture
+from greenroom.scheduler.pool_view import launch_id
 
 _log = structlog.get_logger()
 
 _ANSWER: Final[msgspec.json.Decoder[StartAnswer]] = msgspec.json.Decoder(StartAccepted | StartRefused)
-# What a refusal means to the queue. Other codes (`bot-unknown`, `bot-import-failed`) are the runner's own business.
-_REASONS: Final = {"no-slot": Reason.NO_FREE_SLOT, "draining": Reason.RUNNER_DRAINING}
+# What a refusal means to the queue. Another code (`bot-unknown`) is the runner's own business.
+_REASONS: Final = {
+    "no-slot": Reason.NO_FREE_SLOT,
+    "draining": Reason.RUNNER_DRAINING,
+    "overloaded": Reason.RUNNER_OVERLOADED,
+    "bot-import-failed": Reason.BOT_IMPORT_FAILED,
+}
 # Refusals that say nothing of what the runner will answer next time.
-_PASSING: Final = frozenset({"no-slot", "stale-epoch"})
+_PASSING: Final = frozenset({"no-slot", "overloaded", "stale-epoch"})
+# A launcher that takes longer to say yes or no isn't of any use at the moment.
+_LAUNCH_TIMEOUT_S: Final = 10.0
+# Where launches compete for room, Nomad takes 1 to 100, and gives services 50.
+_LAUNCH_PRIORITY: Final = {Priority.HIGH: 80, Priority.NORMAL: 60, Priority.LOW: 40}
 
 
 class Executor:
@@ -35,6 +52,9 @@ class Executor:
         broker: to ask runners.
         ledger: where sessions are moved on.
         picture: kept current with every write.
+        keeper: is told what becomes of launches.
+        launcher: starts runners for cold leases.
+        decisions: where it is said what was decided.
         counters: what is counted.
         clock: time.
         start_timeout_s: how long a runner may take to answer a start.
@@ -45,29 +65,37 @@ class Executor:
         broker: Broker,
         ledger: Ledger,
         picture: Picture,
-        counters: Counters,
         *,
+        keeper: Keeper,
+        launcher: Launcher,
+        decisions: Decisions,
+        counters: Counters,
         clock: Clock,
         start_timeout_s: float,
     ) -> None:
         self._broker = broker
         self._ledger = ledger
         self._picture = picture
+        self._keeper = keeper
+        self._launcher = launcher
+        self._decisions = decisions
         self._counters = counters
         self._clock = clock
         self._start_timeout_s = start_timeout_s
 
-    def begin(self, action: Action) -> Entry | None:
+    def begin(self, action: SessionAction) -> Entry | None:
         """Note in the picture that an action is under way, and return the entry it is to be carried out on."""
         entry = self._picture.entry(action.session_id)
         if entry is None:
             return None
         expected = None
-        if isinstance(action, Lease):
+        if isinstance(action, Lease | ColdLease):
             expected = lifecycle.apply(entry.session, action.transition, self._clock.now())
+        if isinstance(action, ColdLease):
+            self._keeper.granted(entry.session)
         return self._picture.begin(action.session_id, expected)
 
-    async def carry_out(self, action: Action, entry: Entry) -> bool:
+    async def carry_out(self, action: SessionAction, entry: Entry) -> bool:
         """Carry an action out, and return whether the session has moved on by it.
 
         That others were first, or that the broker is away, is in the nature of things: the next plan sees to it.
@@ -76,6 +104,10 @@ class Executor:
             match action:
                 case Lease() | Ask():
                     await self._place(action, entry)
+                case ColdLease():
+                    await self._launch(await self._move(entry, action.transition))
+                case AskLauncher():
+                    await self._launch(entry)
                 case _:
                     await self._move(entry, action.transition)
         except GreenroomError as error:
@@ -84,7 +116,19 @@ class Executor:
             return False
         finally:
             self._picture.finish(action.session_id)
+        why = action.why
+        self._decisions.on_session(entry.session, action.decision, reason=why.reason, text=why.text, inputs=why.inputs)
         return True
+
+    async def take_back(self, session_id: str, transition: Requeued) -> None:
+        """Put a session back into the queue because ledger and launcher disagree, if it is still as it was then."""
+        entry = self._picture.entry(session_id)
+        if entry is None or entry.session.epoch != transition.epoch:
+            return
+        try:
+            await self._move(entry, transition)
+        except GreenroomError as error:
+            _log.info("action_failed", session_id=session_id, action="take_back", code=error.code)
 
     async def _place(self, action: Lease | Ask, entry: Entry) -> None:
         session = entry.session
@@ -127,12 +171,60 @@ class Executor:
             _log.warning("start_unanswered", session_id=session.id, runner_id=key[1], epoch=session.epoch, code=code)
         else:
             if isinstance(answer, StartRefused):
-                await self._refused(key, entry, answer.code, exclude_runner=answer.code not in _PASSING)
+                await self._refused(
+                    key, entry, answer.code, exclude_runner=answer.code not in _PASSING, detail=answer.detail
+                )
             else:
                 self._counters.placed.inc(pool=session.pool)
                 _log.info("session_placed", session_id=session.id, runner_id=key[1], epoch=session.epoch)
 
-    async def _refused(self, key: RunnerKey, entry: Entry, code: str, *, exclude_runner: bool) -> None:
+    async def _launch(self, entry: Entry) -> None:
+        """Ask the launcher for the runner of a cold lease; put the session back if none will come."""
+        session = entry.session
+        self._picture.asked(session)
+        start = ColdStart(
+            launch_id=launch_id(session),
+            runner_id=session.runner_id or "",
+            pool=session.pool,
+            tenant=session.tenant,
+            session_id=session.id,
+            epoch=session.epoch,
+            deadline_at=session.lease_expires_at or entry.at,
+            priority=_LAUNCH_PRIORITY[session.priority],
+            traceparent=session.traceparent,
+        )
+        with telemetry.session_span(
+            "session.launch",
+            session_id=session.id,
+            tenant=session.tenant,
+            traceparent=session.traceparent,
+            attributes={"greenroom.pool": session.pool, "greenroom.launcher": self._launcher.name},
+        ):
+            try:
+                async with asyncio.timeout(_LAUNCH_TIMEOUT_S):
+                    await self._launcher.cold_start(start)
+            except LaunchRefused as error:
+                self._keeper.launch_refused(session, error)
+                await self._not_launched(entry, error.code, error.detail)
+            except (TimeoutError, GreenroomError) as error:
+                # It may have been heard. Its runner then finds an epoch that is over, and ends by itself.
+                self._keeper.launch_unknown(session)
+                code = error.code if isinstance(error, GreenroomError) else RequestTimeout.code
+                await self._not_launched(entry, code, str(error))
+            else:
+                _log.info("runner_launched", session_id=session.id, pool=session.pool, launch_id=start.launch_id)
+
+    async def _not_launched(self, entry: Entry, code: str, detail: str) -> None:
+        self._counters.refused.inc(code=code)
+        session = entry.session
+        _log.warning("launch_failed", session_id=session.id, pool=session.pool, code=code, detail=detail)
+        requeued = Requeued(epoch=session.epoch, reason=Reason.LAUNCH_FAILED, exclude_runner=False)
+        await self._move(entry, requeued)
+        self._decisions.on_session(session, "requeue", reason=Reason.LAUNCH_FAILED, text=detail, inputs={"code": code})
+
+    async def _refused(
+        self, key: RunnerKey, entry: Entry, code: str, *, exclude_runner: bool, detail: str = ""
+    ) -> None:
         self._counters.refused.inc(code=code)
         if code in {"no-slot", NoResponder.code}:
             self._picture.closed(key)
@@ -140,6 +232,8 @@ class Executor:
         _log.info("start_refused", session_id=entry.session.id, runner_id=key[1], epoch=entry.session.epoch, code=code)
         requeued = Requeued(epoch=entry.session.epoch, reason=reason, exclude_runner=exclude_runner)
         await self._move(entry, requeued)
+        text = f"runner {key[1]} refused: {detail or code}"
+        self._decisions.on_session(entry.session, "requeue", reason=reason, text=text, inputs={"runner_id": key[1]})
 
     async def _move(self, entry: Entry, transition: Transition) -> Entry:
         """Write a transition and take it into the picture.
@@ -154,6 +248,7 @@ class Executor:
             await self._refresh(entry.session)
             raise
         self._picture.fold(stored, self._clock.now())
+        self._keeper.learned(stored)
         self._report(stored)
         return stored
 

@@ -1,7 +1,8 @@
 """What this scheduler knows: the sessions that haven't ended and the runners, kept current from three sides.
 
 The watch of the ledger and the heartbeats feed it, and so does each write of its own, so that the next plan needn't
-wait for its echo. An action that is under way shows too: a lease that is being written has its slot already.
+wait for its echo. An action that is under way shows too: a lease that is being written has its slot already. What
+changes is told to the board, which plans are made from.
 """
 
 from collections.abc import Collection
@@ -12,9 +13,9 @@ import msgspec
 from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Session, State
 from greenroom.common.messages import Heartbeat
-from greenroom.scheduler import fleet as fleets
-from greenroom.scheduler.core import Tracked
-from greenroom.scheduler.fleet import Fleet, Hold, RunnerKey
+from greenroom.common.policy import Policy, Verdicts
+from greenroom.scheduler.core import Board, PlanLimits, Tracked
+from greenroom.scheduler.fleet import Fleet, RunnerKey
 
 
 class Picture:
@@ -22,13 +23,20 @@ class Picture:
 
     Args:
         pool: keep only what belongs to this pool; None: all.
+        limits: how patient the plans are.
+
+    Attributes:
+        fleet: the runners.
+        board: what plans are made from.
+        verdicts: what leaders found about canaries.
     """
 
-    def __init__(self, pool: str | None = None) -> None:
+    def __init__(self, pool: str | None = None, *, limits: PlanLimits | None = None) -> None:
         self.fleet = Fleet()
+        self.board = Board(self.fleet, limits or PlanLimits())
+        self.verdicts = Verdicts()
         self._pool = pool
         self._entries: dict[str, Entry] = {}
-        self._tracked: dict[str, Tracked] = {}
         self._asked: dict[str, int] = {}
         # How far the watch has read: what is older and isn't here has ended.
         self._watched = 0
@@ -36,7 +44,7 @@ class Picture:
     @property
     def sessions(self) -> Collection[Tracked]:
         """All sessions that haven't ended, for the plan."""
-        return self._tracked.values()
+        return self.board.sessions.values()
 
     def entry(self, session_id: str) -> Entry | None:
         """Return the last entry that is known of a session, or None once it has ended."""
@@ -47,6 +55,9 @@ class Picture:
     def watched(self, entry: Entry, now: datetime) -> bool:
         """Take in an entry that the watch has read, and return whether there may be something to decide."""
         self._watched = entry.revision
+        if self._pool in {None, entry.session.pool}:
+            # The watch reads each entry once; what was written from here comes by twice.
+            self.board.witnessed(entry.transition, entry.session)
         return self.fold(entry, now)
 
     def fold(self, entry: Entry, now: datetime) -> bool:
@@ -60,36 +71,46 @@ class Picture:
         if session.ended:
             self.forget(session.id)
             return known is not None
-        busy = session.id in self._tracked and self._tracked[session.id].busy
+        tracked = self.board.sessions.get(session.id)
         self._entries[session.id] = entry
-        self._track(session, now, busy=busy)
+        self._track(session, now, busy=tracked is not None and tracked.busy)
         # The rest frees no slot and needs none.
         return session.state is State.REQUESTED or (
-            session.state is State.LEASED and not self._tracked[session.id].asked
+            session.state is State.LEASED and not self.board.sessions[session.id].asked
         )
 
     def forget(self, session_id: str) -> None:
         """Drop a session that the ledger doesn't hold any more, or holds as ended."""
-        for known in (self._entries, self._tracked, self._asked):
+        for known in (self._entries, self._asked):
             known.pop(session_id, None)
+        self.board.forget(session_id)
 
     def heard(self, heartbeat: Heartbeat, now: datetime) -> bool:
         """Take in a heartbeat, and return whether what the runner offers has changed."""
         if self._pool not in {None, heartbeat.pool}:
             return False
-        key = (heartbeat.pool, heartbeat.runner_id)
-        before = self.fleet.runners.get(key)
-        self.fleet = fleets.heard(self.fleet, heartbeat, now)
-        after = self.fleet.runners[key]
-        return before is None or _offer(before) != _offer(after)
+        if not self.fleet.heard(heartbeat, now):
+            return False
+        return self.board.runner_changed((heartbeat.pool, heartbeat.runner_id))
 
     def ticked(self, now: datetime, *, connected: bool) -> None:
         """Take in that time has passed."""
-        self.fleet = fleets.ticked(self.fleet, now, connected=connected)
+        for key in self.fleet.ticked(now, connected=connected):
+            self.board.runner_changed(key)
 
     def closed(self, key: RunnerKey) -> None:
         """Take in that a runner had no slot, or gave no answer."""
-        self.fleet = fleets.closed(self.fleet, key)
+        self.fleet.closed(key)
+        self.board.runner_changed(key)
+
+    def policy_changed(self, policy: Policy) -> None:
+        """Take in what operators decided."""
+        self.board.policy_changed(policy, self.verdicts.rolled_back)
+
+    def verdicts_changed(self, verdicts: Verdicts) -> None:
+        """Take in what a leader found about canaries."""
+        self.verdicts = verdicts
+        self.board.policy_changed(self.board.policy, verdicts.rolled_back)
 
     # ------------------------------------------------------------------------ what is under way
 
@@ -101,27 +122,23 @@ class Picture:
         """
         entry = self._entries.get(session_id)
         if entry is not None:
-            tracked = self._tracked[session_id]
-            self._tracked[session_id] = msgspec.structs.replace(tracked, session=expected or tracked.session, busy=True)
+            tracked = self.board.sessions[session_id]
+            self.board.session_changed(msgspec.structs.replace(tracked, session=expected or tracked.session, busy=True))
         return entry
 
     def asked(self, session: Session) -> None:
         """Note that the runner is asked to start a session now."""
         self._asked[session.id] = session.epoch
-        tracked = self._tracked.get(session.id)
+        tracked = self.board.sessions.get(session.id)
         if tracked is not None and tracked.session.epoch == session.epoch:
-            self._tracked[session.id] = msgspec.structs.replace(tracked, asked=True)
+            self.board.session_changed(msgspec.structs.replace(tracked, asked=True))
 
     def finish(self, session_id: str) -> None:
         """Note that the action is over, whatever came of it."""
         entry = self._entries.get(session_id)
         if entry is not None:
-            self._track(entry.session, self._tracked[session_id].seen_at, busy=False)
+            self._track(entry.session, self.board.sessions[session_id].seen_at, busy=False)
 
     def _track(self, session: Session, seen_at: datetime, *, busy: bool) -> None:
         asked = self._asked.get(session.id) == session.epoch
-        self._tracked[session.id] = Tracked(session=session, seen_at=seen_at, asked=asked, busy=busy)
-
-
-def _offer(runner: fleets.Runner) -> tuple[frozenset[Hold], int, int, bool, bool, object]:
-    return runner.held, runner.slots, runner.standby, runner.draining, runner.closed, runner.offers
+        self.board.session_changed(Tracked(session=session, seen_at=seen_at, asked=asked, busy=busy))

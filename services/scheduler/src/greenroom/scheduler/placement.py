@@ -1,101 +1,250 @@
-"""Which runner takes a session, and if none can, why: the part of a plan that hands out slots."""
+"""Which runner takes a session, and if none can, why.
 
-from collections.abc import Sequence
+A runner is a `Seat`; those that can take sessions of one kind stand in a `Rack`, best first.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from greenroom.common.lifecycle import Session
 from greenroom.common.reasons import Reason
-from greenroom.scheduler.fleet import Hold, Runner
+from greenroom.scheduler.fleet import Hold, Runner, RunnerKey
+from greenroom.scheduler.ranking import Ranking
+
+type Labels = tuple[tuple[str, str], ...]
+# Whether a process has to be forked first, preferred labels, slots used (both negative if more is better), runner id.
+type _Rank = tuple[bool, int, int, str]
+
+
+class Wish(NamedTuple):
+    """What a session asks of a runner, its version aside."""
+
+    pool: str
+    bot: str
+    transport: str
+    requires: Labels
+    prefers: Labels
+
+
+def wish_of(session: Session) -> Wish:
+    """Return what a session asks of a runner."""
+    requires, prefers = session.requires, session.prefers
+    return Wish(
+        session.pool,
+        session.bot,
+        session.transport,
+        tuple(sorted(requires.items())) if requires else (),
+        tuple(sorted(prefers.items())) if prefers else (),
+    )
 
 
 class Seat:
-    """A runner while a plan is made: what is left of it after what was granted so far."""
+    """A runner, and what is left of it after what was granted so far.
 
-    __slots__ = ("runner", "used", "warm")
-
-    def __init__(self, runner: Runner, assigned: frozenset[Hold]) -> None:
-        """Count what is taken.
-
-        Args:
-            runner: as of its last heartbeat.
-            assigned: leases it has by the ledger.
-        """
-        self.runner = runner
-        # Each side knows of some that the other doesn't know of yet: a lease whose process isn't reported so far, a
-        # process whose session has ended or was taken away but that still has to exit.
-        self.used = max(len(assigned | runner.held), runner.slots if runner.closed else 0)
-        # A lease granted since the heartbeat will take one of the warm processes that it reported.
-        self.warm = runner.standby - len(assigned - runner.held)
-
-    @property
-    def free(self) -> bool:
-        """Whether one more session fits."""
-        return self.used < self.runner.slots
-
-    def take(self) -> None:
-        """Give a slot away."""
-        self.used += 1
-        self.warm -= 1
-
-
-class Choice:
-    """The seats that could take sessions of one kind (pool, bot and transport), or why there are none.
-
-    Args:
-        like: a session of that kind.
-        seats: the live runners of its pool.
-        spread: prefer the least used runner over the most used one.
+    Attributes:
+        key: of the runner.
+        runner: as of its last heartbeat; None while nothing was heard of it.
+        live: whether that heartbeat is recent enough to believe that it is still there.
+        assigned: leases it has by the ledger.
+        missing: those of them that it doesn't report.
+        used: slots taken, or to be reckoned with as taken.
+        warm: warm processes left.
+        racks: those that it stands in while it is usable.
     """
 
-    def __init__(self, like: Session, seats: Sequence[Seat], *, spread: bool) -> None:
-        self._like = like
+    __slots__ = ("assigned", "key", "live", "missing", "offering", "racks", "runner", "used", "warm")
+
+    def __init__(self, key: RunnerKey) -> None:
+        self.key = key
+        self.runner: Runner | None = None
+        self.live = False
+        self.assigned: set[Hold] = set()
+        self.missing: frozenset[Hold] = frozenset()
+        self.offering: Iterable[tuple[str, int]] = ()
+        self.used = 0
+        self.warm = 0
+        self.racks: list[Rack] = []
+
+    @property
+    def up(self) -> Runner | None:
+        """The runner, if it is there to stay and open to everybody: whatever it offers is offered."""
+        runner = self.runner
+        return runner if runner and self.live and not runner.draining and runner.claim is None else None
+
+    @property
+    def usable(self) -> Runner | None:
+        """The runner, if it may be given sessions as soon as it has a slot."""
+        runner = self.up
+        return runner if runner and runner.brake is None else None
+
+    def count(self) -> None:
+        """Count what is taken.
+
+        Each side knows of some that the other doesn't know of yet: a lease whose process isn't reported so far, a
+        process whose session has ended or was taken away but that still has to exit.
+        """
+        runner = self.runner
+        if runner is None:
+            return
+        self.missing = frozenset(self.assigned - runner.held)
+        used = len(self.missing) + len(runner.held)
+        self.used = max(used, runner.slots) if runner.closed else used
+        # A lease granted since the heartbeat will take one of the warm processes that it reported.
+        self.warm = runner.standby - len(self.missing)
+
+    def take(self, slots: int) -> None:
+        """Give slots away, or back."""
+        self.used += slots
+        self.warm -= slots
+        for rack in self.racks:
+            rack.show(self)
+
+
+class Rack:
+    """The seats for sessions of one wish and version.
+
+    The best one has a warm process, if any has; among those it matches most of the preferred labels, then it is the
+    fullest (the emptiest, when spreading), so that others run empty and can go.
+
+    Args:
+        wish: what the sessions ask for.
+        version: the version of the agent that is to be run.
+        spread: see above.
+
+    Attributes:
+        slots, used, warm: of the seats that could take such a session were they free.
+        round: when it was last needed; see `Seats`.
+    """
+
+    __slots__ = ("_free", "_seats", "_spread", "round", "slots", "used", "version", "warm", "wish")
+
+    def __init__(self, wish: Wish, version: int, *, spread: bool) -> None:
+        self.wish = wish
+        self.version = version
+        self.slots = 0
+        self.used = 0
+        self.warm = 0
+        self.round = 0
         self._spread = spread
-        self._seats, self._none_because = _able(like, seats)
-        self._free = [seat for seat in self._seats if seat.free]
-        self._busy: dict[tuple[str, ...], tuple[Reason, str]] = {}
+        self._seats: dict[Seat, tuple[int, int, int]] = {}
+        self._free: Ranking[Seat, _Rank] = Ranking()
 
-    def best(self, refused_by: tuple[str, ...]) -> Seat | None:
-        """Return the seat for the next session: warm before cold, then the fullest (the emptiest, when spreading)."""
-        self._free = [seat for seat in self._free if seat.free]
-        willing = (seat for seat in self._free if seat.runner.id not in refused_by)
-        return min(willing, key=self._rank, default=None)
+    def __len__(self) -> int:
+        """Return how many seats could take such a session were they free."""
+        return len(self._seats)
 
-    def refusal(self, refused_by: tuple[str, ...]) -> tuple[Reason, str]:
-        """Return why `best` has none, as a code and for people."""
-        if self._none_because is not None:
-            return self._none_because
-        if self._free:
-            return self._refusal(refused_by)
-        # All is taken and stays so while this plan is made: a long queue needn't count it again for each session.
-        if refused_by not in self._busy:
-            self._busy[refused_by] = self._refusal(refused_by)
-        return self._busy[refused_by]
+    @property
+    def free(self) -> int:
+        """How many seats have a slot free."""
+        return len(self._free)
 
-    def _refusal(self, refused_by: tuple[str, ...]) -> tuple[Reason, str]:
-        willing = [seat for seat in self._seats if seat.runner.id not in refused_by]
-        if not willing:
-            return Reason.RUNNER_REFUSED, f"every runner that offers bot {self._like.bot} has refused the session"
-        slots = sum(seat.runner.slots for seat in willing)
-        used = sum(min(seat.used, seat.runner.slots) for seat in willing)
-        return Reason.NO_FREE_SLOT, f"no free slot in pool {self._like.pool} ({used}/{slots} busy)"
+    def fits(self, runner: Runner) -> bool:
+        """Tell whether a runner is of the right kind, whatever it does at the moment."""
+        wish, labels = self.wish, runner.labels
+        return wish.transport in runner.offers.get((wish.bot, self.version), ()) and all(
+            labels.get(name) == value for name, value in wish.requires
+        )
 
-    def _rank(self, seat: Seat) -> tuple[bool, int, str]:
-        return seat.warm <= 0, seat.used if self._spread else -seat.used, seat.runner.id
+    def show(self, seat: Seat) -> None:
+        """Take in how a seat of the right kind stands now."""
+        self._discount(seat)
+        runner = seat.usable
+        if runner is None:
+            self._free.drop(seat)
+            return
+        used = min(seat.used, runner.slots)
+        warm = max(min(seat.warm, runner.slots - used), 0)
+        self._seats[seat] = (runner.slots, used, warm)
+        self.slots += runner.slots
+        self.used += used
+        self.warm += warm
+        if used < runner.slots:
+            preferred = sum(runner.labels.get(name) == value for name, value in self.wish.prefers)
+            fill = used if self._spread else -used
+            self._free.put(seat, (seat.warm <= 0, -preferred, fill, runner.id))
+        else:
+            self._free.drop(seat)
+
+    def hide(self, seat: Seat) -> None:
+        """Forget a seat, which is no longer of the right kind."""
+        self._discount(seat)
+        self._free.drop(seat)
+
+    def best(self, refused_by: Sequence[str] = ()) -> Seat | None:
+        """Return the seat for the next session, or None when no seat has room that wants it."""
+        free = self._free
+        if not refused_by:
+            return free.first()
+        passed: list[tuple[Seat, _Rank]] = []
+        while (seat := free.first()) is not None and seat.key[1] in refused_by:
+            passed.append((seat, free.key(seat)))
+            free.drop(seat)
+        for other, key in passed:
+            free.put(other, key)
+        return seat
+
+    def busy(self, refused_by: Sequence[str]) -> tuple[int, int, int]:
+        """Return how many seats don't refuse, and the used slots and all slots of theirs."""
+        count, used, slots = len(self._seats), self.used, self.slots
+        if refused_by:
+            for seat, (its_slots, its_used, _) in self._seats.items():
+                if seat.key[1] in refused_by:
+                    count, used, slots = count - 1, used - its_used, slots - its_slots
+        return count, used, slots
+
+    def _discount(self, seat: Seat) -> None:
+        slots, used, warm = self._seats.pop(seat, (0, 0, 0))
+        self.slots -= slots
+        self.used -= used
+        self.warm -= warm
 
 
-def _able(like: Session, seats: Sequence[Seat]) -> tuple[list[Seat], tuple[Reason, str] | None]:
-    """Return the seats that could take a session were they free, and if there are none, what they lack."""
-    bot, pool, transport = like.bot, like.pool, like.transport
-    if not seats:
-        return [], (Reason.NO_RUNNER_FOR_AGENT, f"no runner is up in pool {pool}")
-    offering = [seat for seat in seats if bot in seat.runner.offers]
-    if not offering:
-        failed = any(bot in seat.runner.broken for seat in seats)
-        text = f"bot {bot} can't be imported in pool {pool}" if failed else f"no runner offers bot {bot} in pool {pool}"
-        return [], (Reason.NO_RUNNER_FOR_AGENT, text)
-    fitting = [seat for seat in offering if transport in seat.runner.offers[bot]]
-    if not fitting:
-        return [], (Reason.NO_RUNNER_FOR_AGENT, f"no runner offers bot {bot} over {transport} in pool {pool}")
-    able = [seat for seat in fitting if not seat.runner.draining]
-    if not able:
-        return [], (Reason.RUNNER_DRAINING, f"every runner that offers bot {bot} is draining")
-    return able, None
+def shortage(wish: Wish, versions: Sequence[int] | None, seats: Iterable[Seat]) -> tuple[Reason, str]:
+    """Return what the runners of a pool lack, none of which could take a session were it free.
+
+    Args:
+        wish: what the session asks for.
+        versions: those it may run in; None: any.
+        seats: the live runners of the pool that weren't launched for a single session.
+    """
+    bot, pool, transport = wish.bot, wish.pool, wish.transport
+    runners = [seat.runner for seat in seats if seat.runner]
+    broken = any(bot in runner.broken for runner in runners)
+    named = bot if versions is None else f"{bot} in version {' or '.join(str(each) for each in versions)}"
+    labels = ", ".join(f"{name}={value}" for name, value in wish.requires)
+
+    def offers(runner: Runner) -> list[tuple[int, tuple[str, ...]]]:
+        return [(version, transports) for (name, version), transports in runner.offers.items() if name == bot]
+
+    def in_version(runner: Runner) -> list[tuple[str, ...]]:
+        return [transports for version, transports in offers(runner) if versions is None or version in versions]
+
+    demands: list[tuple[Callable[[Runner], object], Reason, str]] = [
+        (lambda _: True, Reason.NO_RUNNER_FOR_AGENT, f"no runner is up in pool {pool}"),
+        (
+            offers,
+            Reason.NO_RUNNER_FOR_AGENT,
+            f"bot {bot} can't be imported in pool {pool}" if broken else f"no runner offers bot {bot} in pool {pool}",
+        ),
+        (in_version, Reason.NO_RUNNER_FOR_AGENT, f"no runner offers bot {named} in pool {pool}"),
+        (
+            lambda runner: any(transport in transports for transports in in_version(runner)),
+            Reason.NO_RUNNER_FOR_AGENT,
+            f"no runner offers bot {named} over {transport} in pool {pool}",
+        ),
+        (
+            lambda runner: all(runner.labels.get(name) == value for name, value in wish.requires),
+            Reason.NO_RUNNER_FOR_AGENT,
+            f"no runner that offers bot {named} in pool {pool} has {labels}",
+        ),
+        (
+            lambda runner: not runner.draining,
+            Reason.RUNNER_DRAINING,
+            f"every runner that offers bot {named} is draining",
+        ),
+    ]
+    for demand, reason, text in demands:
+        runners = [runner for runner in runners if demand(runner)]
+        if not runners:
+            return reason, text
+    return Reason.RUNNER_OVERLOADED, f"every runner that offers bot {named} brakes: {runners[0].brake}"

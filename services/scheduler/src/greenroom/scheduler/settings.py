@@ -4,13 +4,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from greenroom.common.settings import Env, ServiceSettings
+from greenroom.common.settings import Env
 from greenroom.scheduler.core import PlanLimits
+from greenroom.scheduler.launchers.settings import LauncherSettings
 
 _POSITIVE = msgspec.Meta(gt=0)
 
 
-class SchedulerSettings(ServiceSettings, frozen=True, kw_only=True):
+class SchedulerSettings(LauncherSettings, frozen=True, kw_only=True):
     """Settings of `greenroom-scheduler`. All schedulers of an installation are set alike: any may lead."""
 
     scheduler_pool: Annotated[str, Env(help="The one pool that is scheduled; unset: all of them")] = ""

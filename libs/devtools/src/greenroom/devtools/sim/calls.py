@@ -1,0 +1,135 @@
+"""What becomes of sessions on runners: claimed, ready, talked in, ended. The runner's side of the contract."""
+
+from collections.abc import Callable
+from random import Random
+from typing import Final, Literal
+
+from greenroom.common.lifecycle import Connected, Ended, OnLoss, Outcome, Ready, Session, Started
+from greenroom.devtools.sim.clockwork import Clockwork
+from greenroom.devtools.sim.ledger import VirtualLedger
+from greenroom.devtools.sim.runners import Runners, VirtualRunner
+from greenroom.devtools.sim.spans import Span
+
+# A runner that was cut off reads in the ledger within this what became of its sessions.
+_LOOKS_S: Final = 5.0
+
+type Answer = Literal["accepted", "no-slot", "draining", "no-responder", "request-timeout"]
+
+
+class Calls:
+    """See the module.
+
+    Args:
+        clock: virtual time.
+        ledger: where runners write.
+        runners: that there are.
+        chance: draws how long processes take to come up.
+        length_of: returns how long the call of a session takes.
+        on_empty: called when a runner has no session any more.
+    """
+
+    def __init__(
+        self,
+        clock: Clockwork,
+        ledger: VirtualLedger,
+        runners: Runners,
+        chance: Random,
+        *,
+        length_of: Callable[[str], float],
+        on_empty: Callable[[VirtualRunner], None],
+    ) -> None:
+        self._clock = clock
+        self._ledger = ledger
+        self._runners = runners
+        self._chance = chance
+        self._length_of = length_of
+        self._on_empty = on_empty
+
+    def start(self, runner: VirtualRunner | None, session: Session) -> Answer:
+        """Ask a runner to start a session that is leased to it, and return what it answers."""
+        if runner is None or not runner.up:
+            return "no-responder"
+        if runner.cut:
+            return "request-timeout"
+        if runner.holds(session):
+            return "accepted"
+        if runner.draining:
+            return "draining"
+        if len(runner.held) >= runner.slots:
+            return "no-slot"
+        self.claim(runner, session)
+        return "accepted"
+
+    def claim(self, runner: VirtualRunner, session: Session) -> bool:
+        """Let a runner claim a session, and run it if the lease is still the current one; return whether it is."""
+        entry = self._ledger.open.get(session.id)
+        if entry is None or entry.session.epoch != session.epoch or entry.session.runner_id != runner.id:
+            return False
+        self._runners.hold(runner, session)
+        takes_s = self._take_process(runner)
+        # It says so before it writes: who reads the claim finds it reported.
+        self._runners.beat(runner)
+        self._ledger.advance(entry, Started(runner_id=runner.id, epoch=session.epoch))
+        self._clock.after(takes_s, self._ready, runner, session)
+        return True
+
+    def _take_process(self, runner: VirtualRunner) -> float:
+        """Return how long it takes until the process for a session is ready."""
+        pool = runner.pool
+        if not runner.standby:
+            return self._draw(pool.fork_start)
+        runner.standby -= 1
+        self._clock.after(self._draw(pool.refill), self._refill, runner)
+        return self._draw(pool.warm_start)
+
+    def _refill(self, runner: VirtualRunner) -> None:
+        if runner.up and runner.standby < min(runner.pool.standby, runner.slots - len(runner.held)):
+            runner.standby += 1
+            self._runners.beat(runner)
+
+    def _ready(self, runner: VirtualRunner, session: Session) -> None:
+        if not runner.holds(session):
+            return
+        self._write(runner, session, Ready(epoch=session.epoch))
+        if session.on_loss is OnLoss.BEFORE_MEDIA:
+            self._write(runner, session, Connected(epoch=session.epoch))
+        self._clock.after(self._length_of(session.id), self._end, runner, session)
+
+    def _end(self, runner: VirtualRunner, session: Session) -> None:
+        if not runner.holds(session):
+            return
+        ended = Ended(by="runner", epoch=session.epoch, outcome=Outcome.COMPLETED, reason="goodbye")
+        self._runners.drop(runner, session.id)
+        self._write(runner, session, ended)
+        self._freed(runner)
+
+    def _freed(self, runner: VirtualRunner) -> None:
+        pool = runner.pool
+        if runner.standby < min(pool.standby, runner.slots - len(runner.held)):
+            self._clock.after(self._draw(pool.refill), self._refill, runner)
+        self._runners.beat(runner)
+        if not runner.held:
+            self._on_empty(runner)
+
+    def _write(self, runner: VirtualRunner, session: Session, transition: Ready | Connected | Ended) -> None:
+        """Write what a runner has to say of a session, as soon as it can be reached and if it is still its own."""
+        if not runner.up:
+            return
+        if runner.cut:
+            self._clock.after(_LOOKS_S, self._write, runner, session, transition)
+            return
+        entry = self._ledger.open.get(session.id)
+        if entry is not None and entry.session.epoch == session.epoch and entry.session.runner_id == runner.id:
+            self._ledger.advance(entry, transition)
+
+    def looked_up(self, runner: VirtualRunner) -> None:
+        """Let a runner that was cut off end the sessions that the ledger has taken from it meanwhile."""
+        for held in list(runner.held.values()):
+            entry = self._ledger.open.get(held.session_id)
+            if entry is None or entry.session.epoch != held.epoch or entry.session.runner_id != runner.id:
+                self._runners.drop(runner, held.session_id)
+        if runner.up:
+            self._freed(runner)
+
+    def _draw(self, span: Span) -> float:
+        return span.draw(self._chance)

@@ -1,0 +1,74 @@
+"""A fleet that is heard without anybody speaking: ten thousand heartbeats a virtual second would be all one simulated.
+
+A runner speaks when something about it changes. From then on nothing happens to it until something is done to it (it
+starts or ends a call, is lost, is cut off), so what its heartbeats would say each second is known, and when they would
+end isn't yet: `Heard.heard_at` simply moves with the clock. Whoever makes a runner fall silent says so
+(`HearingFleet.silenced`), and then the true time of its last heartbeat stands there. What the core concludes, and when,
+is the same to the second.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from greenroom.common.messages import Heartbeat
+from greenroom.devtools.sim.clockwork import Clockwork
+from greenroom.scheduler.fleet import Fleet, Runner, RunnerKey
+
+# The board looks at each runner again when it would be lost if it hadn't been heard. Each look costs microseconds, so a
+# runner that speaks on is taken to have been heard somewhat ahead: it is looked at once a minute, not each 6 s.
+_AHEAD: Final = timedelta(seconds=60)
+
+
+class Heard(Runner, frozen=True, kw_only=True):
+    """A runner that speaks on, whatever the time is."""
+
+    clock: Clockwork
+
+    @property
+    def heard_at(self) -> datetime:  # pyright: ignore[reportIncompatibleVariableOverride] - a field there, told here
+        """When it was last heard, somewhat ahead of the time."""
+        return self.clock.now() + _AHEAD
+
+    @property
+    def up_s(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """How long it has been up, in seconds."""
+        return (self.clock.now() - self.process_started_at).total_seconds()
+
+
+class HearingFleet(Fleet):
+    """See the module.
+
+    Args:
+        clock: virtual time.
+    """
+
+    def __init__(self, clock: Clockwork) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def heard(self, heartbeat: Heartbeat, now: datetime) -> bool:
+        """Take in a heartbeat, which those that follow each second will repeat."""
+        news = super().heard(heartbeat, now)
+        if news:
+            key = (heartbeat.pool, heartbeat.runner_id)
+            self._runners[key] = Heard(clock=self._clock, **_fields(self._runners[key]))
+        return news
+
+    def silenced(self, key: RunnerKey, heard_at: datetime) -> bool:
+        """Take in that a runner was heard then for the last time; return whether it was heard at all."""
+        known = self._runners.get(key)
+        if known is not None:
+            up_s = (heard_at - known.process_started_at).total_seconds()
+            self._runners[key] = Runner(**{**_fields(known), "heard_at": heard_at, "up_s": max(up_s, 0.0)})
+            # They are in the order in which they were last heard, and all that speak on are ahead of it.
+            self._runners.move_to_end(key, last=False)
+        return known is not None
+
+    def taken_over(self, other: Fleet) -> None:
+        """Take in what another scheduler has heard, as one that stood by has."""
+        self.hearing_since = other.hearing_since
+        self._runners.update(other.runners)
+
+
+def _fields(runner: Runner) -> dict[str, Any]:
+    return {name: getattr(runner, name) for name in Runner.__struct_fields__}
