@@ -1,101 +1,18 @@
 """Schedulers as processes on a real NATS server, with simulated runners: what is killed is really killed."""
 
 import asyncio
-import contextlib
-import os
 import signal
-import statistics
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from greenroom.common import messages, subjects, topology_admin
-from greenroom.common.clock import SystemClock
-from greenroom.common.ledger import Ledger
-from greenroom.common.lifecycle import Limits, OnLoss, Outcome, Session, State
-from greenroom.common.messages import LeaderClaim
-from greenroom.common.nats_broker import NatsBroker
+from greenroom.common.lifecycle import OnLoss, Outcome, Session, State
 from greenroom.devtools.embedded.nats import EmbeddedNats
-from tests.support.simulated_runner import SimulatedRunner, request_session
-
-PATIENCE_S = 30.0
-WAITS_LONG = Limits(queue_timeout_s=300)
-
-
-class Field:
-    """A server, a client's connection, and whatever schedulers and runners a test starts."""
-
-    def __init__(self, url: str, folder: Path, broker: NatsBroker, stack: contextlib.AsyncExitStack) -> None:
-        self.url = url
-        self.broker = broker
-        self.ledger = Ledger(broker)
-        self._folder = folder
-        self._stack = stack
-
-    async def scheduler(self, name: str) -> asyncio.subprocess.Process:
-        """Start a scheduler process; its log is a file in the test's folder."""
-        env = {
-            **os.environ,
-            "NATS_URL": self.url,
-            "GREENROOM_INSTANCE_ID": name,
-            "GREENROOM_LOG_FORMAT": "json",
-        }
-        log = self._stack.enter_context((self._folder / f"{name}.log").open("wb"))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "greenroom.scheduler", env=env, stdout=log, stderr=log
-        )
-        self._stack.push_async_callback(_end, process)
-        return process
-
-    async def runner(self, runner_id: str, *, slots: int = 4, call_s: float | None = None) -> SimulatedRunner:
-        """Start a simulated runner with a connection of its own."""
-        broker = await NatsBroker.connect(self.url, name=runner_id, timeout_s=5)
-        self._stack.push_async_callback(broker.close)
-        runner = SimulatedRunner(broker, SystemClock(), runner_id, slots=slots, call_s=call_s)
-        await runner.start()
-        self._stack.push_async_callback(runner.kill)
-        return runner
-
-    async def leader(self, *, other_than: str | None = None) -> str:
-        """Wait for a leader and return its name."""
-        subject = subjects.LEADER.format(name="scheduler-default")
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                message = await self.broker.last("LEADERS", subject)
-                if message is not None:
-                    claim = messages.decode(message.data, LeaderClaim)
-                    if not claim.released and claim.holder != other_than:
-                        return claim.holder
-                await asyncio.sleep(0.02)
-
-    async def reach(self, session: Session, state: State, within_s: float = PATIENCE_S) -> Session:
-        """Wait until a session is in a state and return it."""
-        async with asyncio.timeout(within_s):
-            while True:
-                entry = await self.ledger.last(session.tenant, session.id)
-                if entry is not None and entry.session.state is state:
-                    return entry.session
-                await asyncio.sleep(0.01)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
-
-
-@contextlib.asynccontextmanager
-async def field_on(url: str, folder: Path) -> AsyncGenerator[Field]:
-    """Give a field with the topology applied, and end all that was started on it."""
-    async with contextlib.AsyncExitStack() as stack:
-        broker = await NatsBroker.connect(url, name="client", timeout_s=5)
-        stack.push_async_callback(broker.close)
-        await topology_admin.apply(broker)
-        yield Field(url, folder, broker, stack)
+from tests.support.scheduler_field import PATIENCE_S, WAITS_LONG, Field, field_on, started
+from tests.support.simulated_runner import request_session
 
 
 @pytest.fixture
@@ -103,11 +20,6 @@ async def field(nats_url: str, tmp_path: Path) -> AsyncIterator[Field]:
     """A field on the server of the run."""
     async with field_on(nats_url, tmp_path) as field:
         yield field
-
-
-def started(*runners: SimulatedRunner) -> Counter[str]:
-    """Return how often each session was started."""
-    return Counter(session_id for runner in runners for session_id, _ in runner.started)
 
 
 async def test_two_hundred_sessions_over_four_slots_each_run_once(field: Field) -> None:
@@ -213,16 +125,3 @@ async def test_a_killed_broker_loses_no_session_and_no_runner(own_nats: Embedded
         await field.reach(waiting, State.READY)
         assert (await field.reach(running, State.READY)).epoch == 1
         assert started(runner, other) == Counter([running.id, waiting.id])
-
-
-async def test_no_timer_lies_between_a_request_and_its_start(field: Field) -> None:
-    """No start waits for the tick of 250 ms: then half of them would take more than half of that."""
-    await field.scheduler("one")
-    runner = await field.runner("r1", slots=100, call_s=0.0)
-    await field.reach(await request_session(field.ledger), State.ENDED)
-    took_ms: list[float] = []
-    for _ in range(30):
-        session = await request_session(field.ledger)
-        await field.reach(session, State.ENDED)
-        took_ms.append((runner.asked_at[-1] - session.requested_at).total_seconds() * 1000)
-    assert statistics.median(took_ms) < 125

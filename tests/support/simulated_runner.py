@@ -154,6 +154,13 @@ class SimulatedRunner:
         """Lose a session without a word."""
         del self.held[session_id]
 
+    async def end(self, session_id: str) -> None:
+        """End a session that it holds, in order."""
+        held = self.held.pop(session_id)
+        ended = Ended(by="runner", epoch=held.epoch, outcome=Outcome.COMPLETED, reason="goodbye")
+        await self._ledger.move(held.tenant, session_id, lambda _: ended)
+        await self.beat()
+
     async def beat(self) -> None:
         """Send a heartbeat."""
         self._seq += 1
