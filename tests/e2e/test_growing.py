@@ -16,9 +16,10 @@ pytestmark = pytest.mark.timeout(180)
 
 async def test_three_callers_on_one_slot_get_three_runners(tmp_path: Path) -> None:
     """Two of them by a cold start each; the runners end with their calls, and why they were launched is kept."""
-    async with running_stack(
-        tmp_path, GREENROOM_LAUNCHER="process", GREENROOM_SLOTS="1", GREENROOM_STANDBY="1"
-    ) as stack, stack.client() as client:
+    async with (
+        running_stack(tmp_path, GREENROOM_LAUNCHER="process", GREENROOM_SLOTS="1", GREENROOM_STANDBY="1") as stack,
+        stack.client() as client,
+    ):
         await _applied(client)
         request = {"agent": "echo", "wait": "ready", "wait_timeout_s": 60, "limits": {"queue_timeout_s": 60}}
         sessions = await asyncio.gather(*(client.post("/v1/sessions", request) for _ in range(3)))

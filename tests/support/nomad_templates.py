@@ -1,6 +1,6 @@
 """Renders what the jobs' templates use of Nomad's template language, with values of a test in the place of Nomad's.
 
-`env`, `with nomadVar`, `range nomadService` and `if ne` on two words; anything else is left standing, for the test to see.
+`env`, `with nomadVar`, `range nomadService` and `if ne` on two words; anything else is left standing, to be seen.
 """
 
 import re

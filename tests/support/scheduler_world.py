@@ -18,9 +18,7 @@ from greenroom.common.lifecycle import (
     Ended,
     Ending,
     Leased,
-    OnLoss,
     Outcome,
-    Priority,
     Ready,
     Requested,
     Requeued,
@@ -30,7 +28,7 @@ from greenroom.common.lifecycle import (
     Transition,
 )
 from greenroom.common.messages import BotOffer
-from greenroom.common.policy import AtLimit, Limit, Policy, PoolPolicy, RolledBack, Rollout, Scope
+from greenroom.common.policy import Limit, Policy, RolledBack
 from greenroom.scheduler.actions import (
     Action,
     Ask,
@@ -45,79 +43,15 @@ from greenroom.scheduler.core import PlanLimits, Tracked
 from greenroom.scheduler.fleet import Fleet
 from greenroom.scheduler.history import History
 from tests.support.scheduler_builders import T0, heartbeat
+from tests.support.scheduler_draws import LABELS, documents, keys, policies
 
 LIMITS = PlanLimits()
 RUNNERS = ("r0", "r1", "r2", "r3")
 POOLS = ("default", "gpu")
-TENANTS = ("acme", "zen", "omni")
-LABELS = ({}, {"gpu": "l4"}, {"gpu": "t4", "region": "eu"})
 COLD = {
     "default": ColdAllowance(count=2, deadline_s=90.0),
     "gpu": ColdAllowance(count=0, reason="the launcher is down", deadline_s=90.0),
 }
-
-shares = st.sampled_from([0.0, 0.5, 1.0])
-
-
-@st.composite
-def limits(draw: st.DrawFn, number: int) -> Limit:
-    """Draw a limit of any scope."""
-    scope = draw(st.sampled_from(Scope))
-    keys = {
-        Scope.TENANT: ["*"],
-        Scope.AGENT: ["*", "desk"],
-        Scope.AGENT_VERSION: ["*", "desk@2"],
-        Scope.CARRIER: ["*", "twilio"],
-        Scope.NUMBER: ["*", "+1"],
-        Scope.ACCOUNT: ["*", "openai"],
-    }
-    return Limit(
-        id=f"l{number}",
-        scope=scope,
-        tenant=draw(st.sampled_from(["*", "acme"])),
-        key=draw(st.sampled_from(keys[scope])),
-        max_sessions=draw(st.sampled_from([None, 0, 1, 2, 3])),
-        max_starts_per_s=draw(st.sampled_from([None, None, 0.5, 2.0])),
-        at_limit=draw(st.sampled_from(AtLimit)),
-    )
-
-
-@st.composite
-def policies(draw: st.DrawFn) -> Policy:
-    """Draw a policy."""
-    return Policy(
-        revision=draw(st.integers(1, 99)),
-        limits=tuple(draw(limits(number)) for number in range(draw(st.integers(0, 3)))),
-        pools=(PoolPolicy(name="gpu", placement=draw(st.sampled_from(["packed", "spread"]))),),
-        rollouts=tuple(
-            Rollout(agent="desk", tenant=tenant, current=1, canary=2, canary_share=draw(shares), min_starts=1)
-            for tenant in draw(st.sets(st.sampled_from(["*", "acme"])))
-        ),
-        weights=draw(st.sampled_from([{}, {"acme": 2.0}])),
-    )
-
-
-@st.composite
-def documents(draw: st.DrawFn) -> Session:
-    """Draw a session that is about to be requested; it has no id yet."""
-    return Session(
-        id="",
-        tenant=draw(st.sampled_from(TENANTS)),
-        agent=draw(st.sampled_from(["desk", "desk", "other"])),
-        bot=draw(st.sampled_from(["echo"] * 7 + ["ghost"])),
-        pool=draw(st.sampled_from(["default", "default", "gpu"])),
-        priority=draw(st.sampled_from(Priority)),
-        requires=draw(st.sampled_from([{}, {}, {}, {}, *LABELS])),
-        prefers=draw(st.sampled_from(LABELS)),
-        room=draw(st.sampled_from([None, None, None, "lobby"])),
-        carrier=draw(st.sampled_from([None, "twilio"])),
-        number=draw(st.sampled_from([None, "+1", "+2"])),
-        accounts=draw(st.sampled_from([(), ("openai",), ("openai", "cartesia")])),
-        on_loss=draw(st.sampled_from(OnLoss)),
-        limits=lifecycle.Limits(queue_timeout_s=draw(st.sampled_from([5.0, 60.0]))),
-        requested_at=T0,
-        queue_deadline_at=T0,
-    )
 
 
 class BoardWorld(RuleBasedStateMachine):
@@ -224,7 +158,7 @@ class BoardWorld(RuleBasedStateMachine):
         slots=st.sampled_from([0, 1, 2, 4]),
         standby=st.integers(0, 2),
         draining=st.sampled_from([False, False, False, True]),
-        brake=st.sampled_from([None, None, None, "loop lag 80 ms"]),
+        brake=st.sampled_from([None, None, None, "loop lag 80 ms", "cpu 97 %"]),
         claim=st.sampled_from([None, None, None, "s1-1"]),
         labels=st.sampled_from(LABELS),
         versions=st.sampled_from([(1,), (2,), (1, 2), (1, 2)]),
@@ -433,9 +367,15 @@ class BoardWorld(RuleBasedStateMachine):
         """Whoever was asked for is known, or has ended."""
         assert len(self.known) + len(self.ended) == self.requested
         assert self.board.sessions == self.known
+        cold = {
+            f"{each.session.id}-{each.session.epoch}"
+            for each in self.known.values()
+            if each.session.cold and each.session.state is State.LEASED
+        }
+        assert cold == self.board.cold_leases("default") | self.board.cold_leases("gpu")
 
     def teardown(self) -> None:
-        """In a world without limits and with slots for all, everybody is placed, or ends."""
+        """Without limits, and with all carried out for a while, nobody waits beyond his deadline."""
         self.decree(Policy())
         for _ in range(40):
             self.wait(1.0, connected=True, heard=4)
@@ -443,26 +383,5 @@ class BoardWorld(RuleBasedStateMachine):
                 if tracked.busy:
                     self.tell(msgspec.structs.replace(tracked, busy=False))
             self.plan("all", None)
-        assert not any(each.session.state is State.REQUESTED for each in self.known.values() if patient(each, self.now))
-
-
-def patient(tracked: Tracked, now: datetime) -> bool:
-    """Tell whether somebody should have been told by now that there is nothing for him."""
-    return tracked.session.queue_deadline_at <= now
-
-
-def keys(limit: Limit, session: Session) -> list[tuple[str, str]]:
-    """Return what a limit counts a session by, worked out the long way."""
-    if limit.tenant not in {"*", session.tenant}:
-        return []
-    found: dict[Scope, list[str | None]] = {
-        Scope.TENANT: [session.tenant],
-        Scope.AGENT: [session.agent],
-        Scope.AGENT_VERSION: [f"{session.agent}@{session.agent_version}"],
-        Scope.CARRIER: [session.carrier],
-        Scope.NUMBER: [session.number],
-        Scope.ACCOUNT: list(session.accounts),
-    }
-    over_all = limit.tenant == "*" and limit.scope in {Scope.CARRIER, Scope.NUMBER, Scope.ACCOUNT}
-    tenant = "*" if over_all else session.tenant
-    return [(tenant, key) for key in found[limit.scope] if key is not None and limit.key in {"*", key}]
+        waiting = [each.session for each in self.known.values() if each.session.state is State.REQUESTED]
+        assert all(each.queue_deadline_at > self.now for each in waiting)

@@ -35,6 +35,8 @@ _log = structlog.get_logger()
 _API_TIMEOUT_S: Final = 5.0
 # What a direct read adds to the headers that the message was stored with.
 _DIRECT_HEADERS: Final = frozenset({"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"})
+# Over TLS nats-py may wait for ever for the other side's goodbye.
+_CLOSE_TIMEOUT_S: Final = 2.0
 
 
 class NatsBroker:
@@ -95,7 +97,8 @@ class NatsBroker:
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
             with contextlib.suppress(Exception):
-                await client.close()
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await client.close()
             raise BrokerUnavailable(f"no NATS server at {_without_password(url)}") from error
         return broker
 
@@ -117,7 +120,21 @@ class NatsBroker:
         if not self._client.is_connected:
             # nats-py would write what is still buffered to the connection that is gone, and stop half-closed.
             self._client._pending, self._client._pending_data_size = [], 0  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        await self._client.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._client.close()
+
+    async def flush(self, timeout_s: float) -> None:
+        """Return when the server knows of everything that was said so far, subscriptions too.
+
+        Raises:
+            TimeoutError: it doesn't answer in time.
+            OSError: the connection is gone.
+        """
+        async with asyncio.timeout(timeout_s):
+            # nats-py writes a ping ahead of what it has buffered; the second one comes behind that.
+            for _ in range(2):
+                await self._client.flush()
 
     async def publish(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
         """See `Broker.publish`."""

@@ -40,8 +40,9 @@ async def seed_policy(dsn: str, *, slots: int) -> None:
         with database.translated():
             await connection.execute(
                 """
-                INSERT INTO policy_pools
-                    (name, maximum, max_runners, slots_per_runner, cold_starts, cold_deadline_s, idle_retire_s, cooldown_s)
+                INSERT INTO policy_pools (
+                    name, maximum, max_runners, slots_per_runner, cold_starts, cold_deadline_s, idle_retire_s, cooldown_s
+                )
                 SELECT 'default', $1::int * $2::int, $2::int, $1::int, $2::int, $3, $4, $5
                 FROM policy_revision WHERE revision = 0
                 """,
@@ -57,7 +58,6 @@ async def seed_policy(dsn: str, *, slots: int) -> None:
 
 async def end_launched(folder: Path, *, timeout_s: float) -> None:
     """End the runners that were launched; the scheduler that did so must have been stopped before."""
-    if folder.exists():
-        killed = await stop_all(folder, clock=SystemClock(), timeout_s=timeout_s)
-        if killed:
-            _log.warning("runners_killed", count=killed)
+    killed = await stop_all(folder, clock=SystemClock(), timeout_s=timeout_s)
+    if killed:
+        _log.warning("runners_killed", count=killed)

@@ -72,6 +72,7 @@ class Stack:
         self._on_step = on_step
         self._started = [name for name in SERVICES if name not in without]
         self._receiver: OtlpReceiver | None = None
+        self._grows = env.get(growing.LAUNCHER) == "process"
 
     @property
     def recordings_dir(self) -> Path:
@@ -133,7 +134,8 @@ class Stack:
         running = [self.services[name] for name in reversed(SERVICES) if name in self.services]
         # The recorder goes last: it keeps what the others say while they stop.
         await asyncio.gather(*(s.stop(_STOP_TIMEOUT_S - 1) for s in running if s.name != "recorder"))
-        await growing.end_launched(self.launched_dir, timeout_s=max(deadline - time.monotonic(), 1))
+        if self._grows:
+            await growing.end_launched(self.launched_dir, timeout_s=max(deadline - time.monotonic(), 1))
         await asyncio.gather(*(s.stop(max(deadline - time.monotonic(), 1)) for s in running if s.name == "recorder"))
         if self._receiver is not None:
             await self._receiver.stop()
@@ -146,7 +148,8 @@ class Stack:
         """End everything at once."""
         for service in self.services.values():
             await service.stop(0)
-        await growing.end_launched(self.launched_dir, timeout_s=0)
+        if self._grows:
+            await growing.end_launched(self.launched_dir, timeout_s=0)
         for part in (self.nats, self.postgres):
             if part is not None:
                 await part.kill()
@@ -173,7 +176,7 @@ class Stack:
         finally:
             await broker.close()
         await migrate(self.database_url)
-        if self._env.get(growing.LAUNCHER) == "process":
+        if self._grows:
             slots = int(self._env.get("GREENROOM_SLOTS") or default_slots())
             await growing.seed_policy(self.database_url, slots=slots)
         self.api_key = self._development_key()

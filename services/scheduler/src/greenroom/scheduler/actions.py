@@ -1,5 +1,6 @@
 """What a plan consists of. An action says everything: carrying it out leaves nothing to decide."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -140,7 +141,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Return it as the caller reads it, e.g. `2nd of 9: tenant acme at 20/20; next slot expected in ~14 s`."""
-        expected = f"; next slot expected in ~{self.next_s:.0f} s" if self.next_s is not None else ""
+        expected = f"; next slot expected in ~{math.ceil(self.next_s)} s" if self.next_s is not None else ""
         return f"{_ordinal(self.position)} of {self.of}: {self.text}{expected}"
 
 

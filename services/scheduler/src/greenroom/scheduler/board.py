@@ -62,6 +62,8 @@ class Board:
         self._sessions: dict[str, Tracked] = {}
         self._counted: dict[str, tuple[Tally[Line], ...]] = {}
         self._rooms = Rooms()
+        # Launch ids of the cold leases that no runner has claimed so far, by pool.
+        self._launching: dict[str, set[str]] = {}
         # What to look at in the next plan: what has changed, and what was found to be acted on and still is as it was.
         self._due: set[str] = set()
         self._deadlines: Ranking[str, tuple[datetime, str]] = Ranking()
@@ -97,6 +99,10 @@ class Board:
         known = self._sessions.get(session.id)
         self._sessions[session.id] = tracked
         self._due.add(session.id)
+        if known is not None:
+            self._launched(known.session)
+        if session.cold and session.state is State.LEASED:
+            self._launching.setdefault(session.pool, set()).add(f"{session.id}-{session.epoch}")
         if known is None:
             self._look_at(self._rooms.enter(session))
         elif _place(known) == _place(tracked):
@@ -116,6 +122,7 @@ class Board:
         """Take in that a session has ended."""
         known = self._sessions.pop(session_id, None)
         if known is not None:
+            self._launched(known.session)
             self._withdraw(known.session, None)
             self._look_at(self._rooms.leave(known.session))
             self._due.discard(session_id)
@@ -153,6 +160,10 @@ class Board:
             trial = self.history.trials.setdefault(key, Trial())
             trial.starts += 1
             trial.failures += not went_well
+
+    def _launched(self, known: Session) -> None:
+        if known.cold:
+            self._launching.get(known.pool, set()).discard(f"{known.id}-{known.epoch}")
 
     def _look_at(self, session_ids: Iterable[str]) -> None:
         self._due.update(session_ids)
@@ -302,6 +313,10 @@ class Board:
     def outlook(self) -> Outlook:
         """Return why sessions wait, as of the last plan; what isn't asked of it costs nothing."""
         return Outlook(self._desk(), self._now, self._cold)
+
+    def cold_leases(self, pool: str) -> frozenset[str]:
+        """Return the launch ids (`{session_id}-{epoch}`) of the cold leases that no runner has claimed so far."""
+        return frozenset(self._launching.get(pool, ()))
 
     def usage(self) -> tuple[LimitUsage, ...]:
         """Return how much of each limit is in use."""

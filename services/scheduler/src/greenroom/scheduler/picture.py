@@ -5,13 +5,14 @@ wait for its echo. An action that is under way shows too: a lease that is being 
 changes is told to the board, which plans are made from.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
 
 from greenroom.common.ledger import Entry
-from greenroom.common.lifecycle import Session, State
+from greenroom.common.lifecycle import Ready, Session, State
 from greenroom.common.messages import Heartbeat
 from greenroom.common.policy import Policy, Verdicts
 from greenroom.scheduler.core import Board, PlanLimits, Tracked
@@ -29,17 +30,25 @@ class Picture:
         fleet: the runners.
         board: what plans are made from.
         verdicts: what leaders found about canaries.
+        pools: how many sessions there are in each.
     """
 
     def __init__(self, pool: str | None = None, *, limits: PlanLimits | None = None) -> None:
         self.fleet = Fleet()
         self.board = Board(self.fleet, limits or PlanLimits())
         self.verdicts = Verdicts()
+        self.pools: Counter[str] = Counter()
         self._pool = pool
         self._entries: dict[str, Entry] = {}
         self._asked: dict[str, int] = {}
         # How far the watch has read: what is older and isn't here has ended.
         self._watched = 0
+        # Sessions whose end was learned of before the watch has come to it, each with the revision of that.
+        self._over: dict[str, int] = {}
+
+    def concerns(self, pool: str) -> bool:
+        """Tell whether what belongs to a pool is kept here."""
+        return self._pool in {None, pool}
 
     @property
     def sessions(self) -> Collection[Tracked]:
@@ -50,27 +59,44 @@ class Picture:
         """Return the last entry that is known of a session, or None once it has ended."""
         return self._entries.get(session_id)
 
+    def knows(self, session_id: str) -> bool:
+        """Tell whether anything was learned of a session before the watch came to it; not of one that ended since."""
+        return session_id in self._entries or session_id in self._over
+
     # ------------------------------------------------------------------------ what comes in
 
-    def watched(self, entry: Entry, now: datetime) -> bool:
-        """Take in an entry that the watch has read, and return whether there may be something to decide."""
+    def watched(self, entry: Entry, now: datetime, *, replayed: bool = False) -> bool:
+        """Take in an entry that the watch has read, and return whether there may be something to decide.
+
+        Args:
+            entry: of any session.
+            now: the time.
+            replayed: whether it was written before the watch began: of each session only the last is read then.
+        """
         self._watched = entry.revision
-        if self._pool in {None, entry.session.pool}:
+        session = entry.session
+        if self.concerns(session.pool):
+            # That it had started well must count as much as that others hadn't, or a canary fails by a restart.
+            was_ready = replayed and session.ready_at is not None
             # The watch reads each entry once; what was written from here comes by twice.
-            self.board.witnessed(entry.transition, entry.session)
+            self.board.witnessed(Ready(epoch=session.epoch) if was_ready else entry.transition, session)
         return self.fold(entry, now)
 
     def fold(self, entry: Entry, now: datetime) -> bool:
         """Take in an entry, unless a later one is known, and return whether there may be something to decide."""
         session = entry.session
-        if self._pool not in {None, session.pool}:
+        if not self.concerns(session.pool):
             return False
         known = self._entries.get(session.id)
-        if entry.revision <= (known.revision if known else self._watched - 1):
+        if entry.revision <= (known.revision if known else self._over.get(session.id, self._watched - 1)):
             return False
         if session.ended:
             self.forget(session.id)
+            if entry.revision > self._watched:
+                self._over[session.id] = entry.revision
             return known is not None
+        if known is None:
+            self.pools[session.pool] += 1
         tracked = self.board.sessions.get(session.id)
         self._entries[session.id] = entry
         self._track(session, now, busy=tracked is not None and tracked.busy)
@@ -81,13 +107,15 @@ class Picture:
 
     def forget(self, session_id: str) -> None:
         """Drop a session that the ledger doesn't hold any more, or holds as ended."""
-        for known in (self._entries, self._asked):
-            known.pop(session_id, None)
+        entry = self._entries.pop(session_id, None)
+        if entry is not None:
+            self.pools -= Counter((entry.session.pool,))
+        self._asked.pop(session_id, None)
         self.board.forget(session_id)
 
     def heard(self, heartbeat: Heartbeat, now: datetime) -> bool:
         """Take in a heartbeat, and return whether what the runner offers has changed."""
-        if self._pool not in {None, heartbeat.pool}:
+        if not self.concerns(heartbeat.pool):
             return False
         if not self.fleet.heard(heartbeat, now):
             return False
@@ -97,6 +125,8 @@ class Picture:
         """Take in that time has passed."""
         for key in self.fleet.ticked(now, connected=connected):
             self.board.runner_changed(key)
+        if self._over:
+            self._over = {each: revision for each, revision in self._over.items() if revision > self._watched}
 
     def closed(self, key: RunnerKey) -> None:
         """Take in that a runner had no slot, or gave no answer."""

@@ -247,4 +247,5 @@ def shortage(wish: Wish, versions: Sequence[int] | None, seats: Iterable[Seat]) 
         runners = [runner for runner in runners if demand(runner)]
         if not runners:
             return reason, text
-    return Reason.RUNNER_OVERLOADED, f"every runner that offers bot {named} brakes: {runners[0].brake}"
+    first = min(runners, key=lambda runner: runner.id)
+    return Reason.RUNNER_OVERLOADED, f"every runner that offers bot {named} brakes: {first.brake}"

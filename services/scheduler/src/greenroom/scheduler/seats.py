@@ -12,6 +12,8 @@ from greenroom.scheduler.ranking import Ranking
 
 # A rack costs a little with each change of a runner and much when it is made: those that were of use not long ago stay.
 _MAX_IDLE_RACKS: Final = 64
+# Answers to why nobody could take a session: each takes a look at all runners, and holds until one of them changes.
+_MAX_SHORTAGES: Final = 1024
 
 
 class Seats:
@@ -78,6 +80,8 @@ class Seats:
             if before is None or runner is None or before.offers is not runner.offers or before.labels != runner.labels:
                 self._sort(seat)
             self._show(seat)
+            if before is None or runner is None or revived or _nature(before) != _nature(runner):
+                self._shortages.clear()
         if before is not None and runner is not None and runner.heard_at < before.heard_at:
             self._silence.drop(key)  # the clock was set back
         self._watch(seat)
@@ -117,6 +121,7 @@ class Seats:
             if seat.live and self._deadline(seat, now) <= now:
                 seat.live = False
                 self._show(seat)
+                self._shortages.clear()
             deadline = self._deadline(seat, now)
             if deadline > now:
                 self._silence.put(key, (deadline, key))
@@ -131,6 +136,7 @@ class Seats:
                 if seat.runner is not None and not seat.live:
                     seat.live = True
                     self._show(seat)
+                    self._shortages.clear()
                 self._silence.drop(seat.key)
                 self._watch(seat)
 
@@ -192,6 +198,8 @@ class Seats:
         """Return why no runner could take a session, were it free; see `placement.shortage`."""
         question = (wish, None if versions is None else tuple(versions))
         if question not in self._shortages:
+            if len(self._shortages) >= _MAX_SHORTAGES:
+                self._shortages.clear()
             open_to_all = (
                 seat for seat in self.of(wish.pool) if seat.runner and seat.live and seat.runner.claim is None
             )
@@ -210,7 +218,6 @@ class Seats:
         """Take in what a runner offers now, or that it offers nothing any more."""
         for rack in seat.racks:
             rack.show(seat)
-        self._shortages.clear()
         offering = seat.up.offers if seat.up else ()
         if offering is not seat.offering:
             for bot, version in seat.offering:
@@ -224,14 +231,10 @@ class Seats:
 
 
 def _offer(runner: Runner) -> tuple[object, ...]:
-    return (
-        runner.held,
-        runner.slots,
-        runner.standby,
-        runner.draining,
-        runner.closed,
-        runner.brake,
-        runner.claim,
-        runner.labels,
-        runner.offers,
-    )
+    """Return what a runner has to give, and to whom."""
+    return runner.held, runner.slots, runner.standby, runner.closed, _nature(runner)
+
+
+def _nature(runner: Runner) -> tuple[object, ...]:
+    """Return to whom a runner gives what it has."""
+    return runner.draining, runner.brake, runner.claim, runner.labels, runner.offers, runner.broken

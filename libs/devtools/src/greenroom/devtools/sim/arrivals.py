@@ -49,13 +49,22 @@ def rate(when: Steady | Diurnal | Burst, begins: datetime, at_s: float) -> float
 def _poisson(
     when: Steady | Diurnal | Burst, begins: datetime, begin: float, end: float, chance: random.Random
 ) -> Iterator[float]:
-    """Yield the times of a Poisson process of changing rate, by thinning one of the highest rate (Lewis and Shedler)."""
-    highest = {Steady: 1.0, Diurnal: 1.0, Burst: max(getattr(when, "times", 1.0), 1.0)}[type(when)]
-    highest *= when.peak_per_s if isinstance(when, Diurnal) else when.per_s
+    """Yield the times of a Poisson process of changing rate: one of the highest rate, thinned (Lewis and Shedler)."""
+    highest = _highest(when)
     at = begin
     while (at := at + chance.expovariate(highest)) < end:
         if isinstance(when, Steady) or chance.random() * highest < rate(when, begins, at):
             yield at
+
+
+def _highest(when: Steady | Diurnal | Burst) -> float:
+    match when:
+        case Steady():
+            return when.per_s
+        case Burst():
+            return when.per_s * max(when.times, 1.0)
+        case Diurnal():
+            return when.peak_per_s
 
 
 def _recorded(path: Path) -> list[float]:

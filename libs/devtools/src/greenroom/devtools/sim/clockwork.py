@@ -26,9 +26,10 @@ class Clockwork:
         self._now = begins
         self._events: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._numbers = itertools.count()
-        # Coroutines that aren't asleep, and those that are.
+        # How many coroutines take part and aren't asleep.
         self._awake = 0
-        self._asleep: set[asyncio.Future[None]] = set()
+        self._stopped = False
+        self._failure: BaseException | None = None
 
     @property
     def now_s(self) -> float:
@@ -42,10 +43,6 @@ class Clockwork:
     def monotonic(self) -> float:
         """Return seconds since the beginning."""
         return self.now_s
-
-    def moment(self, at_s: float) -> datetime:
-        """Return what the clocks show so many seconds after the beginning."""
-        return self._begins + timedelta(seconds=at_s)
 
     def at(self, at_s: float, what: Callable[..., None], *arguments: Any) -> None:
         """Have something done at a time, in seconds since the beginning; now if that is over."""
@@ -62,12 +59,15 @@ class Clockwork:
     # ------------------------------------------------------------------------ coroutines
 
     def joined(self) -> None:
-        """Take in that a coroutine takes part from now on: it is awake."""
+        """Take in that a coroutine takes part from now on, awake."""
         self._awake += 1
 
-    def left(self) -> None:
-        """Take in that one takes part no longer. One that is cancelled in its sleep is awake by then."""
+    def left(self, failure: BaseException | None = None) -> None:
+        """Take in that one has ended; a failure ends everything."""
         self._awake -= 1
+        if failure is not None:
+            self._failure = failure
+            self.stop()
 
     async def sleep(self, delay_s: float) -> None:
         """Wait for so many virtual seconds."""
@@ -81,25 +81,31 @@ class Clockwork:
 
     # ------------------------------------------------------------------------ running
 
-    async def settle(self) -> None:
-        """Let coroutines go on until each of them sleeps."""
-        while self._awake:
-            await asyncio.sleep(0)
+    def stop(self) -> None:
+        """Let nothing happen any more."""
+        self._stopped = True
 
-    async def step(self) -> bool:
-        """Let the next thing happen, and return whether there was one."""
-        if not self._events:
-            return False
-        at_us, _, what, arguments = heapq.heappop(self._events)
-        if at_us != self._now_us:
-            self._now_us = at_us
-            self._now = self._begins + timedelta(microseconds=at_us)
-        what(*arguments)
-        if what is _wake:
-            await asyncio.sleep(0)
-        if self._awake:
-            await self.settle()
-        return True
+    async def run(self) -> None:
+        """Let everything happen, until `stop` or until there is nothing more to come.
+
+        Raises:
+            BaseException: whatever was raised by what happened, or by a coroutine that takes part.
+        """
+        events = self._events
+        while not self._stopped:
+            while self._awake:  # noqa: ASYNC110 - not for an event, but for the others to have had their turn
+                await asyncio.sleep(0)
+            if self._stopped or not events:
+                break
+            at_us, _, what, arguments = heapq.heappop(events)
+            if at_us != self._now_us:
+                self._now_us = at_us
+                self._now = self._begins + timedelta(microseconds=at_us)
+            what(*arguments)
+            if what is _wake:
+                await asyncio.sleep(0)
+        if self._failure is not None:
+            raise self._failure
 
 
 def _wake(woken: "asyncio.Future[None]") -> None:

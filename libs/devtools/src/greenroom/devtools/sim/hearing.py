@@ -14,9 +14,9 @@ from greenroom.common.messages import Heartbeat
 from greenroom.devtools.sim.clockwork import Clockwork
 from greenroom.scheduler.fleet import Fleet, Runner, RunnerKey
 
-# The board looks at each runner again when it would be lost if it hadn't been heard. Each look costs microseconds, so a
-# runner that speaks on is taken to have been heard somewhat ahead: it is looked at once a minute, not each 6 s.
-_AHEAD: Final = timedelta(seconds=60)
+# The board looks at each runner again when it would be lost if it hadn't been heard: each 6 s. A runner that speaks on
+# is taken to have been heard ahead of the time, and so looked at once an hour, until it is silenced.
+_AHEAD: Final = timedelta(hours=1)
 
 
 class Heard(Runner, frozen=True, kw_only=True):
@@ -58,16 +58,13 @@ class HearingFleet(Fleet):
         """Take in that a runner was heard then for the last time; return whether it was heard at all."""
         known = self._runners.get(key)
         if known is not None:
-            up_s = (heard_at - known.process_started_at).total_seconds()
-            self._runners[key] = Runner(**{**_fields(known), "heard_at": heard_at, "up_s": max(up_s, 0.0)})
+            up_s = max((heard_at - known.process_started_at).total_seconds(), 0.0)
+            fields = _fields(known)
+            fields.update(heard_at=heard_at, up_s=up_s)
+            self._runners[key] = Runner(**fields)
             # They are in the order in which they were last heard, and all that speak on are ahead of it.
             self._runners.move_to_end(key, last=False)
         return known is not None
-
-    def taken_over(self, other: Fleet) -> None:
-        """Take in what another scheduler has heard, as one that stood by has."""
-        self.hearing_since = other.hearing_since
-        self._runners.update(other.runners)
 
 
 def _fields(runner: Runner) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 
 from greenroom.devtools.sim.clockwork import Clockwork
-from greenroom.devtools.sim.scenario import Launcher, LauncherAway, LauncherSlow, Pool, Scenario
+from greenroom.devtools.sim.faults import LauncherAway, LauncherSlow
+from greenroom.devtools.sim.scenario import Launcher, Pool, Scenario
 from greenroom.scheduler.launchers.base import (
     ColdStart,
     Instance,

@@ -162,6 +162,10 @@ class Measure:
         self.plan_s += took_s
         self.plan_longest_s = max(self.plan_longest_s, took_s)
 
+    def looked(self, took_s: float) -> None:
+        """Take in how long a look at the pools took, in real seconds."""
+        self.look_longest_s = max(self.look_longest_s, took_s)
+
     def pass_time(self) -> None:
         """Count runners, slots and calls up to now."""
         now_s = min(self._clock.now_s, self._until_s)

@@ -10,9 +10,9 @@ import msgspec
 
 from greenroom.common.errors import FieldProblem, GreenroomError
 from greenroom.common.lifecycle import OnLoss, Priority
-from greenroom.common.policy import Limit, Policy, PoolPolicy, Reservation, Rollout, Schedule, Share
+from greenroom.devtools.sim.faults import Fault, LauncherAway, LauncherSlow, Partition, RunnerLoss
 from greenroom.devtools.sim.spans import Constant, Lognormal, Positive, Seconds, Span
-from greenroom.scheduler.settle import PlanLimits
+from greenroom.devtools.sim.strict import StrictPlanLimits, StrictPolicy
 
 type Count = Annotated[int, msgspec.Meta(ge=0)]
 type AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -93,7 +93,7 @@ class Launcher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Steady(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="constant"):
-    """Callers who don't know of one another: a Poisson process of one rate; `regular`: one after the other by the clock."""
+    """Callers who don't know of one another: a Poisson process of one rate; `regular`: one after the other."""
 
     per_s: Positive
     regular: bool = False
@@ -150,98 +150,6 @@ class Callers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     carrier: str | None = None
 
 
-# ---------------------------------------------------------------------------- what goes wrong
-
-
-class RunnerLoss(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="runner_loss"
-):
-    """A share of the runners is gone at once, with all that they run. Without a launcher they are back after `back_s`."""
-
-    at_s: Seconds
-    share: Share
-    pool: str = "default"
-    back_s: Positive | None = None
-
-
-class Partition(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="partition"
-):
-    """A share of the runners can't be heard and hears nothing, while its calls go on."""
-
-    from_s: Seconds
-    to_s: Positive
-    share: Share
-    pool: str = "default"
-
-
-class LauncherAway(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="launcher_away"
-):
-    """The launcher doesn't answer, and starts nothing that it was asked for before."""
-
-    from_s: Seconds
-    to_s: Positive
-
-
-class LauncherSlow(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="launcher_slow"
-):
-    """Whatever is launched in that time takes `times` as long."""
-
-    from_s: Seconds
-    to_s: Positive
-    times: Positive
-
-
-class LeaderChange(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="leader_change"
-):
-    """The leader is killed, with what it was about to do; a stand-by takes over after `gap_s`."""
-
-    at_s: Seconds
-    gap_s: Positive = 3.0
-
-
-type Fault = RunnerLoss | Partition | LauncherAway | LauncherSlow | LeaderChange
-
-
-# ---------------------------------------------------------------------------- what operators decided
-
-
-class _Limit(Limit, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class _Schedule(Schedule, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class _PoolPolicy(PoolPolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    schedules: tuple[_Schedule, ...] = ()
-
-
-class _Reservation(Reservation, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class _Rollout(Rollout, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class StrictPolicy(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The policy, of which a misspelt field is an error."""
-
-    limits: tuple[_Limit, ...] = ()
-    pools: tuple[_PoolPolicy, ...] = ()
-    reservations: tuple[_Reservation, ...] = ()
-    rollouts: tuple[_Rollout, ...] = ()
-
-
-class _PlanLimits(PlanLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it.
 
@@ -266,7 +174,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     latency: Latency = Latency()
     pools: tuple[Pool, ...] = ()
     launcher: Launcher | None = None
-    scheduler: _PlanLimits = _PlanLimits()
+    scheduler: StrictPlanLimits = StrictPlanLimits()
     policy: StrictPolicy = StrictPolicy()
     callers: Annotated[tuple[Callers, ...], msgspec.Meta(min_length=1)]
     faults: tuple[Fault, ...] = ()
@@ -335,27 +243,36 @@ def _invalid(name: str, where: str, what: str) -> ScenarioInvalid:
 
 def _contradictions(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """Yield what can be read and makes no sense: where, and why."""
-    pools = [each.name for each in scenario.pools]
-    if len(set(pools)) < len(pools):
+    pools = {each.name for each in scenario.pools}
+    if len(pools) < len(scenario.pools):
         yield "pools", "two have the same name"
-    for number, callers in enumerate(scenario.callers):
-        where = f"callers[{number}]"
-        if callers.pool not in pools:
-            yield f"{where}.pool", f"there is no pool {callers.pool}"
-        if callers.ends_s is not None and callers.ends_s <= callers.begins_s:
-            yield f"{where}.ends_s", "it isn't after begins_s"
-        if isinstance(callers.when, Recorded) and not Path(scenario.folder, callers.when.file).is_file():
-            yield f"{where}.when.file", f"there is no file {callers.when.file}"
-        if isinstance(callers.when, Diurnal) and callers.when.low_per_s > callers.when.peak_per_s:
-            yield f"{where}.when.low_per_s", "it is above peak_per_s"
-    for number, fault in enumerate(scenario.faults):
-        where = f"faults[{number}]"
-        if isinstance(fault, RunnerLoss | Partition) and fault.pool not in pools:
-            yield f"{where}.pool", f"there is no pool {fault.pool}"
-        if isinstance(fault, Partition | LauncherAway | LauncherSlow) and fault.to_s <= fault.from_s:
-            yield f"{where}.to_s", "it isn't after from_s"
-        if isinstance(fault, LauncherAway | LauncherSlow) and scenario.launcher is None:
-            yield where, "there is no launcher"
     for number, pool in enumerate(scenario.policy.pools):
         if pool.name not in pools:
             yield f"policy.pools[{number}].name", f"there is no pool {pool.name}"
+    for number, callers in enumerate(scenario.callers):
+        for field, what in _odd_callers(scenario, callers, pools):
+            yield f"callers[{number}].{field}", what
+    for number, fault in enumerate(scenario.faults):
+        for field, what in _odd_fault(scenario, fault, pools):
+            yield f"faults[{number}].{field}", what
+
+
+def _odd_callers(scenario: Scenario, callers: Callers, pools: set[str]) -> Iterator[tuple[str, str]]:
+    when = callers.when
+    if callers.pool not in pools:
+        yield "pool", f"there is no pool {callers.pool}"
+    if callers.ends_s is not None and callers.ends_s <= callers.begins_s:
+        yield "ends_s", "it isn't after begins_s"
+    if isinstance(when, Recorded) and not Path(scenario.folder, when.file).is_file():
+        yield "when.file", f"there is no file {when.file}"
+    if isinstance(when, Diurnal) and when.low_per_s > when.peak_per_s:
+        yield "when.low_per_s", "it is above peak_per_s"
+
+
+def _odd_fault(scenario: Scenario, fault: Fault, pools: set[str]) -> Iterator[tuple[str, str]]:
+    if isinstance(fault, RunnerLoss | Partition) and fault.pool not in pools:
+        yield "pool", f"there is no pool {fault.pool}"
+    if isinstance(fault, Partition | LauncherAway | LauncherSlow) and fault.to_s <= fault.from_s:
+        yield "to_s", "it isn't after from_s"
+    if isinstance(fault, LauncherAway | LauncherSlow) and scenario.launcher is None:
+        yield "kind", "there is no launcher"

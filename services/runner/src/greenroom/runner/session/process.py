@@ -170,8 +170,7 @@ class _SessionProcess:
     async def _live(self, assigned: Assign, channel: Channel, broker: NatsBroker) -> Finished:
         async def listening() -> None:
             try:
-                async with asyncio.timeout(_LISTEN_TIMEOUT_S):
-                    await broker.client.flush()
+                await broker.flush(_LISTEN_TIMEOUT_S)
             except (TimeoutError, OSError):
                 _log.warning("broker_slow_to_subscribe")
 

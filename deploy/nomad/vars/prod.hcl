@@ -1,0 +1,74 @@
+# A cluster of three servers and at least three clients. Used by all jobs, each of which takes what it declares:
+#
+#   nomad job run -hcl2-strict=false -var-file=deploy/nomad/vars/prod.hcl deploy/nomad/jobs/api.nomad.hcl
+
+namespace   = "voice"
+datacenters = ["dc1"]
+
+# Images of containers/, as your registry has them: PREFIXgreenroom-api:RELEASE and so on.
+image_prefix = "registry.example.org/voice/"
+release      = "0.1.0"
+
+# Tags move: name the digest as well (name:tag@sha256:…) once you have chosen.
+nats_image       = "docker.io/library/nats:2.12-alpine"
+postgres_image   = "docker.io/library/postgres:18"
+jaeger_image     = "docker.io/jaegertracing/jaeger:2.20.0"
+prometheus_image = "docker.io/prom/prometheus:v3.7.3"
+
+# openssl x509 -hash -noout -in ca.pem
+nats_ca_hash = "00000000"
+
+# How long calls may go on in what is being replaced. The longest call of an agent is 7200 s unless it says otherwise:
+# longer calls need more, in all three and in max_kill_timeout of agent/client.hcl.
+call_drain_timeout_s   = 7260
+call_kill_timeout      = "125m"
+call_progress_deadline = "135m"
+
+api_count       = 3
+api_cpu         = 1000
+api_memory      = 512
+api_tags        = []
+public_url      = "https://voice.example.org"
+allowed_origins = ""
+
+scheduler_count  = 3
+scheduler_cpu    = 1000
+scheduler_memory = 512
+
+# 12 calls a processor is what a runner takes by default; 512 MB for the runner, and 60 for each session.
+pool              = "default"
+runner_count      = 4
+runner_count_max  = 40
+runner_slots      = 24
+runner_standby    = 4
+runner_cpu        = 4000
+runner_memory     = 2048
+runner_memory_max = 4096
+runner_labels     = ""
+runner_bots       = ""
+bot_version       = ""
+
+# A runner for one call.
+cold_cpu              = 500
+cold_memory           = 768
+cold_memory_max       = 1024
+cold_max_run_duration = "140m"
+
+recorder_count  = 2
+recorder_cpu    = 1000
+recorder_memory = 512
+
+nats_count   = 3
+nats_storage = "50GB"
+nats_cpu     = 2000
+nats_memory  = 1024
+
+postgres_cpu            = 2000
+postgres_memory         = 2048
+postgres_shared_buffers = "512MB"
+
+jaeger_cpu    = 500
+jaeger_memory = 1024
+
+prometheus_cpu    = 500
+prometheus_memory = 1024

@@ -1,0 +1,20 @@
+# The traces of jobs/jaeger.nomad.hcl. A folder of the node's own disk, made by Nomad, that stays when the job goes.
+#
+#   nomad volume create deploy/nomad/volumes/jaeger.hcl
+
+namespace = "voice"
+name      = "jaeger"
+type      = "host"
+plugin_id = "mkdir"
+
+capability {
+  access_mode     = "single-node-single-writer"
+  attachment_mode = "file-system"
+}
+
+# The user that the container runs as.
+parameters {
+  mode = "0700"
+  uid  = "10001"
+  gid  = "10001"
+}

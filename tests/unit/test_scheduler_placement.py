@@ -1,0 +1,222 @@
+"""Which runner takes a session, and what is launched when none can."""
+
+import pytest
+
+from greenroom.common.lifecycle import Leased, State
+from greenroom.common.messages import BotOffer, Heartbeat
+from greenroom.common.policy import Limit, Policy, PoolPolicy, Scope
+from greenroom.scheduler.actions import AskLauncher, ColdLease, Lease, Requeue
+from greenroom.scheduler.capacity import BotAllowance, ColdAllowance
+from greenroom.scheduler.core import PlanLimits, Tracked
+from greenroom.scheduler.ranking import Ranking
+from tests.support.scheduler_builders import T0, at, board_of, decide, fleet, heartbeat, running, session
+
+COLD = {"default": ColdAllowance(count=2, deadline_s=90.0)}
+
+
+# ---------------------------------------------------------------------------- labels
+
+
+def test_a_session_goes_only_where_its_required_labels_are() -> None:
+    """All of them; and while no runner has them it waits, and is told so."""
+    known = fleet(heartbeat("r1"), heartbeat("r2", labels={"gpu": "l4", "region": "eu"}))
+    asked = session("s", requires={"gpu": "l4", "region": "eu"})
+    assert decide(1, known, asked).leased_to == {"s": "r2"}
+    other = session("s", requires={"region": "us"})
+    assert decide(1, known, other).texts == [
+        "1st of 1: no runner that offers bot echo in pool default has region=us",
+    ]
+
+
+def test_preferred_labels_are_a_wish() -> None:
+    """Of the runners with a warm process the one with most of them is taken; without any, another one."""
+    known = fleet(
+        heartbeat("r1"),
+        heartbeat("r2", labels={"gpu": "l4"}),
+        heartbeat("r3", labels={"gpu": "l4", "region": "eu"}),
+    )
+    asked = session("s", prefers={"gpu": "l4", "region": "eu"})
+    assert decide(1, known, asked).leased_to == {"s": "r3"}
+    assert decide(1, fleet(heartbeat("r1")), asked).leased_to == {"s": "r1"}
+
+
+def test_a_warm_process_counts_more_than_a_preferred_label() -> None:
+    """A label that the caller would like isn't worth making him wait for a process."""
+    known = fleet(heartbeat("r1"), heartbeat("r2", standby=0, labels={"gpu": "l4"}))
+    assert decide(1, known, session("s", prefers={"gpu": "l4"})).leased_to == {"s": "r1"}
+
+
+# ---------------------------------------------------------------------------- who takes nothing
+
+
+@pytest.mark.parametrize(
+    ("beat", "text"),
+    [
+        (heartbeat(brake="loop lag 80 ms"), "every runner that offers bot echo brakes: loop lag 80 ms"),
+        (heartbeat(claim="x-1"), "no runner is up in pool default"),
+    ],
+)
+def test_a_runner_that_brakes_or_was_launched_for_another_takes_nothing(beat: Heartbeat, text: str) -> None:
+    """It has a slot all the same."""
+    decided = decide(1, fleet(beat), session("s"))
+    assert (decided.leased_to, decided.texts) == ({}, [f"1st of 1: {text}"])
+
+
+# ---------------------------------------------------------------------------- order
+
+
+def test_each_pool_is_filled_as_its_policy_says() -> None:
+    """And one that the policy says nothing of, as the setting does."""
+    policy = Policy(pools=(PoolPolicy(name="a", placement="spread"),))
+    held = [running(f"x{pool}", f"{pool}1", pool=pool) for pool in "ab"]
+    beats = [
+        heartbeat(f"{pool}{number}", pool=pool, held=(each,) if number == 1 else ())
+        for pool, each in zip("ab", held, strict=True)
+        for number in (1, 2)
+    ]
+    asked = [session(f"s{pool}", pool=pool) for pool in "ab"]
+    assert decide(1, fleet(*beats), *held, *asked, policy=policy).leased_to == {"sa": "a2", "sb": "b1"}
+    spread = PlanLimits(spread=True)
+    assert decide(1, fleet(*beats), *held, *asked, limits=spread).leased_to == {"sa": "a2", "sb": "b2"}
+
+
+def test_a_changed_policy_changes_where_the_next_session_goes() -> None:
+    """Racks that were filled one way are made anew."""
+    held = running("x", "r1")
+    board = board_of(fleet(heartbeat("r1", held=(held,)), heartbeat("r2")), [Tracked(session=held, seen_at=T0)])
+    board.session_changed(Tracked(session=session("s"), seen_at=T0))
+    runners: list[str] = []
+    for placement in ("packed", "spread"):
+        board.policy_changed(Policy(pools=(PoolPolicy(name="default", placement=placement),)), ())
+        (action,) = board.plan(at(1)).actions
+        assert isinstance(action, Lease)
+        runners.append(action.transition.runner_id)
+    assert runners == ["r1", "r2"]
+
+
+def test_a_lease_says_what_it_was_decided_from() -> None:
+    """How many runners fit, how many had room and warm processes, the place in the queue, the limits, the version."""
+    policy = Policy(revision=7, limits=(Limit(id="t", scope=Scope.TENANT, max_sessions=5),))
+    known = fleet(heartbeat("r1", slots=1, standby=1), heartbeat("r2", slots=0), heartbeat("r3", bots=()))
+    (action,) = decide(1, known, session("s"), policy=policy).actions
+    assert action.why.text == "runner r1 has a warm slot"
+    assert action.why.inputs == {
+        "candidates": 2,
+        "free": 1,
+        "warm": 1,
+        "position": 1,
+        "limits": {"t t": "0/5"},
+        "version": 1,
+        "policy_revision": 7,
+    }
+
+
+def test_a_ranking_forgets_what_was_ranked_before() -> None:
+    """Items that are ranked anew a thousand times come out once, in the order of their last keys."""
+    ranking: Ranking[str, tuple[int, str]] = Ranking()
+    for turn in range(1000):
+        for item in "abc":
+            ranking.put(item, (turn * (1 if item == "b" else 2), item))
+    ranking.drop("a")
+    assert [ranking.first(), len(ranking), len(ranking._heap) < 100] == ["b", 2, True]
+    ranking.drop("b")
+    ranking.drop("c")
+    assert ranking.first() is None
+
+
+# ---------------------------------------------------------------------------- runners that are launched
+
+
+def test_overflow_is_launched_for_in_the_order_of_the_queue() -> None:
+    """As many as may be; each gets a runner of its own, named by its lease, until the deadline."""
+    known = fleet(heartbeat(slots=1))
+    decided = decide(1, known, *(session(f"s{number}", requested=number / 10) for number in range(4)), cold=COLD)
+    assert decided.leased_to == {"s0": "r1"}
+    cold = [each for each in decided.actions if isinstance(each, ColdLease)]
+    assert [each.transition for each in cold] == [
+        Leased(runner_id=f"cold-{name}-1", epoch=1, expires_at=at(91), cold=True, agent_version=1)
+        for name in ("s1", "s2")
+    ]
+    assert decided.texts == ["1st of 1: no free slot in pool default (1/1 busy)"]
+
+
+def test_nothing_is_launched_for_whom_a_runner_more_would_not_help() -> None:
+    """A bot that none of the runners has, a label that none has, a limit: only a free slot is what launching gives."""
+    policy = Policy(limits=(Limit(id="zen", scope=Scope.TENANT, tenant="zen", max_sessions=0),))
+    asked = [
+        session("a", bot="ghost"),
+        session("b", requires={"gpu": "l4"}),
+        session("c", tenant="zen"),
+        session("d", refused_by=("r1",)),
+    ]
+    assert decide(1, fleet(heartbeat(slots=0)), *asked, policy=policy, cold=COLD).actions == ()
+
+
+@pytest.mark.parametrize(
+    "beats", [(), (heartbeat(draining=True),), (heartbeat(brake="cpu 97 %"),), (heartbeat(claim="x-1"),)]
+)
+def test_a_pool_with_nobody_to_take_sessions_grows_from_zero(beats: tuple[Heartbeat, ...]) -> None:
+    """Nobody up, or all of them leaving or braking: that is a want of slots too."""
+    decided = decide(1, fleet(*beats), session("s"), cold=COLD)
+    assert [type(each) for each in decided.actions] == [ColdLease]
+
+
+def test_a_bot_that_is_backed_off_from_is_launched_for_less() -> None:
+    """Its callers are told why; the others' launches go on."""
+    tight = {"echo": BotAllowance(count=0, reason="bot echo crashes at start")}
+    cold = {"default": ColdAllowance(count=2, deadline_s=90.0, bots=tight)}
+    bots = (BotOffer(name="echo"), BotOffer(name="desk"))
+    decided = decide(1, fleet(heartbeat(slots=0, bots=bots)), session("a"), session("b", bot="desk"), cold=cold)
+    assert [each.session_id for each in decided.actions if isinstance(each, ColdLease)] == ["b"]
+    assert decided.texts == [
+        "1st of 1: no free slot in pool default (0/0 busy); none is launched: bot echo crashes at start"
+    ]
+
+
+def test_who_waits_is_told_what_holds_launches_back() -> None:
+    """The reason of the allowance stands beside the want of slots."""
+    cold = {"default": ColdAllowance(reason="2 runners are launched and not heard")}
+    assert decide(1, fleet(heartbeat(slots=0)), session("s"), cold=cold).texts == [
+        "1st of 1: no free slot in pool default (0/0 busy); none is launched: 2 runners are launched and not heard"
+    ]
+
+
+def cold_lease(*, asked: bool = True) -> Tracked:
+    """Return a session with a cold lease that runs out after 90 s."""
+    granted = session("s", Leased(runner_id="cold-s-1", epoch=1, expires_at=at(90), cold=True))
+    return Tracked(session=granted, seen_at=T0, asked=asked)
+
+
+def test_a_runner_that_is_being_launched_is_not_lost() -> None:
+    """Nobody can have heard it yet; when its deadline has passed, the session waits again."""
+    assert decide(89, fleet(heartbeat(), heard=89), cold_lease()).actions == ()
+    (action,) = decide(90, fleet(heartbeat(), heard=89), cold_lease()).actions
+    assert isinstance(action, Requeue)
+    assert (action.transition.reason, action.transition.exclude_runner) == ("lease-expired", False)
+
+
+def test_a_launched_runner_that_falls_silent_is_lost() -> None:
+    """Once it was heard, the rule for all runners holds."""
+    known = fleet(heartbeat("cold-s-1", claim="s-1"))
+    assert decide(5.9, known, cold_lease()).actions == ()
+    (action,) = decide(6, known, cold_lease()).actions
+    assert isinstance(action, Requeue)
+    assert action.transition.reason == "runner-lost"
+
+
+def test_a_cold_lease_of_another_scheduler_is_asked_for_again() -> None:
+    """The launcher starts it once, however often it is asked. One that is up needs no asking: it claims by itself."""
+    decided = decide(1, fleet(heartbeat()), cold_lease(asked=False))
+    assert [type(each) for each in decided.actions] == [AskLauncher]
+    known = fleet(heartbeat("cold-s-1", claim="s-1"))
+    assert decide(1, known, cold_lease(asked=False)).actions == ()
+
+
+def test_a_cold_lease_counts_for_limits_and_takes_no_slot() -> None:
+    """It is an active session; its runner isn't there."""
+    policy = Policy(limits=(Limit(id="t", scope=Scope.TENANT, max_sessions=2),))
+    waiting = [session("a", requested=0.1), session("b", requested=0.2)]
+    decided = decide(1, fleet(heartbeat(slots=4)), cold_lease(), *waiting, policy=policy)
+    assert decided.leased_to == {"a": "r1"}
+    assert decided.texts == ["1st of 1: tenant t at 2/2"]
+    assert cold_lease().session.state is State.LEASED
