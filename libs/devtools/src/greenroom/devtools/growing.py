@@ -41,7 +41,8 @@ async def seed_policy(dsn: str, *, slots: int) -> None:
             await connection.execute(
                 """
                 INSERT INTO policy_pools (
-                    name, maximum, max_runners, slots_per_runner, cold_starts, cold_deadline_s, idle_retire_s, cooldown_s
+                    name, maximum, max_runners, slots_per_runner,
+                    cold_starts, cold_deadline_s, idle_retire_s, cooldown_s
                 )
                 SELECT 'default', $1::int * $2::int, $2::int, $1::int, $2::int, $3, $4, $5
                 FROM policy_revision WHERE revision = 0
