@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, NoReturn, TypedDict, Unpack, cast
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from greenroom.common.errors import GreenroomError
 from greenroom.common.log import configure_logging
 from greenroom.devtools import scheduling_cli
+from greenroom.devtools.terminal import console
 
-_console = Console()
-_errors = Console(stderr=True)
+_console = console()
+_errors = console(stderr=True)
 
 click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.COMMAND_GROUPS = {

@@ -7,12 +7,13 @@ from typing import Final, Literal
 from greenroom.common.lifecycle import Connected, Ended, OnLoss, Outcome, Ready, Session, Started
 from greenroom.devtools.sim.clockwork import Clockwork
 from greenroom.devtools.sim.ledger import VirtualLedger
-from greenroom.devtools.sim.runners import Runners, VirtualRunner
+from greenroom.devtools.sim.runners import Runners, Unsaid, VirtualRunner
 from greenroom.devtools.sim.spans import Span
 
 # A runner that was cut off reads in the ledger within this what became of its sessions.
 _LOOKS_S: Final = 5.0
 
+# What a runner answers to a start, or what comes back in its place.
 type Answer = Literal["accepted", "no-slot", "draining", "no-responder", "request-timeout"]
 
 
@@ -108,22 +109,29 @@ class Calls:
         if runner.standby < min(pool.standby, runner.slots - len(runner.held)):
             self._clock.after(self._draw(pool.refill), self._refill, runner)
         self._runners.beat(runner)
-        if not runner.held:
+        if not runner.held and not runner.cut:
             self._on_empty(runner)
 
-    def _write(self, runner: VirtualRunner, session: Session, transition: Ready | Connected | Ended) -> None:
-        """Write what a runner has to say of a session, as soon as it can be reached and if it is still its own."""
-        if not runner.up:
-            return
+    def _write(self, runner: VirtualRunner, session: Session, transition: Unsaid) -> None:
+        """Write what a runner has to say of a session if it is still its own; once it can be reached."""
         if runner.cut:
-            self._clock.after(_LOOKS_S, self._write, runner, session, transition)
+            runner.unsaid.append((session, transition))
             return
         entry = self._ledger.open.get(session.id)
         if entry is not None and entry.session.epoch == session.epoch and entry.session.runner_id == runner.id:
             self._ledger.advance(entry, transition)
 
-    def looked_up(self, runner: VirtualRunner) -> None:
-        """Let a runner that was cut off end the sessions that the ledger has taken from it meanwhile."""
+    def healed(self, runner: VirtualRunner) -> None:
+        """Let a runner that can be reached again write what it couldn't, and then speak."""
+        runner.cut = False
+        for session, transition in runner.unsaid:
+            self._write(runner, session, transition)
+        runner.unsaid.clear()
+        self._runners.beat(runner)
+        self._clock.after(_LOOKS_S, self._look_up, runner)
+
+    def _look_up(self, runner: VirtualRunner) -> None:
+        """Let a runner end the sessions that the ledger has taken from it while it was cut off."""
         for held in list(runner.held.values()):
             entry = self._ledger.open.get(held.session_id)
             if entry is None or entry.session.epoch != held.epoch or entry.session.runner_id != runner.id:

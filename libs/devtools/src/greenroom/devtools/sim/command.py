@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 
-_console = Console()
+from greenroom.devtools.terminal import console
+
+_console = console()
 
 
 @click.command()

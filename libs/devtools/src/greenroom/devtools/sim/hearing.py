@@ -5,6 +5,9 @@ starts or ends a call, is lost, is cut off), so what its heartbeats would say ea
 end isn't yet: `Heard.heard_at` simply moves with the clock. Whoever makes a runner fall silent says so
 (`HearingFleet.silenced`), and then the true time of its last heartbeat stands there. What the core concludes, and when,
 is the same to the second.
+
+That holds as long as runners report a session before they write its claim, and until they have written its end, which
+those of the simulation do: for how long one is missing from heartbeats can't be told from a time that moves.
 """
 
 from datetime import datetime, timedelta

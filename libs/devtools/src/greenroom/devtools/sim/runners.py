@@ -6,11 +6,14 @@ from typing import Final
 
 import msgspec
 
-from greenroom.common.lifecycle import Session, State
+from greenroom.common.lifecycle import Connected, Ended, Ready, Session, State
 from greenroom.common.messages import BotOffer, Heartbeat, HeldSession
 from greenroom.devtools.sim.clockwork import Clockwork
 from greenroom.devtools.sim.scenario import Pool
 from greenroom.scheduler.fleet import RunnerKey
+
+# What a runner writes of a session that it runs.
+type Unsaid = Ready | Connected | Ended
 
 # A runner speaks each second, whatever happens.
 _BEAT_S: Final = 1.0
@@ -41,6 +44,7 @@ class VirtualRunner:
         up: whether it is there; once it isn't, it never is again.
         cut: whether it can't be reached and isn't heard.
         draining: whether it takes nothing new.
+        unsaid: what it couldn't write while it was cut off.
     """
 
     __slots__ = (
@@ -58,6 +62,7 @@ class VirtualRunner:
         "slots",
         "standby",
         "started_at",
+        "unsaid",
         "up",
     )
 
@@ -83,6 +88,7 @@ class VirtualRunner:
         self.up = True
         self.cut = False
         self.draining = False
+        self.unsaid: list[tuple[Session, Unsaid]] = []
         self.seq = 0
         self.beaten_at_s = 0.0
         self._offers = offers(pool)
@@ -181,12 +187,6 @@ class Runners:
         if runner.up and not runner.cut:
             self._hush(runner)
             runner.cut = True
-
-    def heal(self, runner: VirtualRunner) -> None:
-        """Take in that a runner can be reached again."""
-        if runner.up:
-            runner.cut = False
-            self.beat(runner)
 
     def beat(self, runner: VirtualRunner) -> None:
         """Let a runner say what has changed."""

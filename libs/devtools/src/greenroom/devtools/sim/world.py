@@ -30,8 +30,6 @@ from greenroom.scheduler.launchers.none import NoLauncher
 _MOMENTS: Final = 600
 # After the last caller: calls and waits of a day, and nobody has longer ones.
 _LONGEST_END_S: Final = 86400.0
-# A runner that was cut off reads in the ledger within this what became of its sessions.
-_LOOKS_UP_S: Final = 5.0
 
 # Is told which share of the scenario is over, 0 to 1.
 type Progress = Callable[[float], None]
@@ -296,5 +294,4 @@ class World:
     def _heal(self, runners: list[VirtualRunner]) -> None:
         for runner in runners:
             if runner.up:
-                self.runners.heal(runner)
-                self._clock.after(_LOOKS_UP_S, self.calls.looked_up, runner)
+                self.calls.healed(runner)
