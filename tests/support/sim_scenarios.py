@@ -8,13 +8,16 @@ import msgspec
 from greenroom.devtools.sim.scenario import Scenario, load, parse
 from greenroom.devtools.sim.world import Result, simulate
 
-# Two runners of four slots, and calls of a minute.
+# Two runners of four slots, and a call of a minute each twenty seconds: three at a time.
 PLAIN: Final[dict[str, Any]] = {
     "title": "test",
     "seed": 1,
     "duration_s": 300,
     "pools": [{"runners": 2, "slots": 4, "standby": 2}],
-    "callers": [{"when": {"kind": "constant", "per_s": 0.08}, "length": {"kind": "constant", "s": 60}}],
+    "scheduler": {"spread": True},
+    "callers": [
+        {"when": {"kind": "constant", "per_s": 0.05, "regular": True}, "length": {"kind": "constant", "s": 60}}
+    ],
 }
 # The same for a pool that grows.
 GROWING: Final[dict[str, Any]] = PLAIN | {
@@ -37,7 +40,17 @@ GROWING: Final[dict[str, Any]] = PLAIN | {
 
 def toml(fields: dict[str, Any]) -> bytes:
     """Return a scenario as the text of a file."""
-    return msgspec.toml.encode(fields)
+    return "\n".join(f"{name} = {_inline(value)}" for name, value in fields.items()).encode()
+
+
+def _inline(value: Any) -> str:
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{name} = {_inline(each)}" for name, each in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(_inline(each) for each in value) + "]"
+        case _:
+            return msgspec.json.encode(value).decode()
 
 
 def scenario(base: dict[str, Any] | None = None, folder: Path | None = None, **fields: Any) -> Scenario:

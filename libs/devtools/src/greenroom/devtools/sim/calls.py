@@ -5,6 +5,7 @@ from random import Random
 from typing import Final, Literal
 
 from greenroom.common.lifecycle import Connected, Ended, OnLoss, Outcome, Ready, Session, Started
+from greenroom.common.reasons import Reason
 from greenroom.devtools.sim.clockwork import Clockwork
 from greenroom.devtools.sim.ledger import VirtualLedger
 from greenroom.devtools.sim.runners import Runners, Unsaid, VirtualRunner
@@ -91,17 +92,21 @@ class Calls:
     def _ready(self, runner: VirtualRunner, session: Session) -> None:
         if not runner.holds(session):
             return
+        if runner.pool.start_failures and self._chance.random() < runner.pool.start_failures:
+            self._end(runner, session, Outcome.FAILED, Reason.BOT_FAILED)
+            return
         self._write(runner, session, Ready(epoch=session.epoch))
         if session.on_loss is OnLoss.BEFORE_MEDIA:
             self._write(runner, session, Connected(epoch=session.epoch))
-        self._clock.after(self._length_of(session.id), self._end, runner, session)
+        self._clock.after(self._length_of(session.id), self._hang_up, runner, session)
 
-    def _end(self, runner: VirtualRunner, session: Session) -> None:
-        if not runner.holds(session):
-            return
-        ended = Ended(by="runner", epoch=session.epoch, outcome=Outcome.COMPLETED, reason="goodbye")
+    def _hang_up(self, runner: VirtualRunner, session: Session) -> None:
+        if runner.holds(session):
+            self._end(runner, session, Outcome.COMPLETED, "goodbye")
+
+    def _end(self, runner: VirtualRunner, session: Session, outcome: Outcome, reason: str) -> None:
         self._runners.drop(runner, session.id)
-        self._write(runner, session, ended)
+        self._write(runner, session, Ended(by="runner", epoch=session.epoch, outcome=outcome, reason=reason))
         self._freed(runner)
 
     def _freed(self, runner: VirtualRunner) -> None:

@@ -49,8 +49,10 @@ def draw(scenario: Scenario, result: Result, path: Path) -> None:
     upper.set_ylabel("slots")
     middle.fill_between(at, [each.waiting for each in moments], step="post", color="#c07820", alpha=0.7)
     middle.set_ylabel("waiting")
-    lower.step(at, [each.p95_s for each in moments], where="post", color="#c07820", label="p95")
-    lower.step(at, [each.p50_s for each in moments], where="post", color="#3060a0", label="p50")
+    placed = [(each_at, each) for each_at, each in zip(at, moments, strict=True) if each.p50_s is not None]
+    for share, color in (("p95", "#c07820"), ("p50", "#3060a0")):
+        waits = [getattr(each, f"{share}_s") for _, each in placed]
+        lower.plot([each_at for each_at, _ in placed], waits, ".", markersize=3, color=color, label=share)
     lower.set_ylabel("waited, s")
     lower.set_xlabel(unit)
     for axes in (upper, middle, lower):

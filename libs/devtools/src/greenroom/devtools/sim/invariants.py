@@ -112,13 +112,13 @@ class Invariants:
 
     # ------------------------------------------------------------------------ nobody is forgotten
 
-    def check(self, known: Iterable[str], now: datetime, *, leading: bool) -> None:
+    def check(self, known: Iterable[str], now: datetime, *, led_s: float) -> None:
         """Check that the scheduler knows all sessions that haven't ended, and leaves none beyond its time.
 
         Args:
             known: ids of those that it knows.
             now: the time.
-            leading: whether anybody could have decided lately.
+            led_s: for how long somebody has been there to decide.
 
         Raises:
             InvariantBroken: it doesn't.
@@ -131,7 +131,7 @@ class Invariants:
             session = entry.session
             deadline = {State.REQUESTED: session.queue_deadline_at, State.LEASED: session.lease_expires_at}
             due = deadline.get(session.state)
-            if leading and due is not None and now > due + _LATE:
+            if due is not None and now > due + _LATE and led_s > _LATE.total_seconds():
                 raise self.broken(f"session {session.id} should have been decided on by {due:%H:%M:%S}", session.id)
 
     def check_end(self) -> None:

@@ -56,7 +56,7 @@ class VirtualLauncher:
         clock: virtual time.
         chance: draws times.
         up: called when an instance has come up.
-        down: called when an instance is to end; True: it has.
+        down: called with the id of an instance that is to end.
     """
 
     name = "simulated"
@@ -77,7 +77,7 @@ class VirtualLauncher:
         self._chance = chance
         self._up = up
         self._down = down
-        self._pools = {pool.name: pool for pool in scenario.pools}
+        self._pools = {pool.name: pool for pool in reversed(scenario.pools)}
         self._away = [each for each in scenario.faults if isinstance(each, LauncherAway)]
         self._slow = [each for each in scenario.faults if isinstance(each, LauncherSlow)]
         self._instances: dict[str, Launched] = {}
@@ -171,12 +171,14 @@ class VirtualLauncher:
         return self._new(pool, "running", ordinal=ordinal)
 
     def lost(self, instance_id: str) -> None:
-        """Take in that an instance is gone with its host: one of a group is replaced."""
+        """Take in that an instance is gone with its host. It shows as running until that is noticed."""
+        self._clock.after(self._spec.notices_s, self._notice, instance_id)
+
+    def _notice(self, instance_id: str) -> None:
         known = self._instances.pop(instance_id, None)
         if known is not None and known.start is None:
-            # Its place is kept: the size of the group hasn't changed.
-            replacement = self._new(known.pool, "pending", ordinal=known.ordinal)
-            self._clock.after(self._spec.notices_s + self._takes_s(), self._come_up, replacement)
+            # The size of the group hasn't changed, so its place is filled again.
+            self._launch(known.pool, ordinal=known.ordinal)
 
     def left(self, instance_id: str) -> None:
         """Take in that an instance has ended by itself."""

@@ -78,6 +78,7 @@ class Leader:
         # Counts leaders: what one had begun, the next doesn't finish.
         self._term = 0
         self._leading = False
+        self._since_s = 0.0
         self._plan_due = False
         self._under_way = 0
         self._tasks: dict[asyncio.Task[None], int] = {}
@@ -88,9 +89,9 @@ class Leader:
         return self._followers[0].picture
 
     @property
-    def leading(self) -> bool:
-        """Whether somebody leads."""
-        return self._leading
+    def led_s(self) -> float:
+        """For how long somebody has led without a break, in seconds."""
+        return self._clock.now_s - self._since_s if self._leading else 0.0
 
     @property
     def target(self) -> int:
@@ -250,6 +251,7 @@ class Leader:
 
     def _lead(self) -> None:
         self._leading = True
+        self._since_s = self._clock.now_s
         self._spawn(self._followers[0].keeper.run(self._wake, self._take_back))
         self._wake()
 

@@ -79,15 +79,18 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moment(NamedTuple):
-    """How things stood at one time, and how long those waited that were placed since the moment before, in seconds."""
+    """How things stood at one time, and how long those waited that were placed since the moment before.
+
+    In seconds; None when nobody was.
+    """
 
     at_s: float
     waiting: int
     busy: int
     slots: int
     target: int
-    p50_s: float
-    p95_s: float
+    p50_s: float | None
+    p95_s: float | None
 
 
 class Measure:
@@ -187,8 +190,8 @@ class Measure:
                 busy=self._count.busy,
                 slots=self._count.slots,
                 target=target,
-                p50_s=_quantile(lately, 0.5),
-                p95_s=_quantile(lately, 0.95),
+                p50_s=_quantile(lately, 0.5) if lately else None,
+                p95_s=_quantile(lately, 0.95) if lately else None,
             )
         )
 

@@ -10,6 +10,7 @@ import msgspec
 
 from greenroom.common.errors import FieldProblem, GreenroomError
 from greenroom.common.lifecycle import OnLoss, Priority
+from greenroom.common.policy import Share
 from greenroom.devtools.sim.faults import Fault, LauncherAway, LauncherSlow, Partition, RunnerLoss
 from greenroom.devtools.sim.spans import Constant, Lognormal, Positive, Seconds, Span
 from greenroom.devtools.sim.strict import StrictPlanLimits, StrictPolicy
@@ -50,6 +51,8 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Runners of one kind that are up when the scenario begins.
 
+    A pool may have several kinds, e.g. of two versions; what is launched is of the first.
+
     Attributes:
         name: of the pool.
         runners: how many.
@@ -60,6 +63,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         fork_start: the same when none was warm.
         bots: that they offer.
         bot_version: in which version.
+        start_failures: share of the sessions that fail instead of becoming ready.
         labels: that they have.
     """
 
@@ -72,6 +76,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     fork_start: Span = Constant(s=1.0)
     bots: tuple[str, ...] = ("echo",)
     bot_version: AtLeastOne = 1
+    start_failures: Share = 0.0
     labels: dict[str, str] = {}
 
 
@@ -81,7 +86,7 @@ class Launcher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         cold_start: from the order of a runner to its first heartbeat.
         retires: which instances of a group it lets go.
-        notices_s: until it begins to replace a runner of a group that is lost.
+        notices_s: until it sees that a runner is gone with its host, and replaces it if it was of a group.
     """
 
     cold_start: Span = Lognormal(median_s=12.0, p95_s=25.0)
@@ -244,8 +249,6 @@ def _invalid(name: str, where: str, what: str) -> ScenarioInvalid:
 def _contradictions(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """Yield what can be read and makes no sense: where, and why."""
     pools = {each.name for each in scenario.pools}
-    if len(pools) < len(scenario.pools):
-        yield "pools", "two have the same name"
     for number, pool in enumerate(scenario.policy.pools):
         if pool.name not in pools:
             yield f"policy.pools[{number}].name", f"there is no pool {pool.name}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Final
@@ -69,7 +70,6 @@ class World:
         self._scenario = scenario
         self._progress = progress
         self._clock = clock = Clockwork(scenario.begins)
-        self._pools = {pool.name: pool for pool in scenario.pools}
         self._instances: dict[str, VirtualRunner] = {}
         self._lengths: dict[str, float] = {}
         self._count = 0
@@ -124,9 +124,11 @@ class World:
         """
         scenario, clock = self._scenario, self._clock
         self.leader.begin()
+        ordinals: Counter[str] = Counter()
         for pool in scenario.pools:
-            for ordinal in range(pool.runners):
-                self._first(pool, ordinal)
+            for _ in range(pool.runners):
+                self._first(pool, ordinals[pool.name])
+                ordinals[pool.name] += 1
         for number, callers in enumerate(scenario.callers):
             lengths = chance_of(scenario.seed, f"lengths of {number}")
             times = arrivals.times(scenario, callers, chance_of(scenario.seed, f"arrivals of {number}"))
@@ -146,7 +148,7 @@ class World:
 
     def _sample(self) -> None:
         clock, scenario = self._clock, self._scenario
-        self.invariants.check(self.leader.picture.board.sessions, clock.now(), leading=self.leader.leading)
+        self.invariants.check(self.leader.picture.board.sessions, clock.now(), led_s=self.leader.led_s)
         self.measure.sample(self.leader.target)
         if self._progress is not None:
             self._progress(min(clock.now_s / scenario.duration_s, 1.0))
