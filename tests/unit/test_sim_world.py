@@ -112,6 +112,29 @@ def test_lost_runners_lose_their_calls_and_nothing_else() -> None:
     assert play(faults=[LOSS | {"back_s": 30}]).moments[140].slots == 8
 
 
+@pytest.mark.parametrize("runners", [5, 10, 20])
+def test_who_is_sent_to_lost_runners_waits_for_one_that_is_there(runners: int) -> None:
+    """All are lost and come back under their ids after 30 s: runners that weren't there are no tries, and no refusal."""
+    summary = play(
+        pools=[{"runners": runners, "slots": 4, "standby": 4}],
+        callers=callers(when={"kind": "constant", "per_s": 0.04 * runners, "regular": True}, patience_s=60),
+        faults=[{"kind": "runner_loss", "at_s": 100.5, "share": 1.0, "back_s": 30}],
+    ).summary
+    assert set(summary.outcomes) == {"completed", "lost"}
+
+
+def test_nobody_is_launched_for_who_has_given_up() -> None:
+    """A start takes longer than the caller's patience: he expires when he said he would."""
+    summary = play(
+        GROWING,
+        pools=[{"runners": 1, "slots": 1, "standby": 1}],
+        launcher={"cold_start": {"kind": "constant", "s": 80}},
+        callers=callers(when={"kind": "constant", "per_s": 0.1, "regular": True}, patience_s=30),
+    ).summary
+    assert summary.outcomes["expired"] > 0
+    assert summary.waited.longest_s <= 30.3
+
+
 def test_lost_calls_may_be_tried_again() -> None:
     """If their agents say so: they wait again, at the place of their age."""
     summary = play(faults=[LOSS], callers=callers(on_loss="always")).summary

@@ -108,7 +108,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     state: State = State.REQUESTED
     epoch: int = 0
-    # Counts the tries to run it: 1 from the request on, one more each time it is put back.
+    # Counts the tries to run it: 1 from the request on, one more each time it is put back after a runner tried.
     attempt: int = 1
     runner_id: str | None = None
     lease_expires_at: datetime | None = None
@@ -171,6 +171,8 @@ class Requeued(msgspec.Struct, frozen=True, kw_only=True, tag="requeued"):
     reason: str
     # Whether the runner that held the lease must not be asked again for this session.
     exclude_runner: bool = True
+    # Whether it counts as a try: the runner was there and had a slot for it.
+    tried: bool = True
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
@@ -329,7 +331,7 @@ def _requeued(session: Session, transition: Requeued, at: datetime) -> dict[str,
         # It had been running: the caller's patience starts anew, since the time on the lost runner wasn't waiting.
         deadline = at + timedelta(seconds=session.limits.queue_timeout_s)
     return {
-        "attempt": session.attempt + 1,
+        "attempt": session.attempt + transition.tried,
         "runner_id": None,
         "lease_expires_at": None,
         "cold": False,

@@ -226,7 +226,8 @@ class Placing:
         leased = Leased(
             runner_id=f"cold-{session.id}-{epoch}",
             epoch=epoch,
-            expires_at=self._now + timedelta(seconds=allowance.deadline_s),
+            # Nobody is there any more for a runner that comes after its caller has given up.
+            expires_at=min(self._now + timedelta(seconds=allowance.deadline_s), session.queue_deadline_at),
             cold=True,
             agent_version=version,
         )

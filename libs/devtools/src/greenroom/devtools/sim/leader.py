@@ -36,7 +36,7 @@ _START_TIMEOUT_S: Final = 1.5
 _REFUSALS: Final = {
     "no-slot": (Reason.NO_FREE_SLOT, False),
     "draining": (Reason.RUNNER_DRAINING, True),
-    NoResponder.code: (NoResponder.code, True),
+    NoResponder.code: (NoResponder.code, False),
 }
 _LAUNCH_PRIORITY: Final = {Priority.HIGH: 80, Priority.NORMAL: 60, Priority.LOW: 40}
 
@@ -216,7 +216,8 @@ class Leader:
             self._finish(entry.session.id, moved=False)
 
     def _requeue(self, entry: Entry, reason: str, *, exclude_runner: bool) -> None:
-        requeued = Requeued(epoch=entry.session.epoch, reason=reason, exclude_runner=exclude_runner)
+        # Whatever refuses here hasn't tried: see `greenroom.scheduler.executor.UNTRIED`.
+        requeued = Requeued(epoch=entry.session.epoch, reason=reason, exclude_runner=exclude_runner, tried=False)
         self._ledger.advance(entry, requeued)
 
     async def _launch(self, term: int, entry: Entry) -> None:
