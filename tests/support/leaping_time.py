@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 _BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+_SHORTEST_S = 1e-6
 
 
 class Stuck(RuntimeError):
@@ -69,4 +70,5 @@ class LoopClock:
 
     async def sleep(self, delay_s: float) -> None:
         """Wait."""
-        await asyncio.sleep(max(delay_s, 0.0))
+        # Less than this may be lost in the sum: whoever waits until a time would wait for ever, and that very time.
+        await asyncio.sleep(max(delay_s, _SHORTEST_S) if delay_s > 0 else 0.0)

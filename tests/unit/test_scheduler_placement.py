@@ -2,7 +2,7 @@
 
 import pytest
 
-from greenroom.common.lifecycle import Leased, State
+from greenroom.common.lifecycle import Leased, Limits, State
 from greenroom.common.messages import BotOffer, Heartbeat
 from greenroom.common.policy import Limit, Policy, PoolPolicy, Scope
 from greenroom.scheduler.actions import AskLauncher, ColdLease, Lease, Requeue
@@ -128,14 +128,16 @@ def test_a_ranking_forgets_what_was_ranked_before() -> None:
 
 
 def test_overflow_is_launched_for_in_the_order_of_the_queue() -> None:
-    """As many as may be; each gets a runner of its own, named by its lease, until the deadline."""
+    """As many as may be; each gets a runner of its own, named by its lease, until its deadline or the caller's."""
     known = fleet(heartbeat(slots=1))
-    decided = decide(1, known, *(session(f"s{number}", requested=number / 10) for number in range(4)), cold=COLD)
+    patience = [Limits(queue_timeout_s=wait_s) for wait_s in (300, 300, 30, 300)]
+    asked = [session(f"s{number}", requested=number / 10, limits=each) for number, each in enumerate(patience)]
+    decided = decide(1, known, *asked, cold=COLD)
     assert decided.leased_to == {"s0": "r1"}
     cold = [each for each in decided.actions if isinstance(each, ColdLease)]
     assert [each.transition for each in cold] == [
-        Leased(runner_id=f"cold-{name}-1", epoch=1, expires_at=at(91), cold=True, agent_version=1)
-        for name in ("s1", "s2")
+        Leased(runner_id=f"cold-{name}-1", epoch=1, expires_at=at(expires), cold=True, agent_version=1)
+        for name, expires in (("s1", 91), ("s2", 30.2))
     ]
     assert decided.texts == ["1st of 1: no free slot in pool default (1/1 busy)"]
 

@@ -172,7 +172,7 @@ def moments(draw: st.DrawFn) -> tuple[Schedule, datetime]:
 def holds_by_walking(each: Schedule, moment: datetime) -> bool:
     """Tell whether a schedule holds by looking at a clock of its zone minute by minute."""
     zone = ZoneInfo(each.zone)
-    span = [moment + number * MINUTE for number in range(-4 * 24 * 60, 4 * 24 * 60)]
+    span = [moment + number * MINUTE for number in range(-5 * 24 * 60, 5 * 24 * 60)]
     shown = [minute.astimezone(zone).replace(tzinfo=None) for minute in span]
     for days in range(-3, 3):
         day = moment.date() + timedelta(days=days)

@@ -114,7 +114,7 @@ def test_lost_runners_lose_their_calls_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("runners", [5, 10, 20])
 def test_who_is_sent_to_lost_runners_waits_for_one_that_is_there(runners: int) -> None:
-    """All are lost and come back under their ids after 30 s: runners that weren't there are no tries, and no refusal."""
+    """All are lost and are back under their ids after 30 s: a runner that isn't there neither tries nor refuses."""
     summary = play(
         pools=[{"runners": runners, "slots": 4, "standby": 4}],
         callers=callers(when={"kind": "constant", "per_s": 0.04 * runners, "regular": True}, patience_s=60),

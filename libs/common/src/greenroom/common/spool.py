@@ -45,13 +45,20 @@ class Spool:
 
     When it is full, the oldest droppable messages (audio) make room; if there are none, the new message is refused.
     Both are counted in `dropped`.
+
+    Args:
+        broker: where to.
+        max_bytes: what may wait.
+        linger_s: how long a message waits for others to go with it; for what is in no hurry, and whose readers would
+            otherwise be busy with it while something else is.
     """
 
-    def __init__(self, broker: Broker, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(self, broker: Broker, *, max_bytes: int = DEFAULT_MAX_BYTES, linger_s: float = 0.0) -> None:
         self.published = 0
         self.dropped = 0
         self._broker = broker
         self._max_bytes = max_bytes
+        self._linger_s = linger_s
         self._bytes = 0
         self._droppable_bytes = 0
         self._items: deque[_Item] = deque()
@@ -90,6 +97,8 @@ class Spool:
         """Publish until canceled."""
         while True:
             await self._wake.wait()
+            if self._linger_s:
+                await asyncio.sleep(self._linger_s)
             self._wake.clear()
             while self._items:
                 if not await self._publish_window():

@@ -22,10 +22,13 @@ from greenroom.scheduler.launchers.settings import launcher_for
 from greenroom.scheduler.picture import Picture
 from greenroom.scheduler.settings import SchedulerSettings
 
-# To finish what was begun (2 s) and to hand over leadership, so that the next one plans at once.
-_HAND_OVER_S = 4.0
+# To finish what was begun (2 s), to hand over leadership (2 s at most), so that the next one plans at once, and to send
+# the last decisions (1 s).
+_HAND_OVER_S = 5.5
 # Decisions, of half a kilobyte each: tens of thousands may wait for a broker that is away.
 _SPOOL_BYTES = 16 * 1024 * 1024
+# The 20 ms behind a decision belong to the start that it brings about.
+_LINGER_S = 0.1
 
 
 async def serve(service: Service[SchedulerSettings]) -> None:
@@ -62,7 +65,7 @@ def compose(
     """Return a scheduler made of its parts."""
     pool = settings.scheduler_pool or None
     ledger, limits = Ledger(broker, clock=clock), settings.plan_limits
-    picture, spool = Picture(pool, limits=limits), Spool(broker, max_bytes=_SPOOL_BYTES)
+    picture, spool = Picture(pool, limits=limits), Spool(broker, max_bytes=_SPOOL_BYTES, linger_s=_LINGER_S)
     decisions = Decisions(spool, clock=clock)
     keeper = Keeper(broker, launcher, picture, decisions, clock=clock, lost_s=limits.runner_lost_s)
     executor = Executor(

@@ -86,7 +86,8 @@ class Answers:
 
     def _waiting(self, data: bytes) -> msgspec.Struct:
         query = messages.decode(data, QueuePageQuery)
-        return self.outlook.page(msgspec.structs.replace(query, limit=min(query.limit, MAX_PAGE)))
+        offset, limit = max(query.offset, 0), min(max(query.limit, 0), MAX_PAGE)
+        return self.outlook.page(msgspec.structs.replace(query, offset=offset, limit=limit))
 
     def _pools(self, data: bytes) -> PoolsAnswer:
         messages.decode(data, PoolsQuery)

@@ -22,9 +22,9 @@ from greenroom.common.errors import BrokerUnavailable, GreenroomError
 from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.messages import Decision, Heartbeat
-from greenroom.common.policy import Policy, Verdicts
+from greenroom.common.policy import Policy, RolledBack, Verdicts
 from greenroom.common.spool import Spool
-from greenroom.scheduler.actions import Action, RollBack, SessionAction
+from greenroom.scheduler.actions import Action, AskLauncher, ColdLease, RollBack, SessionAction
 from greenroom.scheduler.answers import Answers
 from greenroom.scheduler.counters import Counters
 from greenroom.scheduler.decisions import Decisions
@@ -39,18 +39,25 @@ _log = structlog.get_logger()
 
 # For what becomes due by the clock alone: leases, queue deadlines, lost runners. All else wakes the plan at once.
 TICK_S: Final = 0.25
-# Each is one append and one request, 1 ms together; what is beyond waits for the next plan.
+# Each is one append and one request, 1 ms together; what is beyond waits for the next plan. Launches don't count once
+# they are under way: a launcher may take seconds, and how many there are is bounded by the policy.
 MAX_ACTIONS: Final = 256
-# Leadership is gone or given up: what was begun may come to its end. A ledger append and a start take 2 ms.
+# When leadership is given up, what was begun may come to its end. A ledger append and a start take 2 ms.
 _FINISH_S: Final = 2.0
+# What was decided at the end goes out before the connection is closed.
+_FLUSH_S: Final = 1.0
 # A plan that takes longer than this makes room for others for as long as it took.
 _QUICK_PLAN_S: Final = 0.002
-# Those that wait are told of each so many ticks.
+# Those that wait are told of each so many ticks, and what is of no use any more is forgotten.
 _SAY_EVERY: Final = 4
+_TIDY_EVERY: Final = 40
 # A verdict that can't be kept now is kept later.
 _AGAIN_S: Final = 1.0
 # Where decisions go that concern no pool.
 _NO_POOL: Final = "all"
+
+# What is being carried out, and whether it counts for `MAX_ACTIONS`.
+type _UnderWay = dict[asyncio.Task[None], bool]
 
 
 class Scheduler:
@@ -107,11 +114,19 @@ class Scheduler:
         self._clock = clock
         self._pool = pool
         self._wake = asyncio.Event()
+        self._running: asyncio.Task[object] | None = None
+        # Verdicts that hold here and aren't known to be kept for the next leader.
+        self._unkept: list[RolledBack] = []
 
     @property
     def leading(self) -> bool:
         """Whether this one plans."""
         return self._leadership.leading
+
+    @property
+    def _given_up(self) -> bool:
+        """Whether leadership ends because this scheduler does, rather than because another one has taken it."""
+        return self._running is not None and self._running.cancelling() > 0
 
     async def run(self) -> None:
         """Schedule until canceled; leadership is handed over at the end.
@@ -120,6 +135,7 @@ class Scheduler:
             BrokerUnavailable: the ledger can't be read at the start.
             TopologyMissing: it isn't there.
         """
+        self._running = asyncio.current_task()
         heartbeats = await self._broker.subscribe(self._heartbeats, self._heard)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -130,7 +146,10 @@ class Scheduler:
                 tasks.create_task(self._follow(), name="follow")
                 tasks.create_task(self._tick(), name="tick")
                 await self.caught_up.wait()
-                await self._leadership.run(self._lead)
+                try:
+                    await self._leadership.run(self._lead)
+                finally:
+                    await self._spool.flush(_FLUSH_S)
         finally:
             await heartbeats.unsubscribe()
 
@@ -147,8 +166,8 @@ class Scheduler:
             self.caught_up.set()
         try:
             async for entry in reader:
-                self._keeper.learned(entry, first=self._picture.entry(entry.session.id) is None)
-                if self._picture.watched(entry, self._clock.now()):
+                self._keeper.learned(entry, first=not self._picture.knows(entry.session.id))
+                if self._picture.watched(entry, self._clock.now(), replayed=not self.caught_up.is_set()):
                     self._wake.set()
                 if reader.caught_up.is_set():
                     self.caught_up.set()
@@ -162,6 +181,13 @@ class Scheduler:
         except msgspec.MsgspecError as error:
             _log.warning("heartbeat_malformed", subject=message.subject, error=str(error))
             return
+        # Runners are asked under these names: they must be theirs, and fit into a subject.
+        if subjects.RUNNER_HEARTBEAT.parse(message.subject) != {
+            "pool": heartbeat.pool,
+            "runner_id": heartbeat.runner_id,
+        }:
+            _log.warning("heartbeat_misplaced", subject=message.subject, runner_id=heartbeat.runner_id)
+            return
         if self._picture.heard(heartbeat, self._clock.now()):
             self._wake.set()
 
@@ -171,7 +197,8 @@ class Scheduler:
         self._wake.set()
 
     def _on_verdicts(self, verdicts: Verdicts) -> None:
-        self._picture.verdicts_changed(verdicts)
+        news = [each for each in self._unkept if each not in verdicts.rolled_back]
+        self._picture.verdicts_changed(Verdicts(rolled_back=(*verdicts.rolled_back, *news)))
         self._wake.set()
 
     async def _tick(self) -> None:
@@ -180,6 +207,8 @@ class Scheduler:
             self._picture.ticked(now, connected=self._broker.connected)
             self._answers.renew()
             self._ticks += 1
+            if self._ticks % _TIDY_EVERY == 0:
+                self._keeper.tidy()
             if self.leading:
                 self._counters.waiting(self._answers.outlook.reasons())
                 if self._ticks % _SAY_EVERY == 0:
@@ -190,7 +219,7 @@ class Scheduler:
     # ------------------------------------------------------------------------ plan and carry out
 
     async def _lead(self) -> None:
-        under_way: set[asyncio.Task[None]] = set()
+        under_way: _UnderWay = {}
         self._wake.set()
         self._counters.leader.set(1)
         try:
@@ -205,19 +234,21 @@ class Scheduler:
                 finally:
                     for task in beside:
                         task.cancel()
-                    # Half a lease would cost its session the rest of it.
-                    if under_way:
+                    # Half a lease would cost its session the rest of it. But when leadership was lost another one plans
+                    # by now, and doesn't count what would still be written from here.
+                    if under_way and self._given_up:
                         await asyncio.wait(under_way, timeout=_FINISH_S)
         finally:
             self._counters.leader.set(0)
             self._counters.waiting({})
 
-    async def _plan_on(self, tasks: asyncio.TaskGroup, under_way: set[asyncio.Task[None]]) -> None:
+    async def _plan_on(self, tasks: asyncio.TaskGroup, under_way: _UnderWay) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             began = self._clock.monotonic()
-            plan = self._picture.board.plan(self._clock.now(), self._keeper.cold, most=MAX_ACTIONS - len(under_way))
+            most = MAX_ACTIONS - sum(under_way.values())
+            plan = self._picture.board.plan(self._clock.now(), self._keeper.cold, most=most)
             took_s = self._clock.monotonic() - began
             self._counters.plan.observe(took_s)
             for action in plan.actions:
@@ -225,16 +256,17 @@ class Scheduler:
             if took_s > _QUICK_PLAN_S:
                 await self._clock.sleep(took_s)
 
-    def _begin(self, action: Action, tasks: asyncio.TaskGroup, under_way: set[asyncio.Task[None]]) -> None:
+    def _begin(self, action: Action, tasks: asyncio.TaskGroup, under_way: _UnderWay) -> None:
         if isinstance(action, RollBack):
-            self._on_verdicts(Verdicts(rolled_back=(*self._picture.verdicts.rolled_back, action.rolled_back)))
+            self._unkept.append(action.rolled_back)
+            self._on_verdicts(self._picture.verdicts)
             tasks.create_task(self._roll_back(action), name="roll-back")
             return
         entry = self._executor.begin(action)
         if entry is not None:
             task = tasks.create_task(self._carry_out(action, entry))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
+            under_way[task] = not isinstance(action, ColdLease | AskLauncher)
+            task.add_done_callback(under_way.pop)
 
     async def _roll_back(self, action: RollBack) -> None:
         """Keep a verdict for the leaders to come; it holds here already."""
@@ -259,6 +291,7 @@ class Scheduler:
                 _log.warning("verdict_not_kept", agent=found.agent, code=error.code)
                 await self._clock.sleep(_AGAIN_S)
             else:
+                self._unkept.remove(found)
                 return
 
     async def _carry_out(self, action: SessionAction, entry: Entry) -> None:

@@ -15,7 +15,7 @@ from greenroom.common.broker import Broker, NoResponder, RequestTimeout
 from greenroom.common.clock import Clock
 from greenroom.common.errors import BrokerUnavailable, GreenroomError, LedgerConflict
 from greenroom.common.ledger import Entry, Ledger
-from greenroom.common.lifecycle import Ended, Priority, Requeued, Session, Transition
+from greenroom.common.lifecycle import Ended, Priority, Requeued, Session, State, Transition
 from greenroom.common.messages import StartAccepted, StartAnswer, StartRefused, StartSession
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Ask, AskLauncher, ColdLease, Lease, SessionAction
@@ -23,7 +23,7 @@ from greenroom.scheduler.counters import Counters
 from greenroom.scheduler.decisions import Decisions
 from greenroom.scheduler.fleet import RunnerKey, holder
 from greenroom.scheduler.keeper import Keeper
-from greenroom.scheduler.launchers.base import ColdStart, Launcher, LaunchRefused
+from greenroom.scheduler.launchers.base import ColdStart, Launcher, LauncherUnavailable, LaunchRefused
 from greenroom.scheduler.picture import Picture
 from greenroom.scheduler.pool_view import launch_id
 
@@ -39,6 +39,8 @@ _REASONS: Final = {
 }
 # Refusals that say nothing of what the runner will answer next time.
 _PASSING: Final = frozenset({"no-slot", "overloaded", "stale-epoch"})
+# A runner that isn't there or has no room hasn't tried: after the loss of half a fleet a session may meet ten of them.
+UNTRIED: Final = frozenset({"no-slot", "draining", "overloaded", NoResponder.code})
 # A launcher that takes longer to say yes or no isn't of any use at the moment.
 _LAUNCH_TIMEOUT_S: Final = 10.0
 # Where launches compete for room, Nomad takes 1 to 100, and gives services 50.
@@ -105,25 +107,27 @@ class Executor:
                 case Lease() | Ask():
                     await self._place(action, entry)
                 case ColdLease():
-                    await self._launch(await self._move(entry, action.transition))
+                    leased = await self._move(entry, action.transition)
+                    self._say(entry.session, action)
+                    await self._launch(leased)
                 case AskLauncher():
+                    self._say(entry.session, action)
                     await self._launch(entry)
                 case _:
                     await self._move(entry, action.transition)
+                    self._say(entry.session, action)
         except GreenroomError as error:
             self._counters.failed.inc(code=error.code)
             _log.info("action_failed", session_id=action.session_id, action=type(action).__name__, code=error.code)
             return False
         finally:
             self._picture.finish(action.session_id)
-        why = action.why
-        self._decisions.on_session(entry.session, action.decision, reason=why.reason, text=why.text, inputs=why.inputs)
         return True
 
     async def take_back(self, session_id: str, transition: Requeued) -> None:
-        """Put a session back into the queue because ledger and launcher disagree, if it is still as it was then."""
+        """Put a session back into the queue because ledger and launcher disagree, if no runner has claimed it since."""
         entry = self._picture.entry(session_id)
-        if entry is None or entry.session.epoch != transition.epoch:
+        if entry is None or (entry.session.state, entry.session.epoch) != (State.LEASED, transition.epoch):
             return
         try:
             await self._move(entry, transition)
@@ -143,7 +147,10 @@ class Executor:
         ) as span:
             if isinstance(action, Lease):
                 entry = await self._move(entry, action.transition)
+                self._say(session, action)
                 self._counters.waited.observe(_seconds(session.requested_at, entry.at), pool=session.pool)
+            else:
+                self._say(session, action)
             key = holder(entry.session)
             if key is not None:
                 span.set_attribute("greenroom.runner_id", key[1])
@@ -162,7 +169,8 @@ class Executor:
             )
             answer = _ANSWER.decode(reply.data)
         except NoResponder as error:
-            await self._refused(key, entry, error.code, exclude_runner=True)
+            # Until it is heard again it is given nothing; if it is back under its id, it is as good as any.
+            await self._refused(key, entry, error.code, exclude_runner=False)
         except (RequestTimeout, BrokerUnavailable, msgspec.MsgspecError) as error:
             # It may have been heard and be under way: the lease decides, by the runner's claim or by running out.
             self._picture.closed(key)
@@ -205,20 +213,21 @@ class Executor:
                     await self._launcher.cold_start(start)
             except LaunchRefused as error:
                 self._keeper.launch_refused(session, error)
-                await self._not_launched(entry, error.code, error.detail)
+                await self._not_launched(entry, error.code, str(error))
             except (TimeoutError, GreenroomError) as error:
                 # It may have been heard. Its runner then finds an epoch that is over, and ends by itself.
                 self._keeper.launch_unknown(session)
-                code = error.code if isinstance(error, GreenroomError) else RequestTimeout.code
-                await self._not_launched(entry, code, str(error))
+                unknown = error if isinstance(error, GreenroomError) else LauncherUnavailable()
+                await self._not_launched(entry, unknown.code, str(unknown))
             else:
+                self._keeper.launch_taken(session.pool)
                 _log.info("runner_launched", session_id=session.id, pool=session.pool, launch_id=start.launch_id)
 
     async def _not_launched(self, entry: Entry, code: str, detail: str) -> None:
         self._counters.refused.inc(code=code)
         session = entry.session
         _log.warning("launch_failed", session_id=session.id, pool=session.pool, code=code, detail=detail)
-        requeued = Requeued(epoch=session.epoch, reason=Reason.LAUNCH_FAILED, exclude_runner=False)
+        requeued = Requeued(epoch=session.epoch, reason=Reason.LAUNCH_FAILED, exclude_runner=False, tried=False)
         await self._move(entry, requeued)
         self._decisions.on_session(session, "requeue", reason=Reason.LAUNCH_FAILED, text=detail, inputs={"code": code})
 
@@ -230,7 +239,8 @@ class Executor:
             self._picture.closed(key)
         reason = code if code == NoResponder.code else _REASONS.get(code, Reason.RUNNER_REFUSED)
         _log.info("start_refused", session_id=entry.session.id, runner_id=key[1], epoch=entry.session.epoch, code=code)
-        requeued = Requeued(epoch=entry.session.epoch, reason=reason, exclude_runner=exclude_runner)
+        tried = code not in UNTRIED
+        requeued = Requeued(epoch=entry.session.epoch, reason=reason, exclude_runner=exclude_runner, tried=tried)
         await self._move(entry, requeued)
         text = f"runner {key[1]} refused: {detail or code}"
         self._decisions.on_session(entry.session, "requeue", reason=reason, text=text, inputs={"runner_id": key[1]})
@@ -248,16 +258,26 @@ class Executor:
             await self._refresh(entry.session)
             raise
         self._picture.fold(stored, self._clock.now())
-        self._keeper.learned(stored)
+        self._keeper.wrote(stored)
         self._report(stored)
         return stored
 
     async def _refresh(self, session: Session) -> None:
-        entry = await self._ledger.last(session.tenant, session.id)
+        try:
+            entry = await self._ledger.last(session.tenant, session.id)
+        except msgspec.MsgspecError as error:
+            # Nobody can move it on any more, and it mustn't take the scheduling of all others down with it.
+            _log.error("ledger_entry_malformed", session_id=session.id, error=str(error))
+            entry = None
         if entry is None:
             self._picture.forget(session.id)
         else:
             self._picture.fold(entry, self._clock.now())
+
+    def _say(self, session: Session, action: SessionAction) -> None:
+        """Say what was decided: as soon as it holds, since what comes of it is said too."""
+        why = action.why
+        self._decisions.on_session(session, action.decision, reason=why.reason, text=why.text, inputs=why.inputs)
 
     def _report(self, stored: Entry) -> None:
         session, transition = stored.session, stored.transition

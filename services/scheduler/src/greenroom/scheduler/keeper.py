@@ -10,6 +10,7 @@ minutes; only the leader looks and acts. The launcher may be slow: nothing that 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Final
 
 import structlog
@@ -22,15 +23,16 @@ from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Requeued, Session, State
 from greenroom.common.messages import Decision, Drain, PoolState
 from greenroom.common.reasons import Reason
-from greenroom.scheduler import capacity, pool_memory
+from greenroom.scheduler import capacity, launch_pauses, pool_memory
 from greenroom.scheduler.capacity import ColdAllowance, PoolAssessment
 from greenroom.scheduler.decisions import Decisions
-from greenroom.scheduler.launchers.base import Instance, Launcher, LaunchRefused
+from greenroom.scheduler.launch_pauses import Pause
+from greenroom.scheduler.launchers.base import Instance, Launcher, LauncherUnavailable, LaunchRefused
 from greenroom.scheduler.picture import Picture
 from greenroom.scheduler.pool_decisions import decisions as changes
 from greenroom.scheduler.pool_facts import PoolFacts
 from greenroom.scheduler.pool_memory import PoolMemory
-from greenroom.scheduler.pool_view import cold_leases, facts_of, launch_id, pools_of
+from greenroom.scheduler.pool_view import facts_of, launch_id, pools_of
 from greenroom.scheduler.reconcile import Finding, Remedy, Standing, differences
 from greenroom.scheduler.retirement import Retirement
 
@@ -42,6 +44,8 @@ _LAUNCHER_TIMEOUT_S: Final = 10.0
 _DRAIN_TIMEOUT_S: Final = 2.0
 # Ledger, heartbeats and launcher are compared every so many looks.
 _COMPARE_EVERY: Final = 5
+# What is older has decayed in the arrivals, and no breaker stays open for as long: a restart needn't learn it anew.
+_OLD: Final = timedelta(minutes=15)
 
 # Puts a session back into the queue if it is still in this epoch.
 type TakeBack = Callable[[str, Requeued], Awaitable[None]]
@@ -82,44 +86,75 @@ class Keeper:
         self._assessed: dict[str, PoolAssessment] = {}
         self._looks = 0
         self._take_back: TakeBack | None = None
-        # The last entry of each session that was taken in.
-        self._learned: dict[str, int] = {}
+        # Since the launcher didn't take a launch.
+        self._pauses: dict[str, Pause] = {}
+        # How far the watch has read, and what was written from here beyond that.
+        self._read = 0
+        self._written: set[int] = set()
 
     # ------------------------------------------------------------------------ what it learns
 
     def learned(self, entry: Entry, *, first: bool = False) -> None:
-        """Take in an entry of the ledger; one that was written from here comes by twice, and counts once.
+        """Take in an entry of the ledger that the watch has read.
 
         Args:
             entry: of any session.
             first: whether the session wasn't known before.
         """
-        session = entry.session
-        if entry.revision <= self._learned.get(session.id, 0):
-            return
-        if session.ended:
-            self._learned.pop(session.id, None)
+        self._read = entry.revision
+        if entry.revision in self._written:
+            self._written.discard(entry.revision)
         else:
-            self._learned[session.id] = entry.revision
-        before = self._memory(session.pool)
-        after = pool_memory.learned(before, entry.transition, session, self._clock.now(), first=first)
-        self._memories[session.pool] = after
+            self._fold(entry, first=first)
+
+    def wrote(self, entry: Entry) -> None:
+        """Take in an entry that was written from here: the watch brings it again, and it counts once."""
+        if entry.revision > self._read:
+            self._written.add(entry.revision)
+            self._fold(entry)
+
+    def _fold(self, entry: Entry, *, first: bool = False) -> None:
+        session, now = entry.session, self._clock.now()
+        if self._picture.concerns(session.pool) and now - entry.at < _OLD:
+            before = self._memory(session.pool)
+            self._memories[session.pool] = pool_memory.learned(before, entry.transition, session, now, first=first)
+
+    def launch_taken(self, pool: str) -> None:
+        """Take in that the launcher took a cold start."""
+        self._pauses.pop(pool, None)
 
     def launch_refused(self, session: Session, refused: LaunchRefused) -> None:
         """Take in that the launcher refused the cold start of a session."""
-        memory = self._memory(session.pool)
-        known = pool_memory.launch_failed(memory, launch_id(session), refused.detail, self._clock.now())
-        self._memories[session.pool] = known
+        memory, now = self._memory(session.pool), self._clock.now()
+        self._memories[session.pool] = pool_memory.launch_failed(memory, launch_id(session), str(refused), now)
+        self._pause(session.pool, str(refused), refused.retry_after_s)
 
     def launch_unknown(self, session: Session) -> None:
         """Take in that the launcher couldn't be reached for the cold start of a session."""
         self._memories[session.pool] = pool_memory.launch_unknown(self._memory(session.pool), launch_id(session))
+        text = f"{self._launcher.name} doesn't answer"
+        self._pause(session.pool, text, LauncherUnavailable.default_retry_after_s)
+
+    def _pause(self, pool: str, text: str, after_s: float | None) -> None:
+        known = launch_pauses.paused(self._pauses.get(pool), text, self._clock.now(), after_s=after_s)
+        self._pauses[pool] = known
+        if pool in self.cold:
+            # The next plan comes before the next look.
+            self.cold[pool] = launch_pauses.none_of(self.cold[pool], known)
 
     def granted(self, session: Session) -> None:
         """Take in that a cold lease was granted: one of those that were allowed."""
         allowance = self.cold.get(session.pool)
         if allowance is not None:
             self.cold[session.pool] = capacity.spent(allowance, session.bot)
+
+    def tidy(self) -> None:
+        """Forget pools that nobody has to do with any more; leaders and stand-bys do so now and then."""
+        pools = pools_of(self._picture)
+        for known in (self._memories, self._pauses, self._standing, self._assessed, self.cold):
+            for pool in known.keys() - pools:
+                del known[pool]
+        self._written = {revision for revision in self._written if revision > self._read}
 
     def states(self) -> tuple[PoolState, ...]:
         """Return how the pools stand, as of the last look."""
@@ -152,16 +187,12 @@ class Keeper:
 
     async def _look(self) -> None:
         self._looks += 1
-        cold = cold_leases(each.session for each in self._picture.sessions)
-        pools = sorted(pools_of(self._picture))
         async with asyncio.TaskGroup() as tasks:
-            for pool in pools:
-                tasks.create_task(self._look_at(pool, frozenset(cold.get(pool, ()))))
-        for gone in self._assessed.keys() - set(pools):
-            for known in (self._assessed, self._standing, self._memories, self.cold):
-                known.pop(gone, None)
+            for pool in sorted(pools_of(self._picture)):
+                tasks.create_task(self._look_at(pool))
 
-    async def _look_at(self, pool: str, cold: frozenset[str]) -> None:
+    async def _look_at(self, pool: str) -> None:
+        # From the answer to the allowance nothing is waited for: a launch that is granted meanwhile would be one more.
         instances, holds = await self._ask(pool)
         now = self._clock.now()
         facts = facts_of(
@@ -171,12 +202,13 @@ class Keeper:
             launcher=self._launcher,
             instances=instances,
             holds=holds,
-            cold=cold,
             lost_s=self._lost_s,
         )
         policy = self._picture.board.policy
         memory = self._memories[pool] = pool_memory.observed(self._memory(pool), facts, now)
         assessed = capacity.assess(now, facts, policy.pool(pool), policy.reservations, memory)
+        if policy.pool(pool).cold_starts:
+            assessed = launch_pauses.bounded(assessed, self._pauses.get(pool), now)
         before, self._assessed[pool] = self._assessed.get(pool), assessed
         if policy.pool(pool).cold_starts:
             self.cold[pool] = assessed.cold

@@ -60,7 +60,7 @@ class Picture:
         return self._entries.get(session_id)
 
     def knows(self, session_id: str) -> bool:
-        """Tell whether anything was learned of a session before the watch came to it; not of one that ended since."""
+        """Tell whether a session is known, or its end was learned of before the watch has come to that."""
         return session_id in self._entries or session_id in self._over
 
     # ------------------------------------------------------------------------ what comes in

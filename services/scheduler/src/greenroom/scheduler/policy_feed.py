@@ -15,13 +15,14 @@ from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message, WrongLastSequence
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.policy import Policy, RolledBack, Verdicts
+from greenroom.common.subjects import InvalidToken
 
 _log = structlog.get_logger()
 
 STREAM: Final = "POLICY"
 _CURRENT: Final = subjects.POLICY.format(name="current")
 _VERDICTS: Final = subjects.POLICY.format(name="verdicts")
-# The api publishes the whole of a policy: more than that of one canary's verdicts nobody keeps.
+# One for each canary that ever failed, in one message; what is beyond was decided long ago.
 MAX_VERDICTS: Final = 1000
 _TRIES: Final = 5
 
@@ -69,11 +70,14 @@ class PolicyFeed:
         try:
             if message.subject == _CURRENT:
                 policy = messages.decode(message.data, Policy)
+                if not policy.revision:
+                    raise msgspec.ValidationError("it has no revision")  # any object at all would be one without limits
+                _check_names(policy)
                 _log.info("policy_applied", revision=policy.revision, limits=len(policy.limits))
                 self._on_policy(policy)
             elif message.subject == _VERDICTS:
                 self._on_verdicts(messages.decode(message.data, Verdicts))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, InvalidToken) as error:
             # What was in force stays so: no policy would be no limits.
             _log.error("policy_malformed", subject=message.subject, error=str(error))
 
@@ -86,7 +90,7 @@ class PolicyFeed:
         """
         for attempt in range(_TRIES):
             last = await self._broker.last(STREAM, _VERDICTS)
-            known = messages.decode(last.data, Verdicts) if last else Verdicts()
+            known = _verdicts_in(last)
             if any(_same(found, each) for each in known.rolled_back):
                 return
             rows = (*known.rolled_back, found)[-MAX_VERDICTS:]
@@ -101,6 +105,19 @@ class PolicyFeed:
                     raise
             else:
                 return
+
+
+def _check_names(policy: Policy) -> None:
+    """Raise `InvalidToken` if a pool has a name that no runner can be reached by and nothing can be said of."""
+    for name in (*(pool.name for pool in policy.pools), *(each.pool for each in policy.reservations)):
+        subjects.DECISION.format(pool=name)
+
+
+def _verdicts_in(message: Message | None) -> Verdicts:
+    try:
+        return messages.decode(message.data, Verdicts) if message is not None else Verdicts()
+    except msgspec.MsgspecError:
+        return Verdicts()  # it was logged when it was read
 
 
 def _same(one: RolledBack, other: RolledBack) -> bool:

@@ -1,9 +1,11 @@
 """The facts of each pool, gathered from the picture and from what the launcher says."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from greenroom.common.lifecycle import Session, State
+from greenroom.common.lifecycle import Session
+from greenroom.common.reasons import Reason
+from greenroom.scheduler.board import Board
 from greenroom.scheduler.fleet import Runner
 from greenroom.scheduler.launchers.base import Instance, Launcher
 from greenroom.scheduler.picture import Picture
@@ -15,16 +17,7 @@ def pools_of(picture: Picture) -> set[str]:
     """Return the pools that have a runner, a session or a word of policy."""
     board = picture.board
     named = {each.name for each in board.policy.pools} | {each.pool for each in board.policy.reservations}
-    return named | {pool for pool, _ in picture.fleet.runners} | {each.session.pool for each in picture.sessions}
-
-
-def cold_leases(sessions: Iterable[Session]) -> dict[str, set[str]]:
-    """Return the launch ids of the cold leases that no runner has claimed, by pool."""
-    found: dict[str, set[str]] = {}
-    for session in sessions:
-        if session.state is State.LEASED and session.cold:
-            found.setdefault(session.pool, set()).add(launch_id(session))
-    return found
+    return named | {pool for pool, _ in picture.fleet.runners} | picture.pools.keys()
 
 
 def launch_id(session: Session) -> str:
@@ -40,7 +33,6 @@ def facts_of(
     launcher: Launcher,
     instances: Sequence[Instance] | None,
     holds: str | None,
-    cold: frozenset[str],
     lost_s: float,
 ) -> PoolFacts:
     """Return the facts of a pool.
@@ -52,7 +44,6 @@ def facts_of(
         launcher: of the pool's runners.
         instances: what it has there; None: it couldn't be asked.
         holds: why it gets nowhere, if it doesn't.
-        cold: launch ids of the pool's cold leases that aren't claimed.
         lost_s: how long a runner may be silent.
     """
     since = picture.fleet.hearing_since
@@ -61,13 +52,21 @@ def facts_of(
         name=pool,
         hearing=since is not None and now - since >= timedelta(seconds=lost_s),
         runners=[_runner(seat, seat.runner) for seat in board.seats.of(pool) if seat.runner is not None and seat.live],
-        waiting=board.outlook().for_slots(pool),
-        cold_leases=cold,
+        waiting=_waiting(board, pool),
+        cold_leases=board.cold_leases(pool),
         launcher=launcher.name,
         retires=launcher.retires,
         instances=instances,
         launcher_holds=holds,
     )
+
+
+def _waiting(board: Board, pool: str) -> int:
+    outlook = board.outlook()
+    if any(seat.up for seat in board.seats.of(pool)):
+        return outlook.for_slots(pool)
+    # In an empty pool nobody offers anything: that is for want of a runner too, and nothing would ever come up.
+    return sum(each.reason is Reason.NO_RUNNER_FOR_AGENT for each in outlook.waiting(pool))
 
 
 def _runner(seat: Seat, runner: Runner) -> RunnerFacts:

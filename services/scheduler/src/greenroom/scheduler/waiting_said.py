@@ -37,7 +37,7 @@ class WaitingSaid:
             tracked = self._picture.board.sessions.get(each.session_id)
             if tracked is None or self._said.get(each.session_id) is each.reason:
                 continue
-            if now - tracked.session.requested_at < _WAITS:
+            if now - tracked.seen_at < _WAITS:
                 continue
             left -= 1
             self._said[each.session_id] = each.reason
