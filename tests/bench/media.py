@@ -17,7 +17,7 @@ _QUIET_CALLS: Final = 10
 _SECONDS: Final = 6.0
 # What the bridge adds to the p99 of the one-way time, at the same number of calls, must not exceed this.
 _HELD_P99_MS: Final = 2.0
-_STEPS: Final = (5, 10, 15, 20, 25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600)
+_STEPS: Final = (5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600)
 _SLOTS: Final = 2000
 
 

@@ -16,6 +16,7 @@ from greenroom.common import tracing
 from greenroom.runner import discovery, warmup
 from greenroom.runner.discovery import Bot, BotSpec
 from greenroom.runner.forkwire import FromZygote, Loaded, Loading, Prepare, Warm
+from greenroom.runner.immortal import immortalize
 from greenroom.runner.session.context import SessionContext
 
 _log = structlog.get_logger()
@@ -100,6 +101,7 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
         bots={bot.offer.name: bot.entry for bot in bots if bot.entry is not None},
         version=metadata.version("greenroom-runner"),
     )
+    immortalize()
     warmup.settle()
     stages.end("settle")
     say(Warm(stages_ms=stages.took_ms))
