@@ -9,7 +9,6 @@ Any number of launchers may use a folder at once. Everything here blocks, for as
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -18,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from greenroom.common.ids import uuid7
 from greenroom.scheduler.launchers.process_birth import boot_id, start_ticks
 
 # For as long as this an ended launch is remembered: far longer than any lease is tried again.
@@ -177,7 +177,8 @@ def _read[T](path: Path, kind: type[T]) -> T | None:
 
 
 def _write(path: Path, value: msgspec.Struct) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # A name of its own: two threads of one process may write the same file at once.
+    draft = path.with_name(f".{path.name}.{uuid7()}")
     try:
         draft.write_bytes(msgspec.json.encode(value))
         draft.replace(path)
