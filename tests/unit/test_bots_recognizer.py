@@ -86,6 +86,34 @@ def test_what_isnt_in_the_grammar_isnt_recognised(frontdesk: GrammarRecognizer, 
     assert frontdesk.transcribe(pcm) == ""
 
 
+@pytest.mark.parametrize("text", SENTENCES)
+def test_speech_backwards_is_no_sentence(frontdesk: GrammarRecognizer, text: str) -> None:
+    """What sounds like a voice and says nothing isn't mistaken for what the grammar has."""
+    assert frontdesk.transcribe(_SILENCE + backwards(spoken(text)) + _SILENCE) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("the weather is terrible today", "i lost my umbrella at your place yesterday", "my name is alexander"),
+        *("could i have the recipe", "when does the train leave", "we waited for an hour", "turn off the lights"),
+        *("cats chase mice", "nine eight seven six", "there is somebody at the door", "i do not know", "umbrella"),
+    ],
+)
+def test_other_sentences_are_none_of_the_grammar(frontdesk: GrammarRecognizer, text: str) -> None:
+    """A caller who says something else isn't told what they didn't say."""
+    assert frontdesk.transcribe(_SILENCE + spoken(text) + _SILENCE) == ""
+
+
+def test_a_room_full_of_people_says_nothing(frontdesk: GrammarRecognizer) -> None:
+    """Several voices at once, and noise that comes and goes, are no sentence."""
+    voices = [np.frombuffer(spoken(text), dtype="<i2") for text in SENTENCES[:6]]
+    babble = np.sum([np.resize(voice, 2 * RATE) / 2 for voice in voices], axis=0).clip(-32_768, 32_767)
+    bursts = np.random.default_rng(3).normal(0, 4_000, 2 * RATE) * (np.arange(2 * RATE) % 8_000 < 4_000)
+    for sound in (babble, bursts):
+        assert frontdesk.transcribe(_SILENCE + sound.astype("<i2").tobytes() + _SILENCE) == ""
+
+
 @pytest.mark.parametrize("grammar", ["", "#JSGF V1.0; grammar g; public <a> = flubbergust;"])
 def test_a_grammar_that_cant_be_used(grammar: str) -> None:
     """A grammar that can't be parsed, or has words without a pronunciation, is refused at once."""
@@ -103,7 +131,8 @@ async def test_the_event_loop_goes_on_while_speech_is_decoded(frontdesk: Grammar
         await asyncio.sleep(0.001)
         turns += 1
     assert await decoding == "book a table for four people on friday at seven pm"
-    assert turns > 10
+    # It gets one for each 20 ms of speech, heard twice: 90 where nothing else runs, 5 if it has to wait for the GIL.
+    assert turns > 30
 
 
 async def test_input_at_another_rate_is_refused(frontdesk: GrammarRecognizer) -> None:
