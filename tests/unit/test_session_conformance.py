@@ -41,9 +41,9 @@ from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.flows import NODE_WATCH, watch_flows
 from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.transports.websocket import WebSocketTransport
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
-from greenroom.runner.session.websocket import MediaLink
 from tests.support.memory_broker import MemoryServer
 from tests.support.session_bots import ScriptedModel, ToneVoice
 from tests.support.session_rig import new_session
@@ -70,7 +70,8 @@ class World:
     def __init__(self) -> None:
         self.session = new_session("echo", traceparent=TRACEPARENT)
         self.broker = MemoryServer().connect()
-        self.link = MediaLink(self.broker, self.session, on_connected=self._came, on_disconnected=lambda *_: None)
+        self.way = WebSocketTransport(self.session, self.broker, lambda _: None, lambda *_: None)
+        self.link = self.way._link
         self.transport = FastAPIWebsocketTransport(
             self.link.websocket,
             FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True, serializer=ProtobufFrameSerializer()),
@@ -85,14 +86,10 @@ class World:
         self.hellos = 0
         self.runners: list[WorkerRunner] = []
 
-    def _came(self, _request: ConnectMedia) -> None:
-        pass
-
     async def connect(self) -> None:
         """Let the client come."""
         self.link._connect(ConnectMedia(connection_id="c1"))
-        for deferred in self.attachment.deferred:
-            await deferred.release()
+        await self.way.welcome()
 
     async def on_runner(self, runner: WorkerRunner) -> None:
         """Keep the runner."""
@@ -101,7 +98,8 @@ class World:
     async def on_worker(self, worker: PipelineWorker) -> None:
         """Attach to the worker."""
         self.attachment = Attachment(worker)
-        self.attachment.observe(self.watch, self.spans, self.started.set, connected=self.link.connected)
+        self.attachment.observe(self.watch, self.spans, self.started.set)
+        self.way.attach(self.attachment)
 
     @asynccontextmanager
     async def running(self, *processors: FrameProcessor, **worker_options: Any) -> AsyncGenerator[PipelineWorker]:

@@ -75,7 +75,9 @@ def users() -> tuple[User, ...]:
                 *_reads_last("IDEMPOTENCY", subjects.IDEMPOTENCY),
                 *_reads_last("LEADERS", subjects.LEADER),
                 *_reads_last("POLICY", subjects.POLICY),
+                *_reads_last("SECRETS", subjects.SECRET),
                 *_follows("SESSIONS"),
+                *_pulls("api"),
                 *_checks_topology(),
             ),
             subscribe=(INBOX, HEARTBEATS, LIFECYCLE, subjects.SESSION_MEDIA.wildcard(direction="out")),
@@ -101,6 +103,7 @@ def users() -> tuple[User, ...]:
                 *owned("runner"),
                 PRACTICE,
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
+                *_reads_last("SECRETS", subjects.SECRET),
                 *_names_streams(),
             ),
             never=(RECORDING_SAVED, DECIDED),
@@ -119,7 +122,7 @@ def users() -> tuple[User, ...]:
                 *owned("recorder"),
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
                 f"$JS.API.DIRECT.GET.LEADERS.{RECORDER_LEADS}",
-                *(subject for consumer in topology.CONSUMERS for subject in _pulls(consumer)),
+                *_pulls("recorder"),
                 "$JS.API.STREAM.PURGE.SESSIONS",
                 *_checks_topology(),
             ),
@@ -169,13 +172,17 @@ def _follows(stream: str) -> tuple[str, ...]:
     return (f"$JS.API.CONSUMER.CREATE.{stream}.*",)
 
 
-def _pulls(consumer: topology.Consumer) -> tuple[str, ...]:
-    """A durable consumer: looked up, fetched from, acknowledged.
+def _pulls(service: str) -> tuple[str, ...]:
+    """The durable consumers of a service, which are named after it: looked up, fetched from, acknowledged.
 
     Servers put domain and account in front of the stream in acknowledgements, or leave them out.
     """
-    where = f"{consumer.stream}.{consumer.name}"
-    return f"$JS.API.CONSUMER.MSG.NEXT.{where}", f"$JS.ACK.{where}.>", f"$JS.ACK.*.*.{where}.>"
+    own = (consumer for consumer in topology.CONSUMERS if consumer.name.startswith(f"{service}-"))
+    return tuple(
+        subject
+        for where in (f"{consumer.stream}.{consumer.name}" for consumer in own)
+        for subject in (f"$JS.API.CONSUMER.MSG.NEXT.{where}", f"$JS.ACK.{where}.>", f"$JS.ACK.*.*.{where}.>")
+    )
 
 
 def _checks_topology() -> tuple[str, ...]:

@@ -86,6 +86,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent_version: int = 1
     pool: str = "default"
     transport: str = "websocket"
+    # What is public of the way that was prepared, e.g. the name of a room; secrets lie in SECRETS.
+    transport_info: dict[str, str] = {}
     body: dict[str, Any] = {}
     config: dict[str, Any] = {}
     metadata: dict[str, str] = {}

@@ -409,6 +409,29 @@ class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
     answer: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+# ---------------------------------------------------------------------------- what transports need
+
+
+class SessionSecrets(msgspec.Struct, frozen=True, kw_only=True):
+    """What only the process of a session may know, by name, e.g. `room_token`."""
+
+    values: dict[str, str]
+
+
+class ReleasePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Something is about to be made at a provider for a session; whoever reads this takes it away when that is over.
+
+    Written before the provider is asked, so that nothing is left behind by a crash in between.
+    """
+
+    transport: str
+    tenant: str
+    session_id: str
+    # Enough to find it at the provider; no secrets.
+    info: dict[str, str] = {}
+    at: datetime
+
+
 # ---------------------------------------------------------------------------- parked
 
 

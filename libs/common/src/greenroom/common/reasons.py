@@ -138,6 +138,16 @@ class Reason(enum.StrEnum):
         "The bot can't be imported",
         ("The entry point of the bot raised on import; the runner's log has the traceback under `bot_import_failed`."),
     )
+    TRANSPORT_FAILED = (
+        "transport-failed",
+        "failed",
+        True,
+        "The way to the user couldn't be opened",
+        (
+            "What was prepared for the session is gone or refused it (a room that was deleted, a token that expired), "
+            "or the runner lacks what the transport needs. `detail` says which. Ask for a new session."
+        ),
+    )
     BOT_FAILED = (
         "bot-failed",
         "failed",

@@ -101,6 +101,10 @@ REQUEST: Final = Subject("gr.v1.req.{service}.{name}")
 # Written once, taken once (`key` is a digest: what is kept can't be used to get in).
 TICKET: Final = Subject("gr.v1.ticket.{key}")
 IDEMPOTENCY: Final = Subject("gr.v1.idempotency.{tenant}.{key}")
+# What only the session process may know of a session, e.g. a room token.
+SECRET: Final = Subject("gr.v1.secret.{tenant}.{session_id}")
+# What was made at a provider for a session, and has to go when the session is over.
+RELEASE: Final = Subject("gr.v1.release.{transport}")
 
 # What operators decided (`policy`), and what the scheduler found about it (`verdicts`).
 POLICY: Final = Subject("gr.v1.policy.{name}")

@@ -79,6 +79,21 @@ STREAMS: Final[tuple[Stream, ...]] = (
         max_msgs_per_subject=1,
     ),
     Stream(
+        name="SECRETS",
+        subjects=(subjects.SECRET.wildcard(),),
+        description="What only the process of a session may know; empty once it has it.",
+        max_age_s=DAY_S,
+        max_msgs_per_subject=1,
+        max_msg_size=64 * 1024,
+    ),
+    Stream(
+        name="RELEASES",
+        subjects=(subjects.RELEASE.wildcard(),),
+        description="What was made at providers for sessions, until it is taken away.",
+        retention="workqueue",
+        max_age_s=7 * DAY_S,
+    ),
+    Stream(
         name="POLICY",
         subjects=(subjects.POLICY.wildcard(),),
         description="Limits, pools and rollouts, as the schedulers apply them; PostgreSQL has the original.",
@@ -111,5 +126,15 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
         filters=(subjects.SESSION_AUDIO.wildcard(),),
         description="The recorder stores audio.",
         max_ack_pending=2_000,
+    ),
+    Consumer(
+        stream="RELEASES",
+        name="api-releases",
+        filters=(subjects.RELEASE.wildcard(),),
+        description="The api takes away what was made at providers.",
+        # A provider that doesn't answer is given up sooner.
+        ack_wait_s=60,
+        # One for each room that is open: those whose session isn't over yet are put back for a while.
+        max_ack_pending=100_000,
     ),
 )

@@ -23,6 +23,8 @@ from greenroom.api.settings import ApiSettings
 from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.tickets import Tickets
+from greenroom.api.transports import Transports
+from greenroom.api.transports.websocket import WebSocketAdapter
 from greenroom.api.waiters import Waiters
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
@@ -39,6 +41,7 @@ class Parts:
         keys: who may do what.
         fleet: the runners, as their heartbeats show them.
         policy: brings the policy to the schedulers.
+        transports: the ways to sessions.
         streams: event streams.
         media: media sockets.
     """
@@ -59,11 +62,12 @@ class Parts:
             broker=broker, ledger=ledger, tickets=tickets, waiters=waiters, settings=settings, metrics=metrics
         )
         agents = Agents(store, self.fleet)
+        self.transports = Transports([WebSocketAdapter(tickets)], broker=broker, ledger=ledger)
         sessions = Sessions(
             ledger=ledger,
             store=store,
             agents=agents,
-            tickets=tickets,
+            transports=self.transports,
             idempotency=Idempotency(broker),
             waiters=waiters,
             scheduler=scheduler,
@@ -107,6 +111,7 @@ class Parts:
                         ("fleet", self.fleet.run()),
                         ("policy", self.policy.run()),
                         ("media", self.media.run()),
+                        ("transports", self.transports.run()),
                     )
                 ]
                 yield

@@ -54,6 +54,9 @@ class CreateSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     agent: Annotated[str, Meta(min_length=1, max_length=128, description="Name of the agent, as in `GET /v1/agents`")]
     transport: Annotated[str, Meta(min_length=1, max_length=32, description="How the client will speak")] = "websocket"
+    transport_options: Annotated[
+        dict[str, Any], Meta(description="What the transport should know; each has its own, see docs/transports.md")
+    ] = {}
     body: Annotated[
         dict[str, Any], Meta(description="What the bot is given; checked against the agent's schema if it has one")
     ] = {}
@@ -100,9 +103,11 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
     """How the client reaches the session."""
 
     type: str
-    # Where to connect, good for one connection until `expires_at`; only in the answer to the request.
+    # Where to connect, good until `expires_at` (a WebSocket: for one connection); only in the answer to the request.
     url: str | None = None
     expires_at: datetime | None = None
+    # What is public of it, e.g. the name of the room.
+    info: dict[str, str] = {}
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
@@ -325,7 +330,7 @@ def session_view(session: Session, *, transport: Transport | None = None, queue:
         agent=session.agent,
         agent_version=session.agent_version,
         pool=session.pool,
-        transport=transport or Transport(type=session.transport),
+        transport=transport or Transport(type=session.transport, info=session.transport_info),
         body=session.body,
         metadata=session.metadata,
         limits=session.limits,

@@ -16,9 +16,10 @@ from greenroom.api.patience import ENDS, Gone, Patience, give_up, patience, unle
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.problem import Problem, render
 from greenroom.api.scheduler_link import SchedulerLink
-from greenroom.api.schemas import CreateSession, Queue, SessionView, Transport, session_view
+from greenroom.api.schemas import CreateSession, Queue, SessionView, session_view
 from greenroom.api.store import Store
-from greenroom.api.tickets import Tickets, derive
+from greenroom.api.transports import Transports
+from greenroom.api.transports.base import Asked
 from greenroom.api.waiters import Waiters, Watch
 from greenroom.common import telemetry
 from greenroom.common.clock import Clock, SystemClock
@@ -37,8 +38,6 @@ from greenroom.common.reasons import Reason
 
 _log = structlog.get_logger()
 
-# Transports that need a ticket for the media socket of this service.
-WEBSOCKET: Final = "websocket"
 _CREATED: Final = 201
 _ACCEPTED: Final = 202
 _PATH: Final = "/v1/sessions"
@@ -46,6 +45,7 @@ _PATH: Final = "/v1/sessions"
 # Fields that came after others had been stored with digests of requests: where they say nothing they are left out, so
 # that a key which was used before an upgrade still fits its request.
 _LATER: Final = (
+    "transport_options",
     "requires",
     "prefers",
     "priority",
@@ -84,7 +84,7 @@ class Sessions:
         ledger: Ledger,
         store: Store,
         agents: Agents,
-        tickets: Tickets,
+        transports: Transports,
         idempotency: Idempotency,
         waiters: Waiters,
         scheduler: SchedulerLink,
@@ -95,35 +95,36 @@ class Sessions:
         self._ledger = ledger
         self._store = store
         self._agents = agents
-        self._tickets = tickets
+        self._transports = transports
         self._idempotency = idempotency
         self._waiters = waiters
         self._scheduler = scheduler
         self._policy = policy
         self._clock = clock or SystemClock()
 
-    async def create(self, caller: Caller, wish: CreateSession, key: str | None, media_url: str, gone: Gone) -> Answer:
+    async def create(self, asked: Asked, wish: CreateSession, key: str | None, gone: Gone) -> Answer:
         """Ask for a session. Once this returns, it can't be lost.
 
         Args:
-            caller: who asks.
+            asked: by whom.
             wish: what for.
             key: the `Idempotency-Key`.
-            media_url: where tickets are good, e.g. `wss://voice.example.org/v1/media/`.
             gone: returns when the caller's connection is closed. Without a key nobody will ever ask for the session
                 then, so one that was waited for is stopped.
 
         Raises:
             AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
             IdempotencyMismatch: the key belongs to another request.
+            TransportUnavailable: this installation isn't set up for the transport.
+            GreenroomError: what else its preparation raises; there is no session then.
             SessionEndedEarly: it ended before it had come as far as was to be waited for.
             BrokerUnavailable: it isn't known whether the session exists; with a key, trying again is safe.
         """
         if key is None:
-            agent = await self._agent(caller, wish)
-            view = await self._place(caller, wish, agent, uuid7(), gone)
-            return self._answer(caller, view, _encoded(view), media_url)
-        return await self._create_once(caller, wish, key, media_url)
+            agent = await self._agent(asked.caller, wish)
+            view = await self._place(asked, wish, agent, uuid7(), gone)
+            return await self._answer(asked, view, _encoded(view))
+        return await self._create_once(asked, wish, key)
 
     async def find(self, tenant: str, session_id: str) -> Session:
         """Return a session: from the ledger while that has it, else from PostgreSQL.
@@ -166,28 +167,28 @@ class Sessions:
             return session_view(await self.find(tenant, session_id))
         return session_view(entry.session)
 
-    async def _create_once(self, caller: Caller, wish: CreateSession, key: str, media_url: str) -> Answer:
-        digest = _digest(wish)
+    async def _create_once(self, asked: Asked, wish: CreateSession, key: str) -> Answer:
+        digest, caller = _digest(wish), asked.caller
         # Before anything is checked: what was answered once is answered again, even if the agent is gone by now.
         answered = await self._idempotency.answered(caller.tenant, key, digest)
         if answered is not None:
-            return await self._replay(caller, answered, media_url)
+            return await self._replay(asked, answered)
         agent = await self._agent(caller, wish)
         begun = await self._idempotency.begin(caller.tenant, key, digest)
         if isinstance(begun, Answered):
-            return await self._replay(caller, begun, media_url)
+            return await self._replay(asked, begun)
         try:
-            view = await self._place(caller, wish, agent, begun.session_id, None)
+            view = await self._place(asked, wish, agent, begun.session_id, None)
             status, body = _encoded(view)
         except SessionEndedEarly as error:
             view, rendered = None, render(error, _PATH)
             status, body = rendered.status, rendered.body
         first = await self._idempotency.finish(caller.tenant, key, begun, status, body)
         if first is not None:
-            return await self._replay(caller, first, media_url)
+            return await self._replay(asked, first)
         if view is None:
             return _refused(Answer(status=status, body=body, session_id=begun.session_id))
-        return self._answer(caller, view, (status, body), media_url)
+        return await self._answer(asked, view, (status, body))
 
     async def _agent(self, caller: Caller, wish: CreateSession) -> KnownAgent:
         known = await self._agents.get(caller.tenant, wish.agent)
@@ -195,13 +196,14 @@ class Sessions:
             takes = ", ".join(known.agent.transports)
             problem = FieldProblem(pointer="/transport", detail=f"The agent takes {takes}.")
             raise InvalidBody(f"/transport: {problem.detail}", errors=[problem])
+        self._transports.check(wish.transport, wish.transport_options)
         known.check_body(wish.body)
         return known
 
     async def _place(
-        self, caller: Caller, wish: CreateSession, known: KnownAgent, session_id: str, gone: Gone | None
+        self, asked: Asked, wish: CreateSession, known: KnownAgent, session_id: str, gone: Gone | None
     ) -> SessionView:
-        session = self._session(caller, wish, known, session_id)
+        session = self._session(asked.caller, wish, known, session_id)
         wanted = patience(wish, session, self._policy.current)
         async with AsyncExitStack() as watching:
             # Before the write: what it sets off may be quicker than we are.
@@ -209,8 +211,8 @@ class Sessions:
             if wanted.states:
                 watching_it = self._waiters.watch(session.tenant, session_id, wanted.states)
                 watch = await watching.enter_async_context(watching_it)
-            # The ticket first: a session that nobody can get into must not exist.
-            transport = await self._transport(caller, session)
+            # The way first: a session that nobody can get into must not exist.
+            session, transport = await self._transports.prepare(asked, session, wish.transport_options)
             entry = await self._request(session)
             if watch is not None:
                 entry = await self._wait(watch, entry, wanted, gone if wanted.bound else None)
@@ -275,32 +277,23 @@ class Sessions:
                 raise
             return entry
 
-    async def _transport(self, caller: Caller, session: Session) -> Transport:
-        """Prepare the way to the session; the URL is left out, for it holds the ticket."""
-        if session.transport != WEBSOCKET:
-            return Transport(type=session.transport)
-        ticket = await self._tickets.issue(caller.secret, session.tenant, session.id)
-        return Transport(type=WEBSOCKET, expires_at=ticket.expires_at)
-
-    async def _replay(self, caller: Caller, answered: Answered, media_url: str) -> Answer:
+    async def _replay(self, asked: Asked, answered: Answered) -> Answer:
         answer = Answer(
             status=answered.status, body=bytes(answered.answer), session_id=answered.session_id, replayed=True
         )
         if not answer.created:
             return _refused(answer)
         view = msgspec.json.decode(answer.body, type=SessionView)
-        if view.transport.expires_at is not None and view.transport.expires_at > self._clock.now():
-            # For whoever repeats the request with another key of the tenant, which has a ticket of its own.
-            await self._tickets.issue(caller.secret, caller.tenant, view.id)
-        again = self._answer(caller, view, (answer.status, answer.body), media_url)
+        again = await self._answer(asked, view, (answer.status, answer.body), again=True)
         return msgspec.structs.replace(again, replayed=True)
 
-    def _answer(self, caller: Caller, view: SessionView, encoded: tuple[int, bytes], media_url: str) -> Answer:
-        """Return the answer as it is sent: with the secret that isn't stored."""
+    async def _answer(
+        self, asked: Asked, view: SessionView, encoded: tuple[int, bytes], *, again: bool = False
+    ) -> Answer:
+        """Return the answer as it is sent: with the secrets, which aren't stored."""
         status, body = encoded
-        if view.transport.type == WEBSOCKET:
-            url = media_url + derive(caller.secret, view.id)
-            transport = msgspec.structs.replace(view.transport, url=url)
+        transport = await self._transports.answer(asked, view.id, view.transport, again=again)
+        if transport is not view.transport:
             body = msgspec.json.encode(msgspec.structs.replace(view, transport=transport))
         return Answer(status=status, body=body, session_id=view.id)
 

@@ -15,7 +15,6 @@ from greenroom.api import examples
 from greenroom.api.auth import SESSIONS_READ, SESSIONS_WRITE, caller_of
 from greenroom.api.body import JsonBody
 from greenroom.api.ended_early import SessionEndedEarly
-from greenroom.api.handshake import PATH as MEDIA_PATH
 from greenroom.api.idempotency import InvalidIdempotencyKey
 from greenroom.api.problem import CODE_KEY, Problem, retry_after
 from greenroom.api.problem import MEDIA_TYPE as PROBLEM_TYPE
@@ -24,6 +23,7 @@ from greenroom.api.schemas import CreateSession, SessionPage, SessionView, StopS
 from greenroom.api.sessions import Sessions
 from greenroom.api.sql import SessionFilter
 from greenroom.api.store import Store
+from greenroom.api.transports.base import Asked, TransportUnavailable
 from greenroom.common import errors, telemetry
 from greenroom.common.errors import InvalidQuery
 from greenroom.common.lifecycle import Outcome, State
@@ -74,6 +74,7 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
                 errors.IdempotencyMismatch,
                 errors.IdempotencyInProgress,
                 errors.Draining,
+                TransportUnavailable,
             ),
         },
     )
@@ -96,11 +97,9 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         problem at once (`429 limit-reached`, `409 room-busy`), whatever `wait` says.
         """
         only_query(request)
-        caller = caller_of(request)
-        created = await sessions.create(
-            caller, data, idempotency_key, _media_url(request, public_url), lambda: _closed(request)
-        )
-        _name(created.session_id, caller.tenant)
+        asked = Asked(caller=caller_of(request), origin=_origin(request, public_url))
+        created = await sessions.create(asked, data, idempotency_key, lambda: _closed(request))
+        _name(created.session_id, asked.caller.tenant)
         headers = {"idempotent-replayed": "true"} if created.replayed else {}
         if created.created:
             headers["location"] = f"/v1/sessions/{created.session_id}"
@@ -218,10 +217,9 @@ async def _closed(request: AnyRequest) -> None:
         pass
 
 
-def _media_url(request: AnyRequest, public_url: str | None) -> str:
-    base = public_url or f"{request.scope['scheme']}://{request.headers.get('host', 'localhost')}"
-    # http → ws, https → wss
-    return f"ws{base.removeprefix('http').rstrip('/')}{MEDIA_PATH}"
+def _origin(request: AnyRequest, public_url: str | None) -> str:
+    """Return how the client reaches us, without a slash at the end."""
+    return (public_url or f"{request.scope['scheme']}://{request.headers.get('host', 'localhost')}").rstrip("/")
 
 
 def _moment(name: str, at: datetime | None) -> datetime | None:

@@ -16,11 +16,9 @@ from pipecat.processors.aggregators.llm_response_universal import LLMUserAggrega
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
-from pipecat.transports.websocket.fastapi import FastAPIWebsocketInputTransport
 from pipecat.turns.user_turn_processor import UserTurnProcessor
 from pipecat.workers.runner import WorkerRunner
 
-from greenroom.runner.session.deferral import DeferredConnect
 from greenroom.runner.session.observer import PipelineEye
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
@@ -55,8 +53,7 @@ def announce_setup_file() -> None:
 class Attachment:
     """A worker that is observed.
 
-    `main`: its pipeline holds the transport, so the call is what happens there. `deferred`: transports that wait
-    for the client.
+    `main`: its pipeline holds the transport, so the call is what happens there.
     """
 
     def __init__(self, worker: PipelineWorker) -> None:
@@ -64,16 +61,14 @@ class Attachment:
         self.inputs = list(_find(worker.pipeline, BaseInputTransport))
         self.outputs = list(_find(worker.pipeline, BaseOutputTransport))
         self.main = bool(self.inputs or self.outputs)
-        self.deferred: list[DeferredConnect] = []
 
-    def observe(self, watch: CallWatch, spans: TurnSpans, on_started: Any, *, connected: bool) -> None:
+    def observe(self, watch: CallWatch, spans: TurnSpans, on_started: Any) -> None:
         """Put our eye into the worker's place for an observer, and switch metrics and traces on.
 
         Args:
             watch: what is told.
             spans: of the turns.
             on_started: called when the pipeline of a `main` worker runs.
-            connected: whether the client is there already.
         """
         _measure(self.worker)
         spans.trace(self.worker)
@@ -87,11 +82,6 @@ class Attachment:
             routes,
             on_started if self.main else _nothing,
         )
-        self.deferred = [
-            DeferredConnect(transport, connected=connected)
-            for transport in self.inputs
-            if isinstance(transport, FastAPIWebsocketInputTransport)
-        ]
 
 
 def _measure(worker: PipelineWorker) -> None:

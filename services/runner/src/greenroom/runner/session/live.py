@@ -17,7 +17,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from greenroom.common.broker import Broker
 from greenroom.common.lifecycle import Outcome, Session
-from greenroom.common.messages import ConnectMedia, EventType
+from greenroom.common.messages import EventType
 from greenroom.common.reasons import Reason
 from greenroom.common.spool import Spool
 from greenroom.common.telemetry import context_from_traceparent, current_traceparent, session_span
@@ -38,12 +38,13 @@ from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import Ending, verdict_for, verdict_on, where_raised
 from greenroom.runner.session.flows import NODE_WATCH
-from greenroom.runner.session.invocation import NotRunnable, find_bot, runner_arguments
+from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.transports import make_transport
+from greenroom.runner.session.transports.base import CLOSE_NORMAL, NotRunnable
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
-from greenroom.runner.session.websocket import CLOSE_NORMAL, MediaLink
 from greenroom.runner.slots import CANCEL_AT, TERMINATE_AT
 
 _log = structlog.get_logger()
@@ -103,9 +104,7 @@ class LiveSession:
         self._root = context_from_traceparent(self.session.traceparent)
         self._spans = TurnSpans(self._root, session.id)
         self._watch = CallWatch(self._clock, self._emitter, self._recorder, self._spans, self._on_end_frame)
-        self._link = MediaLink(
-            broker, self.session, on_connected=self._on_connected, on_disconnected=self._on_disconnected
-        )
+        self._transport = make_transport(self.session, broker, self._on_connected, self._on_disconnected)
         self._pipelines = Pipelines()
         self._bot_context = contextvars.copy_context()
         self._tasks = asyncio.TaskGroup()
@@ -121,7 +120,7 @@ class LiveSession:
                     ("recorder", self._recorder.run()),
                     ("ticks", self._tick()),
                     ("control", self._listen()),
-                    ("edge", self._link.watch_edge()),
+                    ("transport", self._transport.watch()),
                 )
             ]
             try:
@@ -142,7 +141,11 @@ class LiveSession:
 
     async def _start(self) -> None:
         with self._stage("session.start") as span:
-            await self._link.open()
+            try:
+                await self._transport.open()
+            except NotRunnable as error:
+                self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, str(error))
+                return
             self._emitter.emit(
                 EventType.CALL_STARTED,
                 {
@@ -181,7 +184,7 @@ class LiveSession:
         NODE_WATCH.set(self._on_node)
 
     async def _run_bot(self) -> None:
-        arguments = runner_arguments(self.session, self._link.websocket)
+        arguments = self._transport.arguments({**self.session.config, **self.session.body})
         try:
             bot = find_bot(self.session.bot, self._context)
         except Exception as error:
@@ -219,7 +222,8 @@ class LiveSession:
         """See `attach.Host`."""
         try:
             attachment = Attachment(worker)
-            attachment.observe(self._watch, self._spans, self._on_pipeline_started, connected=self._link.connected)
+            attachment.observe(self._watch, self._spans, self._on_pipeline_started)
+            self._transport.attach(attachment)
         except Exception as error:
             # Pipecat would log it and go on, unobserved and unstoppable.
             _log.exception("observers_not_attached")
@@ -246,10 +250,10 @@ class LiveSession:
 
     # ------------------------------------------------------------------------ meanwhile
 
-    def _on_connected(self, request: ConnectMedia) -> None:
+    def _on_connected(self, connection_id: str) -> None:
         self._clock.begin()
-        self._emitter.emit(EventType.CALL_CONNECTED, {"connection_id": request.connection_id})
-        _log.info("client_connected", connection_id=request.connection_id)
+        self._emitter.emit(EventType.CALL_CONNECTED, {"connection_id": connection_id})
+        _log.info("client_connected", connection_id=connection_id)
         # What the bot does when it is told happens in its own context, as if its transport had found out.
         self._tasks.create_task(self._welcome(), name="welcome", context=self._bot_context.copy())
 
@@ -258,8 +262,7 @@ class LiveSession:
         for attachment in self._pipelines.attachments:
             if attachment.main:
                 await self._watch.connected(attachment.inputs[0] if attachment.inputs else attachment.outputs[0])
-            for deferred in attachment.deferred:
-                await deferred.release()
+        await self._transport.welcome()
 
     def _on_disconnected(self, by: str, code: int, reason: str) -> None:
         self._emitter.emit(
@@ -323,7 +326,7 @@ class LiveSession:
         flush_until = loop.time() + whole_s * TERMINATE_AT
         _log.info("session_ending", outcome=verdict.outcome, reason=verdict.reason)
         code = CLOSE_FAILED if verdict.outcome in {Outcome.FAILED, Outcome.LOST} else CLOSE_NORMAL
-        self._link.prepare_to_close(code, verdict.reason)
+        self._transport.prepare_to_close(code, verdict.reason)
         with self._stage("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
             if not self._told_to_end and not self._orphaned:
                 await self._channel.send(
@@ -337,7 +340,7 @@ class LiveSession:
                     reason=verdict.reason,
                     patience_s=lambda: _URGENT_CANCEL_S if self._urgent else whole_s * _PATIENCE,
                 )
-            await self._link.close()
+            await self._transport.close()
             await self._watch.close()
             await self._recorder.close()
             self._emitter.emit(
@@ -350,7 +353,7 @@ class LiveSession:
                     "detail": verdict.detail,
                     "lost": self._spool.dropped,
                     "suppressed": self._emitter.suppressed,
-                    "media": msgspec.to_builtins(self._link.counts),
+                    "media": msgspec.to_builtins(self._transport.counts),
                     "unrecorded_frames": self._recorder.dropped,
                     "duration_ms": self._clock.now_ms(),
                 },

@@ -109,7 +109,7 @@ class MediaLink:
     Args:
         broker: carries the frames.
         session: whose media it is.
-        on_connected: called once, when somebody is there.
+        on_connected: called once, when somebody is there, with the id of the connection.
         on_disconnected: called once, with who closed (`client` or `bot`), code and reason.
     """
 
@@ -118,7 +118,7 @@ class MediaLink:
         broker: Broker,
         session: Session,
         *,
-        on_connected: Callable[[ConnectMedia], None],
+        on_connected: Callable[[str], None],
         on_disconnected: Callable[[str, int, str], None],
     ) -> None:
         self.counts = MediaCounts()
@@ -202,7 +202,7 @@ class MediaLink:
         if self._connection is None:
             self._connection = request.connection_id
             self.websocket.client_came(request.headers, request.query)
-            self._on_connected(request)
+            self._on_connected(request.connection_id)
         elif self._connection != request.connection_id:
             return MediaRefused(code=MediaAlreadyConnected.code)
         return MediaAccepted(connection_id=request.connection_id)

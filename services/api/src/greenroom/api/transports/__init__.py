@@ -1,0 +1,75 @@
+"""The transports that sessions are offered over, and what has to be done for each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from greenroom.api.schemas import Transport
+from greenroom.api.transports.base import Adapter, Asked, TransportUnavailable
+from greenroom.api.transports.releases import Releases
+from greenroom.common.broker import Broker
+from greenroom.common.clock import Clock
+from greenroom.common.ledger import Ledger
+from greenroom.common.lifecycle import Session
+from greenroom.common.secrets import SecretBox
+
+
+class Transports:
+    """All transports of this installation.
+
+    Args:
+        adapters: one for each.
+        broker: keeps secrets and plans.
+        ledger: says which sessions are over.
+        clock: of the plans.
+    """
+
+    def __init__(
+        self, adapters: Sequence[Adapter], *, broker: Broker, ledger: Ledger, clock: Clock | None = None
+    ) -> None:
+        self._adapters = {adapter.name: adapter for adapter in adapters}
+        self._secrets = SecretBox(broker)
+        self.releases = Releases(
+            broker=broker, ledger=ledger, secrets=self._secrets, adapters=self._adapters, clock=clock
+        )
+
+    def check(self, transport: str, options: dict[str, Any]) -> None:
+        """Look at what a request says of its transport.
+
+        Raises:
+            TransportUnavailable: there is none of this name here.
+            InvalidBody: the options don't fit it.
+        """
+        self._adapter(transport).check(options)
+
+    async def prepare(self, asked: Asked, session: Session, options: dict[str, Any]) -> tuple[Session, Transport]:
+        """Prepare the way to a session; return the session with what is public of it, and the answer's public part.
+
+        Raises:
+            GreenroomError: it can't be prepared now. What was made of it goes by itself.
+        """
+        adapter = self._adapter(session.transport)
+        plan = adapter.plan(session, options)
+        if plan is not None:
+            await self.releases.plan(session, plan)
+        prepared = await adapter.prepare(asked, session, options)
+        if prepared.secrets:
+            await self._secrets.put(session.tenant, session.id, prepared.secrets)
+        if prepared.info:
+            session = msgspec.structs.replace(session, transport_info=prepared.info)
+        return session, prepared.public
+
+    async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:
+        """Return what a caller gets in with; see `base.Adapter.answer`."""
+        return await self._adapter(public.type).answer(asked, session_id, public, again=again)
+
+    async def run(self) -> None:
+        """Release what is over, until canceled."""
+        await self.releases.run()
+
+    def _adapter(self, transport: str) -> Adapter:
+        found = self._adapters.get(transport)
+        if found is None:
+            raise TransportUnavailable(f"This installation isn't set up for {transport}.")
+        return found

@@ -1,0 +1,123 @@
+"""What a transport does in the api: it prepares the way between a client and the bot, tells it, and takes it away.
+
+    check      what the request says of it (`transport_options`); nothing has happened yet
+    prepare    before the session exists: make the room, lay down what its process needs to get in
+    answer     what one caller gets in with; anew for each repetition of a request, so that no secret is stored
+    release    once the session is over, or never came to be: as often as it is asked to
+
+The other half is in the session process, `greenroom.runner.session.transports`.
+"""
+
+from typing import Any, Protocol
+
+import msgspec
+
+from greenroom.api.auth import Caller
+from greenroom.api.schemas import Transport
+from greenroom.common.errors import FieldProblem, GreenroomError, InvalidBody
+from greenroom.common.lifecycle import Session
+
+
+class TransportUnavailable(GreenroomError):
+    """This installation isn't set up for the transport: settings of the api are missing, e.g. a provider's key."""
+
+    code = "transport-unavailable"
+    status = 409
+    title = "The transport isn't set up here"
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What was prepared for one session.
+
+    Attributes:
+        public: what the answer says of it, without secrets; stored with an idempotent request.
+        info: what the session process and people may know of it; becomes the session's `transport_info`.
+        secrets: what only the session process may know, by name.
+    """
+
+    public: Transport
+    info: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, and how he reached us.
+
+    Attributes:
+        caller: who.
+        origin: of this service as clients reach it, e.g. `https://voice.example.org`.
+    """
+
+    caller: Caller
+    origin: str
+
+
+class Adapter(Protocol):
+    """A transport, as the api sees it."""
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+        ...
+
+    def check(self, options: dict[str, Any]) -> None:
+        """Look at what a request says of the transport.
+
+        Raises:
+            InvalidBody: it can't be; pointers begin with `/transport_options`.
+        """
+        ...
+
+    def plan(self, session: Session, options: dict[str, Any]) -> dict[str, str] | None:
+        """Return what `release` would have to know of what `prepare` is about to make; None: nothing has to go."""
+        ...
+
+    async def prepare(self, asked: Asked, session: Session, options: dict[str, Any]) -> Prepared:
+        """Prepare the way; again for a session that it was prepared for, without harm.
+
+        Raises:
+            GreenroomError: it can't be prepared now; the session won't exist, and what was made of it is released.
+        """
+        ...
+
+    async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:
+        """Return what one caller gets in with, secrets and all.
+
+        Args:
+            asked: by whom; of the session's tenant.
+            session_id: of a session that was prepared.
+            public: what `prepare` returned of it.
+            again: whether this repeats an earlier answer, perhaps for another key of the tenant.
+
+        Raises:
+            GreenroomError: it can't be told now; the session exists, and the request may be repeated.
+        """
+        ...
+
+    async def release(self, tenant: str, session_id: str, info: dict[str, str]) -> None:
+        """Take away what was made; nothing if it is gone.
+
+        Args:
+            tenant: of the session.
+            session_id: which.
+            info: what `plan` returned.
+
+        Raises:
+            GreenroomError: not now; it is asked again later.
+        """
+        ...
+
+
+def options_of[T: msgspec.Struct](options: dict[str, Any], kind: type[T]) -> T:
+    """Return a request's `transport_options` as a struct of the transport's own, which forbids unknown fields.
+
+    Raises:
+        InvalidBody: they don't fit.
+    """
+    try:
+        return msgspec.convert(options, kind)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        pointer = "/transport_options" + path.rstrip("`").replace(".", "/").replace("[", "/").replace("]", "")
+        problem = FieldProblem(pointer=pointer, detail=text)
+        raise InvalidBody(f"{pointer}: {text}", errors=[problem]) from error

@@ -1,0 +1,119 @@
+"""What was made at providers goes when its session is over, whatever became of whoever made it.
+
+Before a provider is asked for anything, a plan is written (stream RELEASES). All instances of the api share its
+consumer: a plan whose session still lives comes again after a while; one whose session has ended, or never came to be,
+is carried out, again and again until the provider has confirmed it.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+import structlog
+
+from greenroom.api.transports.base import Adapter
+from greenroom.common import messages, subjects
+from greenroom.common.broker import Broker, Message
+from greenroom.common.clock import Clock, SystemClock
+from greenroom.common.consumer import Consumer, Retry, malformed
+from greenroom.common.errors import GreenroomError
+from greenroom.common.ledger import Ledger
+from greenroom.common.lifecycle import Session
+from greenroom.common.messages import ReleasePlan
+from greenroom.common.secrets import SecretBox
+
+_log = structlog.get_logger()
+
+STREAM: Final = "RELEASES"
+CONSUMER: Final = "api-releases"
+# How late a room may go after the end of its session. A look at the ledger takes 0.13 ms.
+LOOK_AGAIN_S: Final = 10.0
+# A request that was still being answered when its plan was written has become a session by then, or never will: the
+# api gives its writes 15 s.
+_GRACE: Final = timedelta(seconds=60)
+# Providers that were asked at a time, by one instance.
+_AT_ONCE: Final = 4
+
+
+class Releases:
+    """Plans releases and carries them out.
+
+    Args:
+        broker: keeps the plans.
+        ledger: says which sessions are over.
+        secrets: of sessions that are over are taken away, too.
+        adapters: by name; what they can't release now is tried again.
+        clock: says how old a plan is.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        ledger: Ledger,
+        secrets: SecretBox,
+        adapters: Mapping[str, Adapter],
+        clock: Clock | None = None,
+    ) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._secrets = secrets
+        self._adapters = adapters
+        self._clock = clock or SystemClock()
+
+    async def plan(self, session: Session, info: dict[str, str]) -> None:
+        """Have what is about to be made for a session taken away when that is over.
+
+        Raises:
+            BrokerUnavailable: it isn't known whether that will happen: make nothing.
+        """
+        plan = ReleasePlan(
+            transport=session.transport,
+            tenant=session.tenant,
+            session_id=session.id,
+            info=info,
+            at=self._clock.now(),
+        )
+        subject = subjects.RELEASE.format(transport=session.transport)
+        await self._broker.append(subject, messages.encode(plan), msg_id=f"release-{session.id}")
+
+    async def run(self) -> None:
+        """Release what is due, until canceled."""
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(_AT_ONCE):
+                consumer = Consumer(self._broker, STREAM, CONSUMER, decode=_decode, handle=self._handle, max_batch=1)
+                tasks.create_task(consumer.run(), name=f"releases-{number}")
+
+    async def _handle(self, plans: Sequence[ReleasePlan]) -> None:
+        for plan in plans:
+            await self._carry_out(plan)
+
+    async def _carry_out(self, plan: ReleasePlan) -> None:
+        if not await self._over(plan):
+            raise Retry(LOOK_AGAIN_S)
+        adapter = self._adapters.get(plan.transport)
+        if adapter is None:
+            # Another instance may have its settings, or this one after its next start.
+            raise Retry(LOOK_AGAIN_S)
+        try:
+            await adapter.release(plan.tenant, plan.session_id, plan.info)
+            await self._secrets.forget(plan.tenant, plan.session_id)
+        except GreenroomError as error:
+            _log.warning("release_failed", transport=plan.transport, session_id=plan.session_id, code=error.code)
+            raise Retry(error.retry_after_s or LOOK_AGAIN_S) from error
+        _log.info("released", transport=plan.transport, tenant=plan.tenant, session_id=plan.session_id)
+
+    async def _over(self, plan: ReleasePlan) -> bool:
+        entry = await self._ledger.last(plan.tenant, plan.session_id)
+        if entry is None:
+            return self._clock.now() - plan.at > _GRACE
+        return entry.session.ended
+
+
+def _decode(message: Message) -> ReleasePlan:
+    try:
+        return messages.decode(message.data, ReleasePlan)
+    except msgspec.MsgspecError as error:
+        raise malformed(error) from error

@@ -1,0 +1,81 @@
+"""What a transport does in a session process: it connects the bot with the user, and tells the session who is there.
+
+    open          before the bot is called: listen, fetch secrets
+    arguments     what the bot is called with: Pipecat's own runner arguments
+    attach        a worker is about to set up its pipeline: find Pipecat's transport in it, hear of its clients
+    welcome       the user is there, and the bot may know
+    close         the end: whoever is there still is sent away
+
+The other half is in the api, `greenroom.api.transports`: rooms are made and taken away there.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+from pipecat.runner.types import RunnerArguments
+
+from greenroom.runner.session.attach import Attachment
+
+CLOSE_NORMAL: Final = 1000
+
+# Called once, when the user is there; with what names this connection in logs and events.
+type OnConnected = Callable[[str], None]
+# Called once, when the user isn't there any more: who closed (`client` or `bot`), a code (1000 is as it should be; the
+# codes of RFC 6455) and a reason.
+type OnDisconnected = Callable[[str, int, str], None]
+
+
+class NotRunnable(Exception):
+    """The session can't be given to a bot here; the text says why and may be shown to anybody."""
+
+
+class SessionTransport(Protocol):
+    """The way between one session's bot and its user."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the user is there now."""
+        ...
+
+    @property
+    def counts(self) -> msgspec.Struct:
+        """What happened to media, for the call's last event."""
+        ...
+
+    async def open(self) -> None:
+        """Begin to listen for the user.
+
+        Raises:
+            NotRunnable: what was prepared for the session isn't there any more.
+            BrokerUnavailable: not now.
+        """
+        ...
+
+    def arguments(self, body: dict[str, Any]) -> RunnerArguments:
+        """Return what the bot is called with; `handle_sigint` and the like are left as they are.
+
+        Args:
+            body: the agent's configuration, and over it what the request said.
+        """
+        ...
+
+    def attach(self, attachment: Attachment) -> None:
+        """Put ears on Pipecat's transport in a worker that is about to set up its pipeline."""
+        ...
+
+    async def welcome(self) -> None:
+        """Let the bot know that the user is there. Called once, after `on_connected`, in the bot's context."""
+        ...
+
+    def prepare_to_close(self, code: int, reason: str) -> None:
+        """Take nobody from now on; tell the user who is there `code` and `reason` when the bot closes."""
+        ...
+
+    async def close(self) -> None:
+        """Send the user away, if he is there, and listen no more."""
+        ...
+
+    async def watch(self) -> None:
+        """Find out, until canceled, when the user is gone without a word."""
+        ...
