@@ -18,6 +18,7 @@ from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Ended, Ending, Outcome, Ready, Started
 from greenroom.common.nats_broker import NatsBroker
+from greenroom.common.secrets import SecretBox
 from greenroom.common.spool import Spool
 from greenroom.recorder.backlog import backlog
 from tests.support.deployed_nats import DeployedNats, password
@@ -163,7 +164,7 @@ async def test_scheduler_and_recorder_are_elected(services: Services) -> None:
 
 
 async def test_what_the_api_keeps_and_what_the_scheduler_answers(services: Services) -> None:
-    """Tickets, idempotency records and the policy by compare-and-set; queue queries; verdicts and decisions."""
+    """Tickets, idempotency records, secrets, releases and the policy; queue queries; verdicts and decisions."""
     for subject, stream in (
         (subjects.TICKET.format(key=uuid7()), "TICKETS"),
         (subjects.IDEMPOTENCY.format(tenant=TENANT, key=uuid7()), "IDEMPOTENCY"),
@@ -171,6 +172,13 @@ async def test_what_the_api_keeps_and_what_the_scheduler_answers(services: Servi
         revision = await services.api.append(subject, b"{}", expected_last=0)
         await services.api.append(subject, b"", expected_last=revision)
         assert await services.api.last(stream, subject) is not None
+
+    box, releases = SecretBox(services.api), subjects.RELEASE.format(transport="daily")
+    await box.put(TENANT, "s1", {"token": "t"})
+    assert await SecretBox(services.runner).take(TENANT, "s1", keep=False) == {"token": "t"}
+    assert await box.take(TENANT, "s1", keep=False) == {}
+    await services.api.append(releases, b"{}", msg_id=uuid7())
+    assert await _taken(services.api, "RELEASES", "api-releases", 1) == {releases}
 
     current, verdicts = (subjects.POLICY.format(name=name) for name in ("current", "verdicts"))
     await services.api.append(current, b"{}")
@@ -371,7 +379,7 @@ async def _taken(recorder: NatsBroker, stream: str, consumer: str, count: int) -
 
 async def _drained(recorder: NatsBroker) -> None:
     """Acknowledge what other tests left."""
-    for consumer in topology.CONSUMERS:
+    for consumer in _recorders():
         pull = await recorder.pull(consumer.stream, consumer.name)
         while deliveries := await pull.fetch(100, 0.3):
             for delivery in deliveries:
@@ -380,7 +388,11 @@ async def _drained(recorder: NatsBroker) -> None:
 
 
 async def _settled(recorder: NatsBroker) -> bool:
-    return [(await backlog(recorder, each.stream, each.name)).in_hand for each in topology.CONSUMERS] == [0, 0]
+    return [(await backlog(recorder, each.stream, each.name)).in_hand for each in _recorders()] == [0, 0]
+
+
+def _recorders() -> list[topology.Consumer]:
+    return [consumer for consumer in topology.CONSUMERS if consumer.name.startswith("recorder-")]
 
 
 async def _for_ever() -> None:

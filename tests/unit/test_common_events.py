@@ -154,3 +154,13 @@ def test_whatever_comes_is_an_event_or_malformed(body: bytes) -> None:
     except MalformedEvent:
         return
     assert decode_event(message(messages.encode(event))) == event
+
+
+def test_a_newer_version_of_ours_may_say_more() -> None:
+    """A field that only newer services know doesn't park their events; of other services it is a mistake in a name."""
+    newer = {"seq": 3, "data": {"text": "hello"}, "speaker": "second caller"}
+    for ours in ("user_spoke", "scheduler.decision"):
+        event = decode_event(message(newer, subject=SUBJECT.replace("crm.ticket_opened", ours)))
+        assert (event.type, event.seq, event.data) == (ours, 3, {"text": "hello"})
+    with pytest.raises(MalformedEvent, match="speaker"):
+        decode_event(message(newer))
