@@ -21,11 +21,12 @@ from typing import Final
 from loguru import logger
 
 from greenroom.common import tracing
-from greenroom.common.settings import ServiceSettings, load
+from greenroom.common.settings import load
 from greenroom.runner import warmup
 from greenroom.runner.rehearsal import rehearse
 from greenroom.runner.session import process
 from greenroom.runner.session.context import SessionContext
+from greenroom.runner.settings import RunnerSettings
 from tests.support.session_bots import BOTS
 
 _REHEARSAL_S: Final = 20.0
@@ -43,7 +44,7 @@ def main(fd: int) -> None:
             packet, fds, _, _ = socket.recv_fds(host, 4096, 1)
             if not packet:
                 return
-            settings = load(ServiceSettings, {**os.environ, **json.loads(packet)})
+            settings = load(RunnerSettings, {**os.environ, **json.loads(packet)})
             context = SessionContext(runner_id="test-runner", settings=settings, bots=BOTS)
             host.send(f"pid {_fork(host, fds[0], context)}".encode())
         _reap(host)

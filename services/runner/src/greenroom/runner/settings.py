@@ -68,6 +68,11 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(gt=0, le=3600),
         Env(help="How long a runner with a claim tries to read its lease, which then says how long it holds"),
     ] = 90.0
+    input_chunk_ms: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=200),
+        Env(help="Audio from users reaches pipelines in pieces of this length; 0: as it comes, which costs more"),
+    ] = 60
     warmup_timeout_s: Annotated[
         float, msgspec.Meta(gt=0, le=600), Env(help="How long importing, warming and rehearsing one bot may take")
     ] = 60.0

@@ -33,6 +33,7 @@ from greenroom.runner.control import (
 )
 from greenroom.runner.session.attach import HOST, Attachment
 from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.chunking import InputChunks
 from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
@@ -224,6 +225,9 @@ class LiveSession:
             attachment = Attachment(worker)
             attachment.observe(self._watch, self._spans, self._on_pipeline_started)
             self._transport.attach(attachment)
+            if self._context.settings.input_chunk_ms:
+                for transport in attachment.inputs:
+                    InputChunks(transport, self._context.settings.input_chunk_ms / 1000)
         except Exception as error:
             # Pipecat would log it and go on, unobserved and unstoppable.
             _log.exception("observers_not_attached")
