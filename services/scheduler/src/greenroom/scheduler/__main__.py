@@ -64,7 +64,7 @@ def compose(
 ) -> Scheduler:
     """Return a scheduler made of its parts."""
     pool = settings.scheduler_pool or None
-    ledger, limits = Ledger(broker, clock=clock), settings.plan_limits
+    ledger, limits = Ledger(broker, clock=clock, on_corrupt=counters.corrupt.inc), settings.plan_limits
     picture, spool = Picture(pool, limits=limits), Spool(broker, max_bytes=_SPOOL_BYTES, linger_s=_LINGER_S)
     decisions = Decisions(spool, clock=clock)
     keeper = Keeper(broker, launcher, picture, decisions, clock=clock, lost_s=limits.runner_lost_s)
@@ -86,7 +86,7 @@ def compose(
         executor=executor,
         picture=picture,
         keeper=keeper,
-        answers=Answers(broker, picture, keeper, leader=settings.instance_id, pool=pool),
+        answers=Answers(broker, picture, keeper, clock=clock, leader=settings.instance_id, pool=pool),
         launcher=launcher,
         spool=spool,
         decisions=decisions,

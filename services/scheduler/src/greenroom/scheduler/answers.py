@@ -9,9 +9,11 @@ import structlog
 
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message
+from greenroom.common.clock import Clock
 from greenroom.common.lifecycle import State
 from greenroom.common.messages import PoolsAnswer, PoolsQuery, QueuePageQuery, QueuePosition, QueueQuery
 from greenroom.scheduler.keeper import Keeper
+from greenroom.scheduler.launching_said import is_launching, launching
 from greenroom.scheduler.outlook import Outlook
 from greenroom.scheduler.picture import Picture
 
@@ -28,16 +30,25 @@ class Answers:
         broker: questions come from it.
         picture: what is known.
         keeper: of the pools.
+        clock: time.
         leader: who answers.
         pool: the one pool that is scheduled here; None: all.
     """
 
     def __init__(
-        self, broker: Broker, picture: Picture, keeper: Keeper, *, leader: str, pool: str | None = None
+        self,
+        broker: Broker,
+        picture: Picture,
+        keeper: Keeper,
+        *,
+        clock: Clock,
+        leader: str,
+        pool: str | None = None,
     ) -> None:
         self._broker = broker
         self._picture = picture
         self._keeper = keeper
+        self._clock = clock
         self._leader = leader
         self._pool = pool
         self._outlook: Outlook | None = None
@@ -80,6 +91,10 @@ class Answers:
         entry = self._picture.entry(session_id)
         if entry is None and self._pool is not None:
             return None  # another pool's leader may know it
+        if entry is not None and is_launching(entry.session):
+            known = self._keeper.cold_starts(entry.session.pool)
+            reason = launching(entry.session, known, self._clock.now())
+            return QueuePosition(session_id=session_id, position=0, of=0, reason=reason)
         state = entry.session.state if entry else State.ENDED
         reason = "it is being decided on" if state is State.REQUESTED else f"it doesn't wait: it is {state}"
         return QueuePosition(session_id=session_id, position=0, of=0, reason=reason)
