@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from greenroom.common import messages, subjects
-from greenroom.common.ledger import decode_entry
+from greenroom.common.broker import Broker
+from greenroom.common.ledger import Ledger, decode_entry
 from greenroom.common.lifecycle import Ended, Outcome, Session
 from greenroom.common.pins import NEVER, Pin, PinsAnswer, PinsQuery, PinState, Relaunch
 from tests.support.scheduler_rig import Rig
@@ -18,14 +19,17 @@ def pin(count: int, pin_id: str = "lobby", **fields: Any) -> Pin:
     return Pin(id=pin_id, count=count, **(known | {"changed_at": NEVER} | fields))
 
 
-async def pinned(rig: Rig) -> list[Session]:
+async def pinned(broker: Broker) -> list[Session]:
     """Return all pinned sessions that there ever were, as they are now, by slot and generation."""
-    last: dict[str, Session] = {}
-    for message in await rig._all("SESSIONS", subjects.SESSION_LIFECYCLE.wildcard()):
-        session = decode_entry(message).session
-        if session.pin is not None:
-            last[session.id] = session
-    return sorted(last.values(), key=place)
+    found: list[Session] = []
+    reader = await broker.read("SESSIONS", [subjects.SESSION_LIFECYCLE.wildcard()], last_per_subject=True)
+    if not reader.caught_up.is_set():
+        async for message in reader:
+            found.append(decode_entry(message).session)
+            if reader.caught_up.is_set():
+                break
+    await reader.close()
+    return sorted((each for each in found if each.pin is not None), key=place)
 
 
 def place(session: Session) -> tuple[int, int]:
@@ -39,10 +43,10 @@ def live(sessions: Sequence[Session]) -> list[tuple[int, int]]:
     return [place(each) for each in sessions if not each.ended]
 
 
-async def crash(rig: Rig, session: Session, reason: str = "bot-failed") -> None:
+async def crash(ledger: Ledger, session: Session, reason: str = "bot-failed") -> None:
     """Have a session's bot fail."""
     ended = Ended(by="runner", epoch=session.epoch, outcome=Outcome.FAILED, reason=reason)
-    await rig.ledger.move(session.tenant, session.id, lambda _: ended)
+    await ledger.move(session.tenant, session.id, lambda _: ended)
 
 
 async def pins(rig: Rig) -> list[PinState]:
