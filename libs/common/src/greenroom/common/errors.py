@@ -264,6 +264,19 @@ class LedgerConflict(GreenroomError):
     retryable = True
 
 
+class LedgerCorrupt(GreenroomError):
+    """What stands last in the ledger on this session is no entry, so nobody can tell its state or move it on.
+
+    Somebody published to its lifecycle subject who shouldn't, or a service that is newer than the one that answers did.
+    The recorder parks the message with the reason (stream PARKED), and what it stored of the session before still
+    holds. Check who may publish to `gr.v1.session.*.*.lifecycle`, upgrade what is older, and ask for a new session.
+    """
+
+    code = "ledger-corrupt"
+    status = 500
+    title = "The session's ledger can't be read"
+
+
 class SessionEnded(GreenroomError):
     """The session is over; ask for a new one."""
 

@@ -32,6 +32,7 @@ from greenroom.common.messages import (
     StartSession,
     Ticket,
 )
+from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
 from greenroom.common.policy import Policy, Verdicts
 from greenroom.common.subjects import Subject
 
@@ -157,6 +158,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         summary="How pools and limits stand (service `scheduler`).",
     ),
     Described(
+        subject=subjects.REQUEST,
+        name="pins",
+        kind="request",
+        owner="api",
+        message=PinsQuery,
+        reply=PinsAnswer,
+        summary="How the pins stand (service `scheduler`).",
+    ),
+    Described(
         subject=subjects.POLICY,
         name="current",
         kind="state",
@@ -173,6 +183,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=Verdicts,
         stream="POLICY",
         summary="Which canaries were rolled back, by compare-and-set.",
+    ),
+    Described(
+        subject=subjects.POLICY,
+        name="pins",
+        kind="state",
+        owner="scheduler",
+        message=PinRecords,
+        stream="POLICY",
+        summary="What the slots of pins have been through, by compare-and-set.",
     ),
     Described(
         subject=subjects.DECISION,

@@ -375,7 +375,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler decided and what from; the `data` of a `scheduler.decision` event, and a pool's message.
 
     `decision` is `lease`, `wait`, `refuse`, `requeue`, `expire`, `give_up`, `lost`, `end`, `cold_start`, `scale`,
-    `retire`, `hold_back`, `roll_back` or `reconcile`.
+    `retire`, `hold_back`, `roll_back`, `reconcile`, `pin_start`, `pin_stop`, `pin_back_off` or `pin_give_up`.
     """
 
     decision: str

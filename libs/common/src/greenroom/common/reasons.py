@@ -62,6 +62,13 @@ class Reason(enum.StrEnum):
         "Canceled while waiting",
         "The session was stopped before a runner had it.",
     )
+    UNPINNED = (
+        "unpinned",
+        "completed",
+        False,
+        "Its pin was lowered or deleted",
+        "An operator keeps fewer sessions of the agent running than before; `GET /v1/pins` shows how many.",
+    )
     MAX_DURATION_EXCEEDED = (
         "max-duration-exceeded",
         "completed",

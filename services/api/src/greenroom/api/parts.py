@@ -51,7 +51,8 @@ class Parts:
     ) -> None:
         """Put the parts together; nothing runs yet."""
         self.broker = broker
-        ledger, tickets = Ledger(broker), Tickets(broker)
+        corrupt = metrics.counter("api_ledger_corrupt", "Messages read from the ledger that are no entries")
+        ledger, tickets = Ledger(broker, on_corrupt=corrupt.inc), Tickets(broker)
         self.keys = Keys(store)
         self.fleet = Fleet(broker, store)
         policies, scheduler = PolicyStore(store), SchedulerLink(broker)

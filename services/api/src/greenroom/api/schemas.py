@@ -113,7 +113,7 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
     """Where a waiting session stands, and why it waits."""
 
-    # Counted from 1; None where the scheduler couldn't be asked.
+    # Counted from 1; None where the scheduler couldn't be asked, and for one whose runner is being launched.
     position: int | None = None
     of: int | None = None
     reason: str

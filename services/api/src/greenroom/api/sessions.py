@@ -28,6 +28,7 @@ from greenroom.common.errors import (
     FieldProblem,
     InvalidBody,
     LedgerConflict,
+    LedgerCorrupt,
     SchedulerUnavailable,
     SessionNotFound,
 )
@@ -132,15 +133,16 @@ class Sessions:
         Raises:
             SessionNotFound: the tenant has none with this id.
             BrokerUnavailable, DatabaseUnavailable: that can't be told now.
+            LedgerCorrupt: that can't be told from what stands in the ledger, and nothing was stored before.
         """
         if not is_uuid(session_id):
             raise SessionNotFound
-        away: BrokerUnavailable | None = None
+        away: BrokerUnavailable | LedgerCorrupt | None = None
         try:
             entry = await self._ledger.last(tenant, session_id)
             if entry is not None:
                 return entry.session
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, LedgerCorrupt) as error:
             away = error
         stored = await self._store.session(tenant, session_id)
         if stored is None:
@@ -158,6 +160,7 @@ class Sessions:
         Raises:
             SessionNotFound: the tenant has none with this id.
             LedgerConflict, BrokerUnavailable: it isn't known whether it will end; trying again is safe.
+            LedgerCorrupt: nobody can end it but its runner.
         """
         if not is_uuid(session_id):
             raise SessionNotFound
@@ -298,13 +301,14 @@ class Sessions:
         return Answer(status=status, body=body, session_id=view.id)
 
     async def _queue(self, session: Session) -> Queue | None:
-        if session.state is not State.REQUESTED:
+        # With a cold lease it waits too: for its runner to be launched.
+        if session.state is not State.REQUESTED and not (session.cold and session.state is State.LEASED):
             return None
         try:
             found = await self._scheduler.position(session.id)
         except SchedulerUnavailable as error:
             return Queue(reason=error.code)
-        return Queue(position=found.position, of=found.of, reason=found.reason)
+        return Queue(position=found.position or None, of=found.of or None, reason=found.reason)
 
 
 def _digest(wish: CreateSession) -> str:

@@ -35,6 +35,7 @@ class Counters:
             "scheduler_wait_seconds", "From the request of a session to its lease", ["pool"]
         )
         self.plan = metrics.histogram("scheduler_plan_seconds", "Time to make a plan", buckets=_PLAN_BUCKETS_S)
+        self.corrupt = metrics.counter("scheduler_ledger_corrupt", "Messages read from the ledger that are no entries")
         self.leader = metrics.gauge("scheduler_leader", "1 while this scheduler leads")
         self._waiting = metrics.gauge("scheduler_waiting", "Sessions that wait, by reason (of the leader)", ["reason"])
         self.leader.set(0)

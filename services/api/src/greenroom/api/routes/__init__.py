@@ -12,6 +12,7 @@ from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.limits import limit_routes
+from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
@@ -53,6 +54,7 @@ def all_routes(
         *reservation_routes(policies),
         *rollout_routes(policies, scheduler),
         *weight_routes(policies),
+        *pin_routes(policies, scheduler, agents),
         *system_routes(
             agents=agents,
             fleet=fleet,
