@@ -20,6 +20,8 @@ from greenroom.runner.claim import Claim
 from greenroom.runner.coldstart import ColdStart, process_age_s
 from greenroom.runner.discovery import discover
 from greenroom.runner.instruments import Instruments
+from greenroom.runner.isolation import kernel
+from greenroom.runner.isolation.environment import session_environment
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.supervisor import Supervisor
 
@@ -41,7 +43,8 @@ async def serve(service: Service[RunnerSettings]) -> None:
     ledger = Ledger(broker, clock=clock)
     # Which bot a claim needs is in the ledger, which is read while the zygote imports what all of them need.
     bots = discover(settings.bots) if claim is None else None
-    supervisor = Supervisor(settings, bots, clock=clock, environment=os.environ, owns_children=True)
+    shown = session_environment(os.environ, settings.session_env)
+    supervisor = Supervisor(settings, bots, clock=clock, environment=shown, owns_children=True)
     runner = Runner(
         settings,
         broker=broker,
@@ -129,6 +132,8 @@ def _claim(text: str) -> str:
 
 def main() -> None:
     """Run the runner; the exit code is the process's."""
+    # What it knows (credentials, secrets of bots) isn't for the sessions, which run as the same user.
+    kernel.set_dumpable(False)
     sys.exit(run_service("runner", RunnerSettings, serve, env=environment(sys.argv[1:], os.environ)))
 
 

@@ -38,6 +38,10 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
 type ToSession = Assign | Stop | Cancel
 
 
+class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
+    """The process is there; beside this comes the file of its memory map (`isolation.usage`)."""
+
+
 class Standby(msgspec.Struct, frozen=True, kw_only=True, tag="standby"):
     """Connected to the broker and warmed: can take a session."""
 
@@ -79,7 +83,7 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
     loop_lag_ms: float
 
 
-type FromSession = Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
+type FromSession = Begun | Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
 
 
 def encode(message: ToSession | FromSession) -> bytes:

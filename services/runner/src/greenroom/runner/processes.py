@@ -14,7 +14,8 @@ import msgspec
 import structlog
 
 from greenroom.runner import childlife, control
-from greenroom.runner.control import FromSession, Standby, ToSession
+from greenroom.runner.control import Begun, FromSession, Standby, ToSession
+from greenroom.runner.isolation.usage import Meter
 from greenroom.runner.verdicts import Exit
 
 _log = structlog.get_logger()
@@ -25,6 +26,8 @@ _STATUS_TIMEOUT_S: Final = 1.0
 _BATCH: Final = 16
 # A process that waits for its session says nothing but `Standby`.
 _MAX_UNHEARD: Final = 64
+# It sends one, once; whatever else comes is closed.
+_MAX_FDS: Final = 8
 
 
 class SessionProcess:
@@ -41,12 +44,14 @@ class SessionProcess:
     Attributes:
         pid: its process id, which is its process group's too.
         standby: set once it has said that it is warm and connected.
+        meter: reads what it uses.
     """
 
     def __init__(self, pid: int, pidfd: int, channel: socket.socket, *, sent: int = 0) -> None:
         self.pid: Final = pid
         self.forked_at: Final = time.monotonic()
         self.standby = asyncio.Event()
+        self.meter: Final = Meter(pid)
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[Exit] = self._loop.create_future()
         self._pidfd = pidfd
@@ -134,7 +139,11 @@ class SessionProcess:
     def _readable(self) -> None:
         for _ in range(_BATCH):
             try:
-                packet = self._channel.recv(control.MAX_PACKET_BYTES)
+                packet, fds, _, _ = socket.recv_fds(
+                    self._channel, control.MAX_PACKET_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                )
+                for fd in fds:
+                    self.meter.take(fd)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -154,6 +163,8 @@ class SessionProcess:
             return
         if isinstance(message, Standby):
             self.standby.set()
+        elif isinstance(message, Begun):
+            return
         elif self._on_message is not None:
             self._on_message(message)
         elif len(self._unheard) < _MAX_UNHEARD:
@@ -190,5 +201,6 @@ class SessionProcess:
         if self._timer is not None:
             self._timer.cancel()
         self.hang_up()
+        self.meter.close()
         os.close(self._pidfd)
         self._exited.set_result(status)

@@ -22,6 +22,7 @@ from greenroom.common.log import bind_session
 from greenroom.common.messages import StartSession
 from greenroom.common.reasons import Reason
 from greenroom.runner.control import (
+    Begun,
     Cancel,
     EndingNotice,
     Finished,
@@ -233,7 +234,7 @@ class RunningSession:
             case Pong():
                 self._parts.instruments.loop_lag.observe(message.loop_lag_ms / 1000)
                 return
-            case Standby():
+            case Begun() | Standby():
                 return
         self._parts.changed()
 

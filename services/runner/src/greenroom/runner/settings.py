@@ -10,6 +10,7 @@ import msgspec
 from greenroom.common.settings import Env, ServiceSettings
 from greenroom.runner.brake import Thresholds
 from greenroom.runner.claim import Claim
+from greenroom.runner.isolation.confinement import Bounds
 
 # 24 sessions hold per processor with p99 frame lateness below 6 ms (48 on two, measured with stub providers); real
 # bots do more per frame than a stub, so the default stays at half of that.
@@ -94,6 +95,24 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=0, le=100),
         Env(help="Available memory below which starts are refused; 0: never", unit="percent"),
     ] = 2.0
+    session_env: Annotated[
+        tuple[str, ...],
+        Env(help="Variables of the runner that sessions may see too, by name; secrets are named by the bots instead"),
+    ] = ()
+    session_files: Annotated[
+        int, msgspec.Meta(ge=0, le=1_048_576), Env(help="File descriptors of a session process; 0: no limit")
+    ] = 1024
+    session_file_mb: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Size of a file that a session process may write; 0: no limit")
+    ] = 1024
+    user_processes: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Env(
+            help="Processes and threads of the runner's user, all sessions together, where there are no control "
+            "groups (RLIMIT_NPROC: counts the whole host, exempts root); 0: no limit"
+        ),
+    ] = 0
     drain_timeout_s: Annotated[
         float,
         msgspec.Meta(ge=0),
@@ -153,6 +172,11 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     def label_values(self) -> dict[str, str]:
         """The labels by name."""
         return {name: value for name, _, value in (label.partition("=") for label in self.labels)}
+
+    @property
+    def bounds(self) -> Bounds:
+        """What every session process is held to."""
+        return Bounds(files=self.session_files, file_mb=self.session_file_mb, user_processes=self.user_processes)
 
     def version_of(self, bot: str) -> int:
         """Return the version of the agents of `bot` that this runner runs."""
