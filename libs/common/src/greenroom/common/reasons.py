@@ -188,6 +188,16 @@ class Reason(enum.StrEnum):
             "often is the kernel's out-of-memory killer: see `dmesg` and the memory metrics."
         ),
     )
+    OUT_OF_MEMORY = (
+        "out-of-memory",
+        "failed",
+        False,
+        "The session used more memory than it may",
+        (
+            "The kernel killed it at the limit of its control group; the detail has the most it had. Raise "
+            "GREENROOM_SESSION_MEMORY_MB, or look for what the bot keeps."
+        ),
+    )
     RUNNER_LOST = (
         "runner-lost",
         "lost",

@@ -22,6 +22,7 @@ from greenroom.runner.discovery import discover
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.isolation import kernel
 from greenroom.runner.isolation.environment import session_environment
+from greenroom.runner.isolation.groups import open_groups
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.supervisor import Supervisor
 
@@ -44,7 +45,8 @@ async def serve(service: Service[RunnerSettings]) -> None:
     # Which bot a claim needs is in the ledger, which is read while the zygote imports what all of them need.
     bots = discover(settings.bots) if claim is None else None
     shown = session_environment(os.environ, settings.session_env)
-    supervisor = Supervisor(settings, bots, clock=clock, environment=shown, owns_children=True)
+    groups = open_groups(settings.control_groups, settings.allowance)
+    supervisor = Supervisor(settings, bots, clock=clock, environment=shown, owns_children=True, groups=groups)
     runner = Runner(
         settings,
         broker=broker,

@@ -15,6 +15,7 @@ import structlog
 
 from greenroom.runner import childlife, control
 from greenroom.runner.control import Begun, FromSession, Standby, ToSession
+from greenroom.runner.isolation.groups import SessionGroup, SessionGroups
 from greenroom.runner.isolation.usage import Meter
 from greenroom.runner.verdicts import Exit
 
@@ -64,6 +65,7 @@ class SessionProcess:
         self._unheard: list[FromSession] = []
         self._sent = sent
         self._reset = False
+        self._group: SessionGroup | None = None
         channel.setblocking(False)  # noqa: FBT003 the standard library's own signature
         self._loop.add_reader(channel, self._readable)
         self._loop.add_reader(pidfd, self._on_exit)
@@ -100,6 +102,10 @@ class SessionProcess:
         for message in unheard:
             on_message(message)
 
+    def shut_into(self, groups: SessionGroups) -> None:
+        """Have it moved into a control group of its own; that takes some milliseconds, and nobody waits for it."""
+        self._loop.run_in_executor(None, groups.adopt, self.pid).add_done_callback(self._on_group)
+
     def send(self, message: ToSession) -> bool:
         """Send a message; return False when the process doesn't take it any more."""
         try:
@@ -111,8 +117,10 @@ class SessionProcess:
         return True
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to the process itself; its group is killed when its exit is seen."""
+        """Send a signal to the process itself; its groups are killed when its exit is seen, or now with SIGKILL."""
         if not self._gone:
+            if self._group is not None and number is signal.SIGKILL:
+                self._group.kill()
             with contextlib.suppress(ProcessLookupError):  # its exit is about to be seen
                 signal.pidfd_send_signal(self._pidfd, number)
 
@@ -203,4 +211,23 @@ class SessionProcess:
         self.hang_up()
         self.meter.close()
         os.close(self._pidfd)
+        if self._group is not None:
+            self._group.kill()
+            status = msgspec.structs.replace(status, group=self._group.end())
+            self._leave(self._group)
         self._exited.set_result(status)
+
+    def _on_group(self, adopted: asyncio.Future[SessionGroup]) -> None:
+        if adopted.cancelled():
+            return
+        if (error := adopted.exception()) is not None:
+            if self.alive:
+                _log.error("session_without_control_group", pid=self.pid, error=str(error))
+        elif self._exited.done():
+            self._leave(adopted.result())
+        else:
+            self._group = self.meter.group = adopted.result()
+
+    def _leave(self, group: SessionGroup) -> None:
+        """Have a control group removed once it is empty."""
+        self._loop.run_in_executor(None, group.remove)

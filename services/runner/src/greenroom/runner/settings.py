@@ -11,6 +11,7 @@ from greenroom.common.settings import Env, ServiceSettings
 from greenroom.runner.brake import Thresholds
 from greenroom.runner.claim import Claim
 from greenroom.runner.isolation.confinement import Bounds
+from greenroom.runner.isolation.groups import Allowance
 
 # 24 sessions hold per processor with p99 frame lateness below 6 ms (48 on two, measured with stub providers); real
 # bots do more per frame than a stub, so the default stays at half of that.
@@ -99,6 +100,21 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Env(help="Variables of the runner that sessions may see too, by name; secrets are named by the bots instead"),
     ] = ()
+    control_groups: Annotated[
+        str,
+        Env(help="Control group (v2) to divide among sessions: auto (the runner's own), off, or its path"),
+    ] = "auto"
+    session_memory_mb: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Env(help="Memory of a session's control group, without what all share; 0: no limit"),
+    ] = 1024
+    session_cpu_weight: Annotated[
+        int, msgspec.Meta(ge=1, le=10_000), Env(help="Share of the processors that a session's control group has")
+    ] = 100
+    session_processes: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Processes and threads of a session, in its control group; 0: no limit")
+    ] = 512
     session_files: Annotated[
         int, msgspec.Meta(ge=0, le=1_048_576), Env(help="File descriptors of a session process; 0: no limit")
     ] = 1024
@@ -177,6 +193,13 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     def bounds(self) -> Bounds:
         """What every session process is held to."""
         return Bounds(files=self.session_files, file_mb=self.session_file_mb, user_processes=self.user_processes)
+
+    @property
+    def allowance(self) -> Allowance:
+        """What the control group of each session allows."""
+        return Allowance(
+            memory_mb=self.session_memory_mb, cpu_weight=self.session_cpu_weight, processes=self.session_processes
+        )
 
     def version_of(self, bot: str) -> int:
         """Return the version of the agents of `bot` that this runner runs."""
