@@ -88,7 +88,7 @@ def test_groups_of_runners_that_are_no_more_are_removed() -> None:
         tree.procs[folder] = {4712}
     groups = divided(tree)
     assert set(tree.groups(OWN)) == {LEAF, living.name}
-    assert groups.adopt(4711).folder == own
+    assert groups.adopt(4711).folder.parent == OWN
 
 
 def test_a_group_that_isn_t_writable_isn_t_ours() -> None:
@@ -127,7 +127,7 @@ def test_the_own_group_is_found(tmp_path: Path, cgroup: str, mountinfo: str, fou
 
 
 def test_running_out_of_memory_is_told_from_other_kills() -> None:
-    """SIGKILL with a kill for want of memory in the group is `out-of-memory`; without one, or if we sent it, it isn't."""
+    """SIGKILL with a kill for want of memory in the group is `out-of-memory`; without one, or sent by us, it isn't."""
     oom = GroupEnd(oom_kills=1, peak_bytes=300 * 1024 * 1024)
 
     def reason(code: int, group: GroupEnd, last_step: Step | None = None) -> str:
