@@ -123,6 +123,16 @@ class Reason(enum.StrEnum):
             "its import succeed?"
         ),
     )
+    RUNNER_LACKS_SECRET = (
+        "runner-lacks-secret",
+        None,
+        True,
+        "No runner has the secrets that the bot needs",
+        (
+            "The bot names secrets (`SECRETS`) that its runners don't have; the detail names them. Put them into the "
+            "directory that GREENROOM_SECRETS_DIR names, or into GREENROOM_SECRET_… variables of the runners."
+        ),
+    )
     ATTEMPTS_EXHAUSTED = (
         "attempts-exhausted",
         "failed",

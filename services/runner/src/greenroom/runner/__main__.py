@@ -23,6 +23,7 @@ from greenroom.runner.instruments import Instruments
 from greenroom.runner.isolation import kernel
 from greenroom.runner.isolation.environment import session_environment
 from greenroom.runner.isolation.groups import open_groups
+from greenroom.runner.isolation.secrets import Secrets
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.supervisor import Supervisor
 
@@ -54,6 +55,7 @@ async def serve(service: Service[RunnerSettings]) -> None:
         supervisor=supervisor,
         clock=clock,
         instruments=Instruments(service.metrics),
+        secrets=Secrets(os.environ, settings.secrets_folder, plain=settings.secrets_plain),
     )
     service.readiness.add("broker", lambda: None if broker.connected else "broker-unavailable")
     service.readiness.add("zygote", lambda: None if supervisor.available else "zygote-not-warm")

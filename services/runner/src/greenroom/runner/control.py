@@ -15,9 +15,13 @@ MAX_PACKET_BYTES: Final = 160 * 1024
 
 
 class Assign(msgspec.Struct, frozen=True, kw_only=True, tag="assign"):
-    """Run this session now. Sent once in the life of a session process."""
+    """Run this session now. Sent once in the life of a session process.
+
+    `secrets` are those of its bot, for its environment.
+    """
 
     session: Session
+    secrets: dict[str, str] = {}
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):

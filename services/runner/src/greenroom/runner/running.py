@@ -60,6 +60,7 @@ class Parts:
 
     Attributes:
         fork: makes a process that finds a message when it begins; raises `NoProcess`.
+        secrets: returns those of a bot.
         changed: must be called after anything in `slots` has changed.
     """
 
@@ -71,6 +72,7 @@ class Parts:
     clock: Clock
     instruments: Instruments
     changed: Callable[[], None]
+    secrets: Callable[[str], dict[str, str]] = lambda _: {}
 
 
 class RunningSession:
@@ -153,7 +155,8 @@ class RunningSession:
                 await first_of(self._predecessor.wait(), self._ends.wait())
             try:
                 for _ in range(_TRIES):
-                    process = await hand_over(self._session, self._parts.pool, self._parts.fork, self._ends)
+                    secrets = self._parts.secrets(self._session.bot)
+                    process = await hand_over(self._session, secrets, self._parts.pool, self._parts.fork, self._ends)
                     if process is None or await self._begins(process):
                         return process
                     _log.warning("session_not_taken", pid=process.pid)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
@@ -100,6 +101,16 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Env(help="Variables of the runner that sessions may see too, by name; secrets are named by the bots instead"),
     ] = ()
+    secrets_dir: Annotated[
+        str,
+        Env(help="Directory with the secrets of bots: a file each, or lines NAME=value in files *.env"),
+    ] = ""
+    secrets_plain: Annotated[
+        bool, Env(help="Take secrets of bots from variables of their own names too, not only GREENROOM_SECRET_…")
+    ] = False
+    hidden: Annotated[
+        tuple[str, ...], Env(help="Files and directories that sessions can't read, beside the directory of secrets")
+    ] = ()
     control_groups: Annotated[
         str,
         Env(help="Control group (v2) to divide among sessions: auto (the runner's own), off, or its path"),
@@ -192,7 +203,17 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     @property
     def bounds(self) -> Bounds:
         """What every session process is held to."""
-        return Bounds(files=self.session_files, file_mb=self.session_file_mb, user_processes=self.user_processes)
+        return Bounds(
+            files=self.session_files,
+            file_mb=self.session_file_mb,
+            user_processes=self.user_processes,
+            hidden=(*((self.secrets_dir,) if self.secrets_dir else ()), *self.hidden),
+        )
+
+    @property
+    def secrets_folder(self) -> Path | None:
+        """Where the secrets of bots are."""
+        return Path(self.secrets_dir) if self.secrets_dir else None
 
     @property
     def allowance(self) -> Allowance:

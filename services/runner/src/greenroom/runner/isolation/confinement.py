@@ -12,7 +12,7 @@ What a kernel or container refuses is left out and said so in the log; nothing h
 import contextlib
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -35,13 +35,13 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
         file_mb: size of a file that it writes.
         user_processes: processes and threads of the user that the runner runs as, all sessions together. The kernel
             counts what runs on the whole host under this user id, and exempts root.
-        hidden: directory that sessions can't read files in; empty: none.
+        hidden: files that sessions can't read, and directories in which they can't.
     """
 
     files: int = 1024
     file_mb: int = 1024
     user_processes: int = 0
-    hidden: str = ""
+    hidden: tuple[str, ...] = ()
 
 
 class Sealed(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,23 +95,28 @@ def seal(bounds: Bounds) -> tuple[Sealed, dict[str, bool | int]]:
     return Sealed(files=bounds.files, ruleset=ruleset), force
 
 
-def all_but(hidden: Path) -> Iterator[Path]:
-    """Yield the paths below which everything lies except what is below `hidden`.
+def all_but(hidden: Collection[Path], folder: Path = Path("/")) -> Iterator[Path]:
+    """Yield the paths below which everything in a directory lies except what is `hidden`.
 
-    They are the siblings of each of its parents as they are now: a file that is made later right beside one of them
-    can't be read either, so `hidden` belongs into a directory where nothing else is.
+    They are the siblings of what is hidden and of its parents as they are now: a file that is made later right beside
+    one of them can't be read either, so what is hidden belongs into a directory where little else is.
     """
-    hidden = hidden.resolve()
-    for parent, kept in zip(hidden.parents, (hidden, *hidden.parents), strict=False):
-        with contextlib.suppress(OSError), os.scandir(parent) as entries:
-            for entry in entries:
-                if entry.name != kept.name:
-                    yield parent / entry.name
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            # A link has no contents, and what it leads to is met on its own way.
+            if path in hidden or entry.is_symlink():
+                continue
+            if any(each.is_relative_to(path) for each in hidden):
+                yield from all_but(hidden, path)
+            else:
+                yield path
 
 
-def _ruleset(version: int, hidden: str) -> int | None:
+def _ruleset(version: int, hidden: Collection[str]) -> int | None:
     try:
-        return kernel.make_ruleset(version, all_but(Path(hidden)) if hidden else None)
+        paths = frozenset(Path(each).resolve() for each in hidden)
+        return kernel.make_ruleset(version, all_but(paths) if paths else None)
     except OSError as error:
         _log.warning("landlock_refused", version=version, error=error.strerror)
         return None

@@ -43,6 +43,8 @@ _NAMES: Final = frozenset(
         "NUMBA_CACHE_DIR",
         "OMP_NUM_THREADS",
         "PIPECAT_SETUP_FILES",
+        # Where a bot finds a server that speaks like OpenAI's: an address, no key.
+        "OPENAI_BASE_URL",
         "TRANSFORMERS_OFFLINE",
         "XDG_CACHE_HOME",
         "XDG_DATA_HOME",
