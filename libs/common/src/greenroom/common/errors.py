@@ -218,6 +218,19 @@ class RecordingNotReady(GreenroomError):
     default_retry_after_s = 1.0
 
 
+class SecretMissing(GreenroomError):
+    """No runner of the pool has the secrets that the agent's bot needs, so no session of it could start.
+
+    The detail names them. Put them into the directory that GREENROOM_SECRETS_DIR of the runners names (in
+    deploy/nomad: into the Nomad variable of the runner's group), or into their GREENROOM_SECRET_… variables; a
+    directory is read again within a second.
+    """
+
+    code = "secret-missing"
+    status = 409
+    title = "A secret is missing"
+
+
 class IdempotencyMismatch(GreenroomError):
     """The `Idempotency-Key` was used within 24 h with another body. Use a new key for a new request."""
 

@@ -156,6 +156,9 @@ class BotOffer(msgspec.Struct, frozen=True, kw_only=True):
     body_schema: dict[str, Any] | None = None
     # Why it can't run here (its import failed), the last line of the traceback; it is never scheduled then.
     error: str | None = None
+    # Names of the secrets that it needs, and of those that aren't here: it is never scheduled while there are any.
+    secrets: tuple[str, ...] = ()
+    missing_secrets: tuple[str, ...] = ()
 
 
 class HeldSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,7 +233,8 @@ class StartRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     """The runner doesn't take it.
 
     `code` is `no-slot`, `draining`, `overloaded` (the host has all but no memory left; `detail` has the share),
-    `bot-unknown` (not installed here, or in another version), `bot-import-failed`, `stale-epoch` or `malformed`.
+    `bot-unknown` (not installed here, or in another version), `bot-import-failed`, `secret-missing`, `stale-epoch` or
+    `malformed`.
     """
 
     code: str

@@ -130,6 +130,16 @@ class Reason(enum.StrEnum):
             "its import succeed?"
         ),
     )
+    RUNNER_LACKS_SECRET = (
+        "runner-lacks-secret",
+        None,
+        True,
+        "No runner has the secrets that the bot needs",
+        (
+            "The bot names secrets (`SECRETS`) that its runners don't have; the detail names them. Put them into the "
+            "directory that GREENROOM_SECRETS_DIR names, or into GREENROOM_SECRET_… variables of the runners."
+        ),
+    )
     ATTEMPTS_EXHAUSTED = (
         "attempts-exhausted",
         "failed",
@@ -193,6 +203,16 @@ class Reason(enum.StrEnum):
         (
             "The process was killed by a signal or exited by itself; the detail has the signal. Signal 9 most "
             "often is the kernel's out-of-memory killer: see `dmesg` and the memory metrics."
+        ),
+    )
+    OUT_OF_MEMORY = (
+        "out-of-memory",
+        "failed",
+        False,
+        "The session used more memory than it may",
+        (
+            "The kernel killed it at the limit of its control group; the detail has the most it had. Raise "
+            "GREENROOM_SESSION_MEMORY_MB, or look for what the bot keeps."
         ),
     )
     RUNNER_LOST = (

@@ -116,6 +116,7 @@ class Sessions:
         Raises:
             AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
             IdempotencyMismatch: the key belongs to another request.
+            SecretMissing: no runner of the pool has what the bot needs.
             TransportUnavailable: this installation isn't set up for the transport.
             GreenroomError: what else its preparation raises; there is no session then.
             SessionEndedEarly: it ended before it had come as far as was to be waited for.
@@ -201,6 +202,7 @@ class Sessions:
             raise InvalidBody(f"/transport: {problem.detail}", errors=[problem])
         self._transports.check(wish.transport, wish.transport_options)
         known.check_body(wish.body)
+        self._agents.check_secrets(wish.pool or known.agent.pool, known.agent.bot)
         return known
 
     async def _place(

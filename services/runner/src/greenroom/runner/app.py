@@ -32,6 +32,7 @@ from greenroom.common.telemetry import span_context_of
 from greenroom.runner.control import ToSession
 from greenroom.runner.handover import first_of
 from greenroom.runner.instruments import Instruments
+from greenroom.runner.isolation.secrets import Secrets
 from greenroom.runner.load import HostLoad
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.running import Parts, RunningSession
@@ -61,6 +62,7 @@ class Runner:
         supervisor: makes processes; its `on_change` is taken over.
         clock: time.
         instruments: what is counted and measured.
+        secrets: of the bots; None: there are none.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Runner:
         supervisor: Supervisor,
         clock: Clock,
         instruments: Instruments,
+        secrets: Secrets | None = None,
     ) -> None:
         self.draining = False
         self._settings = settings
@@ -79,6 +82,7 @@ class Runner:
         self._clock = clock
         self._instruments = instruments
         self._supervisor = supervisor
+        self._secrets = secrets or Secrets({})
         self._slots = Slots(settings.runner_id, settings.slots)
         self._pool = StandbyPool(self._fork, self._standby_wanted, clock=clock, on_change=self._changed)
         self._parts = Parts(
@@ -90,6 +94,7 @@ class Runner:
             clock=clock,
             instruments=instruments,
             changed=self._changed,
+            secrets=self._secrets_of,
         )
         self._sessions: dict[Key, RunningSession] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -115,6 +120,7 @@ class Runner:
             tasks.create_task(self._supervisor.run(), name="supervisor")
             tasks.create_task(self._pool.run(), name="standby")
             tasks.create_task(self._load.run(), name="load")
+            tasks.create_task(self._secrets.follow(self._clock, self._changed), name="secrets")
             tasks.create_task(self._keep_time(), name="timer")
             tasks.create_task(self._reconcile(), name="reconcile")
             served = [await serve(command.format(name="drain", **tokens), self._on_drain)]
@@ -147,7 +153,7 @@ class Runner:
             start.session,
             now=self._clock.monotonic(),
             at=self._clock.now(),
-            bots={offer.name: offer for offer in self._supervisor.offers},
+            bots={offer.name: offer for offer in self.offers},
             draining=self.draining,
             capacity=self._capacity(),
             # A runner that was launched for a session runs it: there is nobody else to do so.
@@ -354,4 +360,13 @@ class Runner:
     @property
     def offers(self) -> tuple[BotOffer, ...]:
         """The bots, those that can't run here included."""
-        return self._supervisor.offers
+        return tuple(
+            msgspec.structs.replace(offer, missing_secrets=missing)
+            if offer.secrets and (missing := self._secrets.missing(offer.secrets))
+            else offer
+            for offer in self._supervisor.offers
+        )
+
+    def _secrets_of(self, bot: str) -> dict[str, str]:
+        needed = next((offer.secrets for offer in self._supervisor.offers if offer.name == bot), ())
+        return self._secrets.of(needed)

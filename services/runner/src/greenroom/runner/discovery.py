@@ -3,6 +3,7 @@
 A bot is Pipecat's `async def bot(runner_args)`. Its module may also define
 
 - `DESCRIPTION` (text), `TRANSPORTS` (default `("websocket",)`) and `BODY_SCHEMA` (JSON Schema of a request's `body`);
+- `SECRETS`, names of what it needs in its environment and nobody else may see (`isolation.secrets`);
 - `warm()`, plain or async: called once before any session is forked, so that what it loads is shared by all.
   It must leave no thread and no open connection behind.
 """
@@ -19,6 +20,7 @@ import msgspec
 import structlog
 
 from greenroom.common.messages import BotOffer
+from greenroom.runner.isolation import secrets
 
 GROUP: Final = "greenroom.bots"
 # Offers go over the wire each second.
@@ -98,6 +100,7 @@ def _load(spec: BotSpec) -> Bot:
         description=_description(module),
         transports=tuple(getattr(module, "TRANSPORTS", ("websocket",))),
         body_schema=_body_schema(module),
+        secrets=_secrets(module),
     )
     return Bot(offer=offer, entry=entry, warm=warm)
 
@@ -105,6 +108,13 @@ def _load(spec: BotSpec) -> Bot:
 def _description(module: ModuleType) -> str:
     text = getattr(module, "DESCRIPTION", None) or (module.__doc__ or "").strip().partition("\n")[0]
     return str(text)[:_MAX_TEXT]
+
+
+def _secrets(module: ModuleType) -> tuple[str, ...]:
+    try:
+        return secrets.required(getattr(module, "SECRETS", ()))
+    except secrets.InvalidSecrets as error:
+        raise UnusableBot(f"{module.__name__}: {error}") from error
 
 
 def _body_schema(module: ModuleType) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
@@ -10,6 +11,8 @@ import msgspec
 from greenroom.common.settings import Env, ServiceSettings
 from greenroom.runner.brake import Thresholds
 from greenroom.runner.claim import Claim
+from greenroom.runner.isolation.confinement import Bounds
+from greenroom.runner.isolation.groups import Allowance
 
 # 24 sessions hold per processor with p99 frame lateness below 6 ms (48 on two, measured with stub providers); real
 # bots do more per frame than a stub, so the default stays at half of that.
@@ -99,6 +102,49 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=0, le=100),
         Env(help="Available memory below which starts are refused; 0: never", unit="percent"),
     ] = 2.0
+    session_env: Annotated[
+        tuple[str, ...],
+        Env(help="Variables of the runner that sessions may see too, by name; secrets are named by the bots instead"),
+    ] = ()
+    secrets_dir: Annotated[
+        str,
+        Env(help="Directory with the secrets of bots: a file each, or lines NAME=value in files *.env"),
+    ] = ""
+    secrets_plain: Annotated[
+        bool, Env(help="Take secrets of bots from variables of their own names too, not only GREENROOM_SECRET_…")
+    ] = False
+    hidden: Annotated[
+        tuple[str, ...], Env(help="Files and directories that sessions can't read, beside the directory of secrets")
+    ] = ()
+    control_groups: Annotated[
+        str,
+        Env(help="Control group (v2) to divide among sessions: auto (the runner's own), off, or its path"),
+    ] = "auto"
+    session_memory_mb: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Env(help="Memory of a session's control group, without what all share; 0: no limit"),
+    ] = 1024
+    session_cpu_weight: Annotated[
+        int, msgspec.Meta(ge=1, le=10_000), Env(help="Share of the processors that a session's control group has")
+    ] = 100
+    session_processes: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Processes and threads of a session, in its control group; 0: no limit")
+    ] = 512
+    session_files: Annotated[
+        int, msgspec.Meta(ge=0, le=1_048_576), Env(help="File descriptors of a session process; 0: no limit")
+    ] = 1024
+    session_file_mb: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Size of a file that a session process may write; 0: no limit")
+    ] = 1024
+    user_processes: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Env(
+            help="Processes and threads of the runner's user, all sessions together, where there are no control "
+            "groups (RLIMIT_NPROC: counts the whole host, exempts root); 0: no limit"
+        ),
+    ] = 0
     drain_timeout_s: Annotated[
         float,
         msgspec.Meta(ge=0),
@@ -158,6 +204,28 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     def label_values(self) -> dict[str, str]:
         """The labels by name."""
         return {name: value for name, _, value in (label.partition("=") for label in self.labels)}
+
+    @property
+    def bounds(self) -> Bounds:
+        """What every session process is held to."""
+        return Bounds(
+            files=self.session_files,
+            file_mb=self.session_file_mb,
+            user_processes=self.user_processes,
+            hidden=(*((self.secrets_dir,) if self.secrets_dir else ()), *self.hidden),
+        )
+
+    @property
+    def secrets_folder(self) -> Path | None:
+        """Where the secrets of bots are."""
+        return Path(self.secrets_dir) if self.secrets_dir else None
+
+    @property
+    def allowance(self) -> Allowance:
+        """What the control group of each session allows."""
+        return Allowance(
+            memory_mb=self.session_memory_mb, cpu_weight=self.session_cpu_weight, processes=self.session_processes
+        )
 
     def version_of(self, bot: str) -> int:
         """Return the version of the agents of `bot` that this runner runs."""

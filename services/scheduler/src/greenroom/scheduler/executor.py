@@ -36,6 +36,7 @@ _REASONS: Final = {
     "draining": Reason.RUNNER_DRAINING,
     "overloaded": Reason.RUNNER_OVERLOADED,
     "bot-import-failed": Reason.BOT_IMPORT_FAILED,
+    "secret-missing": Reason.RUNNER_LACKS_SECRET,
 }
 # Refusals that say nothing of what the runner will answer next time.
 _PASSING: Final = frozenset({"no-slot", "overloaded", "stale-epoch"})

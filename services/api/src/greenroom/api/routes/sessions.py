@@ -74,6 +74,7 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
                 errors.IdempotencyMismatch,
                 errors.IdempotencyInProgress,
                 errors.Draining,
+                errors.SecretMissing,
                 TransportUnavailable,
             ),
         },

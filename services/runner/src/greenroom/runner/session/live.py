@@ -31,6 +31,7 @@ from greenroom.runner.control import (
     Pong,
     Stop,
 )
+from greenroom.runner.isolation.groups import own_usage
 from greenroom.runner.session.attach import HOST, Attachment
 from greenroom.runner.session.channel import Channel
 from greenroom.runner.session.chunking import InputChunks
@@ -360,6 +361,7 @@ class LiveSession:
                     "media": msgspec.to_builtins(self._transport.counts),
                     "unrecorded_frames": self._recorder.dropped,
                     "duration_ms": self._clock.now_ms(),
+                    "usage": msgspec.to_builtins(own_usage()),
                 },
             )
             left = await self._spool.flush(
