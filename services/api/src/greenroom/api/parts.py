@@ -24,7 +24,7 @@ from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.tickets import Tickets
 from greenroom.api.transports import Transports
-from greenroom.api.transports.websocket import WebSocketAdapter
+from greenroom.api.transports.adapters import adapters
 from greenroom.api.waiters import Waiters
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
@@ -63,7 +63,7 @@ class Parts:
             broker=broker, ledger=ledger, tickets=tickets, waiters=waiters, settings=settings, metrics=metrics
         )
         agents = Agents(store, self.fleet)
-        self.transports = Transports([WebSocketAdapter(tickets)], broker=broker, ledger=ledger)
+        self.transports = Transports(adapters(settings, tickets), broker=broker, ledger=ledger)
         sessions = Sessions(
             ledger=ledger,
             store=store,

@@ -106,6 +106,10 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
     # Where to connect, good until `expires_at` (a WebSocket: for one connection); only in the answer to the request.
     url: str | None = None
     expires_at: datetime | None = None
+    # What to connect with, for one person; only in the answer to the request.
+    token: str | None = None
+    # Where the room can be called, if that was asked for; only in the answer to the request.
+    sip_uri: str | None = None
     # What is public of it, e.g. the name of the room.
     info: dict[str, str] = {}
 

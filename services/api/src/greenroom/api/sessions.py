@@ -231,6 +231,7 @@ class Sessions:
 
     def _session(self, caller: Caller, wish: CreateSession, known: KnownAgent, session_id: str) -> Session:
         agent = known.agent
+        room = wish.room if wish.room is not None else self._transports.room(wish.transport, wish.transport_options)
         return Session(
             id=session_id,
             tenant=caller.tenant,
@@ -247,7 +248,7 @@ class Sessions:
             requires=wish.requires,
             prefers=wish.prefers,
             priority=wish.priority,
-            room=canonical_room(wish.room) if wish.room is not None else None,
+            room=canonical_room(room) if room is not None else None,
             carrier=wish.carrier,
             number=canonical_number(wish.number) if wish.number is not None else None,
             # Each is counted once, in whatever order they are named.

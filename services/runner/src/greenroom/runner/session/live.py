@@ -44,7 +44,7 @@ from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
 from greenroom.runner.session.transports import make_transport
-from greenroom.runner.session.transports.base import CLOSE_NORMAL, NotRunnable
+from greenroom.runner.session.transports.base import CLOSE_NORMAL, WAY_LOST, NotRunnable
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
 from greenroom.runner.slots import CANCEL_AT, TERMINATE_AT
@@ -274,6 +274,8 @@ class LiveSession:
             EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
         )
         _log.info("client_disconnected", by=by, code=code)
+        if by == WAY_LOST:
+            self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, reason)
         self._hung_up = by == "client"
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)

@@ -18,11 +18,14 @@ from pipecat.runner.types import RunnerArguments
 from greenroom.runner.session.attach import Attachment
 
 CLOSE_NORMAL: Final = 1000
+CLOSE_ABNORMAL: Final = 1006
+# Who closed, where it was neither of the two: what lies between them.
+WAY_LOST: Final = "transport"
 
 # Called once, when the user is there; with what names this connection in logs and events.
 type OnConnected = Callable[[str], None]
-# Called once, when the user isn't there any more: who closed (`client` or `bot`), a code (1000 is as it should be; the
-# codes of RFC 6455) and a reason.
+# Called once, when the user isn't there any more: who closed (`client`, `bot` or `WAY_LOST`), a code (1000 is as it
+# should be; the codes of RFC 6455) and a reason.
 type OnDisconnected = Callable[[str, int, str], None]
 
 
