@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from greenroom.common import messages, subjects
 from greenroom.common.commands import Command, CommandAnswer, CommandDone, CommandRefused, CommandRequest
 from greenroom.common.ids import uuid7
@@ -18,7 +20,7 @@ async def send(run: SessionRun, command: Command, *, command_id: str | None = No
     request = CommandRequest(id=command_id or uuid7(), by=KEY, at=datetime.now(UTC), command=command)
     subject = subjects.SESSION_CMD.format(tenant=run.session.tenant, session_id=run.session.id, name="command")
     reply = await run.sessions.broker.request(subject, messages.encode(request), timeout_s=25)
-    return messages.decode(reply.data, CommandAnswer)
+    return msgspec.json.decode(reply.data, type=CommandAnswer)
 
 
 async def done(run: SessionRun, command: Command, **options: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What can go wrong with a command to a live session. The session process refuses with the code; the api raises it."""
 
+from typing import Any
+
 from greenroom.common.errors import GreenroomError, registered
 
 
@@ -41,6 +43,16 @@ class CommandTimedOut(GreenroomError):
     title = "The session didn't answer in time"
     retryable = True
     default_retry_after_s = 1.0
+
+    def __init__(self, detail: str = "", *, command_id: str | None = None) -> None:
+        """Make the error of a command; its id is told, since whoever let us make it doesn't know it yet."""
+        super().__init__(detail)
+        self.command_id = command_id
+
+    def problem(self, instance: str | None = None) -> dict[str, Any]:
+        """See `GreenroomError.problem`."""
+        problem = super().problem(instance)
+        return problem if self.command_id is None else {**problem, "command_id": self.command_id}
 
 
 class CommandIdReused(GreenroomError):

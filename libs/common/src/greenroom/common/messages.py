@@ -104,6 +104,8 @@ class AudioHeader(enum.StrEnum):
 
 
 type Track = Literal["user", "bot"]
+# How a listener gets the two: mixed into one, or side by side.
+type Tracks = Literal["mixed", "both"]
 
 
 # ---------------------------------------------------------------------------- media (live frames)
@@ -402,7 +404,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     # Of one for listening in (kept under another digest, so that it opens nothing else): who listens, and how.
     by: str = ""
-    tracks: Literal["mixed", "both"] = "mixed"
+    tracks: Tracks = "mixed"
     barge_in: bool = False
 
 
