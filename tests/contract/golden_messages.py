@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
-from greenroom.common import messages
+from greenroom.common import commands, messages
 from greenroom.common.message_catalog import CATALOG
 from greenroom.common.messages import ExternalEvent
 
@@ -72,6 +72,7 @@ def _reachable() -> dict[str, Any]:
         messages.AudioHeader,
         messages.MediaKind,
         messages.Track,
+        commands.SessionState,
     ]
     while waiting:
         kind = waiting.pop()

@@ -156,7 +156,7 @@ async def test_a_command_whose_process_is_gone_is_not_sent_to_the_next_one(world
     [
         ("command-unsupported", 422, True),
         ("settings-version-stale", 409, True),
-        ("call-failed", 502, True),
+        ("function-failed", 502, True),
         ("too-many-commands", 429, False),
         ("never-heard-of", 409, True),
     ],

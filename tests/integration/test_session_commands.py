@@ -153,7 +153,7 @@ async def test_settings_are_applied_in_versions(sessions: Sessions) -> None:
     odd = await refused(run, Configure(version=4, llm={"temperature": "hot"}))
     assert (odd.code, odd.detail) == ("command-refused", "llm.temperature is of another kind.")
     assert (await refused(run, Configure(version=4))).code == "command-refused"
-    assert (await refused(run, Configure(version=4, mode="impossible"))).code == "call-failed"
+    assert (await refused(run, Configure(version=4, mode="impossible"))).code == "function-failed"
     assert (await done(run, Configure(version=4, mode="calm", values={"tone": "warm"})))["version"] == 4
     assert (await state_of(run)).settings_version == 4
     [first, *_] = await until_events(run, "command", 8)
@@ -233,14 +233,14 @@ async def test_functions_of_the_bot_are_called_with_what_fits_them(sessions: Ses
     moved = Call(function="shift", arguments={"point": {"x": 1}, "by": "right"})
     assert await done(run, moved) == {"returned": {"x": 2, "y": 0}}
     for arguments in ({}, {"a": "2"}, {"a": 2, "c": 3}):
-        assert (await refused(run, Call(function="add", arguments=arguments))).code == "call-arguments-invalid"
+        assert (await refused(run, Call(function="add", arguments=arguments))).code == "function-arguments-invalid"
     assert (await refused(run, Call(function="sub"))).code == "function-unknown"
     late = await refused(run, Call(function="sleep", arguments={"seconds": 9}, timeout_s=0.1))
-    assert (late.code, late.detail) == ("call-failed", "sleep took longer than 0.1 s.")
+    assert (late.code, late.detail) == ("function-failed", "sleep took longer than 0.1 s.")
     failed = await refused(run, Call(function="fail"))
-    assert failed.code == "call-failed"
+    assert failed.code == "function-failed"
     assert failed.detail.startswith("fail raised ValueError (session_bots.py:")
-    assert (await refused(run, Call(function="huge"))).code == "call-failed"
+    assert (await refused(run, Call(function="huge"))).code == "function-failed"
     told = await until_events(run, "command", 8)
     assert told[0].data["arguments"] == {"a": 2}
     assert told[0].data["result"] == 3

@@ -24,7 +24,7 @@ class CommandUnsupported(GreenroomError):
     title = "The bot can't do that"
 
 
-class CommandRefused(GreenroomError):
+class CommandNotDone(GreenroomError):
     """The session didn't carry the command out, for the reason in the detail, and won't if it is asked again."""
 
     code = "command-refused"
@@ -100,18 +100,18 @@ class FunctionUnknown(GreenroomError):
     title = "The bot has no such function"
 
 
-class CallArgumentsInvalid(GreenroomError):
+class FunctionArgumentsInvalid(GreenroomError):
     """The arguments don't fit the function; `snapshot` has the schema of what it takes."""
 
-    code = "call-arguments-invalid"
+    code = "function-arguments-invalid"
     status = 422
     title = "The arguments don't fit the function"
 
 
-class CallFailed(GreenroomError):
+class FunctionFailed(GreenroomError):
     """The bot's function raised, took too long, or returned what can't be sent. The session goes on; see its log."""
 
-    code = "call-failed"
+    code = "function-failed"
     status = 502
     title = "The bot's function failed"
 
@@ -130,5 +130,5 @@ PASSING: frozenset[str] = frozenset({TooManyCommands.code, SessionNotLive.code})
 
 def error_of(code: str, detail: str) -> GreenroomError:
     """Return the error that a session process named."""
-    known = next((error for error in registered() if error.code == code), CommandRefused)
+    known = next((error for error in registered() if error.code == code), CommandNotDone)
     return known(detail)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Final
 
 from greenroom.common import messages
-from greenroom.common.command_errors import CommandIdReused, CommandRefused, TooManyCommands
+from greenroom.common.command_errors import CommandIdReused, CommandNotDone, TooManyCommands
 from greenroom.common.commands import Command, CommandAnswer
 
 # An agent console sends some commands a minute; these hold for hours of one every second.
@@ -49,7 +49,7 @@ class Answered:
 
         Raises:
             CommandIdReused: the id belongs to another command.
-            CommandRefused: it was carried out, and the answer isn't kept any more.
+            CommandNotDone: it was carried out, and the answer isn't kept any more.
             TooManyCommands: the session has had as many as it may.
         """
         digest = _digest(command)
@@ -66,7 +66,7 @@ class Answered:
             return self._running[command_id]
         if command_id in self._answers:
             return self._answers[command_id]
-        raise CommandRefused("It was carried out, and its answer isn't kept any more.")
+        raise CommandNotDone("It was carried out, and its answer isn't kept any more.")
 
     def finish(self, command_id: str, answer: CommandAnswer) -> bytes:
         """Keep the answer, give it to all who wait for it, and return it as it is sent."""

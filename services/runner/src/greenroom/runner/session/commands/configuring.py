@@ -18,7 +18,7 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.ai_service import AIService
 from pipecat.services.settings import ServiceSettings
 
-from greenroom.common.command_errors import CommandRefused, CommandUnsupported, SettingsVersionStale
+from greenroom.common.command_errors import CommandNotDone, CommandUnsupported, SettingsVersionStale
 from greenroom.common.commands import Configure, Scalar
 from greenroom.runner.session.commands.exposed import Exposed
 from greenroom.runner.session.commands.parts import SERVICES, Parts
@@ -56,8 +56,8 @@ class Settings:
         Raises:
             SettingsVersionStale: a later one is applied, or about to be.
             CommandUnsupported: the bot has no such service or setting, or takes no mode or values.
-            CommandRefused: a value is of another kind than the present one.
-            CallFailed, CallArgumentsInvalid: the bot's own `configure` didn't take mode and values.
+            CommandNotDone: a value is of another kind than the present one.
+            FunctionFailed, FunctionArgumentsInvalid: the bot's own `configure` didn't take mode and values.
         """
         async with self._turn:
             if wanted.version <= self.version:
@@ -71,7 +71,7 @@ class Settings:
             if own is not None and OWN not in self._exposed:
                 raise CommandUnsupported(f"The bot exposes no function {OWN!r} that takes `mode` and `values`.")
             if not frames and own is None:
-                raise CommandRefused("It names nothing to change.")
+                raise CommandNotDone("It names nothing to change.")
             if own is not None:
                 await self._exposed.call(OWN, own, _OWN_S)
             self.version = wanted.version
@@ -104,7 +104,7 @@ def _delta(service: AIService, kind: str, values: Mapping[str, Scalar]) -> Servi
     now = present.given_fields()
     for name, value in delta.given_fields().items():
         if not _alike(now.get(name), value):
-            raise CommandRefused(f"{kind}.{name} is of another kind.")
+            raise CommandNotDone(f"{kind}.{name} is of another kind.")
     return delta
 
 

@@ -14,9 +14,8 @@ import structlog
 
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message, Subscription
-from greenroom.common.command_errors import CommandRefused, CommandUnsupported, SessionNotLive, TooManyCommands
-from greenroom.common.commands import CommandAnswer, CommandDone, CommandRequest, kind_of
-from greenroom.common.commands import CommandRefused as Refusal
+from greenroom.common.command_errors import CommandNotDone, CommandUnsupported, SessionNotLive, TooManyCommands
+from greenroom.common.commands import CommandAnswer, CommandDone, CommandRefused, CommandRequest, kind_of
 from greenroom.common.errors import BrokerUnavailable, GreenroomError
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import EventType, decode, encode
@@ -126,7 +125,7 @@ class Desk:
                 raise TooManyCommands(f"The session works on {MAX_RUNNING} commands already.")
             known = self._answered.begin(request.id, request.command)
         except GreenroomError as error:
-            await self._reply(message, encode(Refusal(id=request.id, code=error.code, detail=error.detail)))
+            await self._reply(message, encode(CommandRefused(id=request.id, code=error.code, detail=error.detail)))
             return
         work = self._carry_out(message, request) if known is None else self._repeat(message, known)
         task = asyncio.get_running_loop().create_task(work, name=f"command {kind_of(request.command)}")
@@ -140,7 +139,9 @@ class Desk:
         except msgspec.MsgspecError:
             _log.warning("command_malformed", bytes=len(message.data))
             return
-        refusal = Refusal(id=command_id, code=CommandUnsupported.code, detail="The runner doesn't know this command.")
+        refusal = CommandRefused(
+            id=command_id, code=CommandUnsupported.code, detail="The runner doesn't know this command."
+        )
         await self._reply(message, encode(refusal))
 
     async def _repeat(self, message: Message, known: asyncio.Future[bytes] | bytes) -> None:
@@ -154,12 +155,12 @@ class Desk:
             answer = CommandDone(id=request.id, result=await self.acts.do(request.command))
         except GreenroomError as error:
             undone = isinstance(error, SessionNotLive)
-            answer = Refusal(id=request.id, code=error.code, detail=error.detail)
+            answer = CommandRefused(id=request.id, code=error.code, detail=error.detail)
         except asyncio.CancelledError:
-            answer = Refusal(id=request.id, code=CommandRefused.code, detail="The session ended meanwhile.")
+            answer = CommandRefused(id=request.id, code=CommandNotDone.code, detail="The session ended meanwhile.")
         except Exception as error:  # noqa: BLE001 what happens in the bot's pipeline must not take the desk with it
             _log.exception("command_failed", command=kind_of(request.command))
-            answer = Refusal(id=request.id, code=CommandRefused.code, detail=where_raised(error))
+            answer = CommandRefused(id=request.id, code=CommandNotDone.code, detail=where_raised(error))
         self._emitter.emit(EventType.COMMAND, audit(request, answer, self._clock.now_ms()))
         settle = self._answered.forget if undone else self._answered.finish
         encoded = settle(request.id, answer)

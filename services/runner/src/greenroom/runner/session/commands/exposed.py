@@ -24,7 +24,7 @@ from typing import Any, Final, cast, get_type_hints
 
 import msgspec
 
-from greenroom.common.command_errors import CallArgumentsInvalid, CallFailed, FunctionUnknown
+from greenroom.common.command_errors import FunctionArgumentsInvalid, FunctionFailed, FunctionUnknown
 from greenroom.common.commands import MAX_ARGUMENTS_BYTES, MAX_RESULT_BYTES, ExposedFunction
 from greenroom.runner.session.ending import where_raised
 
@@ -72,8 +72,8 @@ class Exposed:
 
         Raises:
             FunctionUnknown: there is none of this name.
-            CallArgumentsInvalid: the arguments don't fit its annotations, or are too large.
-            CallFailed: it raised, took too long, or returned what isn't JSON or is too large.
+            FunctionArgumentsInvalid: the arguments don't fit its annotations, or are too large.
+            FunctionFailed: it raised, took too long, or returned what isn't JSON or is too large.
         """
         function = self._functions().get(name)
         if function is None:
@@ -86,14 +86,14 @@ class Exposed:
             async with asyncio.timeout(timeout_s):
                 result = await running
         except TimeoutError as error:
-            raise CallFailed(f"{name} took longer than {timeout_s:g} s.") from error
+            raise FunctionFailed(f"{name} took longer than {timeout_s:g} s.") from error
         except asyncio.CancelledError as error:
             if (current := asyncio.current_task()) is not None and current.cancelling():
                 raise
-            raise CallFailed(f"{name} canceled itself.") from error
+            raise FunctionFailed(f"{name} canceled itself.") from error
         except (Exception, SystemExit) as error:
             # Its text may hold anything.
-            raise CallFailed(f"{name} raised {where_raised(error)}.") from error
+            raise FunctionFailed(f"{name} raised {where_raised(error)}.") from error
         return _bounded(name, result)
 
     def _functions(self) -> dict[str, Function]:
@@ -113,14 +113,14 @@ async def _called(function: Function, arguments: dict[str, Any]) -> Any:
 def _checked(function: Function, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
         if len(msgspec.json.encode(arguments)) > MAX_ARGUMENTS_BYTES:
-            raise CallArgumentsInvalid(f"The arguments have more than {MAX_ARGUMENTS_BYTES} bytes.")
+            raise FunctionArgumentsInvalid(f"The arguments have more than {MAX_ARGUMENTS_BYTES} bytes.")
         kind = _arguments(function)
     except (TypeError, NameError) as error:
-        raise CallFailed("The function's annotations can't be checked.") from error
+        raise FunctionFailed("The function's annotations can't be checked.") from error
     try:
         taken = msgspec.convert(arguments, kind)
     except msgspec.ValidationError as error:
-        raise CallArgumentsInvalid(str(error)) from error
+        raise FunctionArgumentsInvalid(str(error)) from error
     return {name: value for name in kind.__struct_fields__ if (value := getattr(taken, name)) is not msgspec.UNSET}
 
 
@@ -154,5 +154,5 @@ def _bounded(name: str, result: Any) -> Any:
         if len(encoded) <= MAX_RESULT_BYTES:
             return msgspec.json.decode(encoded)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise CallFailed(f"{name} returned what isn't JSON.") from error
-    raise CallFailed(f"{name} returned {len(encoded)} bytes, {MAX_RESULT_BYTES} at most.")
+        raise FunctionFailed(f"{name} returned what isn't JSON.") from error
+    raise FunctionFailed(f"{name} returned {len(encoded)} bytes, {MAX_RESULT_BYTES} at most.")
