@@ -79,6 +79,10 @@ class EventType(enum.StrEnum):
     CALL_DISCONNECTED = "call_disconnected"
     CALL_COMPLETED = "call_completed"
     RECORDING_SAVED = "recording_saved"
+    COMMAND = "command"
+    TRANSFER_REQUESTED = "transfer_requested"
+    LISTENER_JOINED = "listener_joined"
+    LISTENER_LEFT = "listener_left"
     SCHEDULER_DECISION = "scheduler.decision"
 
 
@@ -100,6 +104,8 @@ class AudioHeader(enum.StrEnum):
 
 
 type Track = Literal["user", "bot"]
+# How a listener gets the two: mixed into one, or side by side.
+type Tracks = Literal["mixed", "both"]
 
 
 # ---------------------------------------------------------------------------- media (live frames)
@@ -400,10 +406,14 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     session_id: str
     expires_at: datetime
+    # Of one for listening in (kept under another digest, so that it opens nothing else): who listens, and how.
+    by: str = ""
+    tracks: Tracks = "mixed"
+    barge_in: bool = False
 
 
 class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered to an `Idempotency-Key`; there is no `answer` while the first request is under way."""
+    """What was answered to an `Idempotency-Key`, or to a command; no `answer` while the first request is under way."""
 
     body_sha256: str
     session_id: str
@@ -411,6 +421,8 @@ class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 0
     # The JSON as it was sent. (Raw and None together msgspec doesn't decode.)
     answer: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    # Of a command: the epoch of the session process that it went to.
+    epoch: int = 0
 
 
 # ---------------------------------------------------------------------------- what transports need

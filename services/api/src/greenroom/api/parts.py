@@ -10,9 +10,12 @@ from litestar.types import ASGIApp
 from greenroom.api import app
 from greenroom.api.agents import Agents
 from greenroom.api.auth import Keys
+from greenroom.api.commands import Commands
 from greenroom.api.edge import MediaEdge
 from greenroom.api.fleet import Fleet
 from greenroom.api.idempotency import Idempotency
+from greenroom.api.listen_tickets import ListenTickets
+from greenroom.api.listening import ListenEdge
 from greenroom.api.openapi import document
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
@@ -44,6 +47,7 @@ class Parts:
         transports: the ways to sessions.
         streams: event streams.
         media: media sockets.
+        listening: supervisors' sockets.
     """
 
     def __init__(
@@ -74,8 +78,14 @@ class Parts:
             scheduler=scheduler,
             policy=self.policy,
         )
+        listen_tickets = ListenTickets(broker, sessions)
+        self.listening = ListenEdge(
+            broker=broker, ledger=ledger, tickets=listen_tickets, settings=settings, metrics=metrics
+        )
         self._routes = all_routes(
             sessions=sessions,
+            commands=Commands(broker, sessions, metrics),
+            listen_tickets=listen_tickets,
             store=store,
             policies=policies,
             scheduler=scheduler,
@@ -89,7 +99,7 @@ class Parts:
             schema=self.schema,
         )
         http = app.http_app(self._routes, self.keys, settings, metrics)
-        self.app: ASGIApp = app.compose(http, self.media)
+        self.app: ASGIApp = app.compose(http, self.media, self.listening)
         self._schema: dict[str, Any] | None = None
 
     def schema(self) -> dict[str, Any]:

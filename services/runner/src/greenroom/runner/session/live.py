@@ -4,13 +4,11 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Final
 
 import msgspec
 import structlog
 from opentelemetry import context as otel_context
-from opentelemetry.trace import Span
 from pipecat.frames.frames import Frame
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.workers.runner import WorkerRunner
@@ -20,7 +18,7 @@ from greenroom.common.lifecycle import Outcome, Session
 from greenroom.common.messages import EventType
 from greenroom.common.reasons import Reason
 from greenroom.common.spool import Spool
-from greenroom.common.telemetry import context_from_traceparent, current_traceparent, session_span
+from greenroom.common.telemetry import context_from_traceparent
 from greenroom.runner.control import (
     Assign,
     Cancel,
@@ -36,6 +34,7 @@ from greenroom.runner.session.attach import HOST, Attachment
 from greenroom.runner.session.channel import Channel
 from greenroom.runner.session.chunking import InputChunks
 from greenroom.runner.session.clock import CallClock
+from greenroom.runner.session.commands.desk import Desk
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import Ending, verdict_for, verdict_on, where_raised
@@ -43,6 +42,7 @@ from greenroom.runner.session.flows import NODE_WATCH
 from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.stages import Stages, rooted
 from greenroom.runner.session.transports import make_transport
 from greenroom.runner.session.transports.base import CLOSE_NORMAL, WAY_LOST, NotRunnable
 from greenroom.runner.session.turns import TurnSpans
@@ -84,12 +84,11 @@ class LiveSession:
         channel: Channel,
         listening: Callable[[], Awaitable[None]],
     ) -> None:
-        self.session = _rooted(session)
+        self.session = rooted(session)
         self._context = context
         self._channel = channel
         self._listening = listening
-        self._assigned_at = time.monotonic()
-        self._stages_ms: dict[str, float] = {}
+        self._stages = Stages(self.session)
         self.ready = asyncio.Event()
         # The broker knows our subscriptions; the runner knows that we are ready.
         self._reachable = self._told_ready = False
@@ -109,6 +108,17 @@ class LiveSession:
         self._transport = make_transport(self.session, broker, self._on_connected, self._on_disconnected)
         self._pipelines = Pipelines()
         self._bot_context = contextvars.copy_context()
+        self._desk = Desk(
+            broker,
+            self.session,
+            medium=self._transport,
+            pipelines=self._pipelines,
+            emitter=self._emitter,
+            recorder=self._recorder,
+            clock=self._clock,
+            bot_context=self._bot_context,
+            stop=self._ending.stop,
+        )
         self._tasks = asyncio.TaskGroup()
         self._bot: asyncio.Task[None] | None = None
 
@@ -142,12 +152,13 @@ class LiveSession:
     # ------------------------------------------------------------------------ start
 
     async def _start(self) -> None:
-        with self._stage("session.start") as span:
+        with self._stages.span("session.start") as span:
             try:
                 await self._transport.open()
             except NotRunnable as error:
                 self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, str(error))
                 return
+            await self._desk.open()
             self._emitter.emit(
                 EventType.CALL_STARTED,
                 {
@@ -166,17 +177,17 @@ class LiveSession:
             self._reachable = True
             self._tell_ready()
             await first(self.ready.wait(), self._ending.begun.wait())
-            span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages_ms.items()})
+            span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages.took_ms.items()})
         if self.ready.is_set():
             if not self._told_ready:
-                await self._channel.send(PipelineReady(stages_ms=self._stages_ms))
+                await self._channel.send(PipelineReady(stages_ms=self._stages.took_ms))
             session = self.session
             _log.info(
                 "pipeline_ready",
                 bot=session.bot,
                 epoch=session.epoch,
                 attempt=session.attempt,
-                stages_ms=self._stages_ms,
+                stages_ms=self._stages.took_ms,
             )
 
     def _enter(self) -> None:
@@ -193,7 +204,8 @@ class LiveSession:
             _log.exception("bot_import_failed", bot=self.session.bot)
             self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, _told(error))
             raise
-        self._mark("bot")
+        self._desk.exposed.module = bot.__module__
+        self._stages.mark("bot")
         try:
             await bot(arguments)
         except SystemExit as error:
@@ -235,8 +247,9 @@ class LiveSession:
             self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, f"not observable: {where_raised(error)}")
             raise
         self._pipelines.attachments.append(attachment)
+        self._desk.attach()
         if attachment.main:
-            self._mark("worker")
+            self._stages.mark("worker")
             if self._clock.begun:
                 await self._watch.connected(attachment.inputs[0] if attachment.inputs else attachment.outputs[0])
         if self._ending.begun.is_set():
@@ -244,14 +257,14 @@ class LiveSession:
 
     def _on_pipeline_started(self) -> None:
         if not self.ready.is_set():
-            self._mark("pipeline")
+            self._stages.mark("pipeline")
             self.ready.set()
             self._tell_ready()
 
     def _tell_ready(self) -> None:
         """Say so at once: the loop is full of what a pipeline does when it begins, and somebody waits."""
         if self.ready.is_set() and self._reachable and not self._told_ready:
-            self._told_ready = self._channel.say(PipelineReady(stages_ms=self._stages_ms))
+            self._told_ready = self._channel.say(PipelineReady(stages_ms=self._stages.took_ms))
 
     # ------------------------------------------------------------------------ meanwhile
 
@@ -334,7 +347,7 @@ class LiveSession:
         _log.info("session_ending", outcome=verdict.outcome, reason=verdict.reason)
         code = CLOSE_FAILED if verdict.outcome in {Outcome.FAILED, Outcome.LOST} else CLOSE_NORMAL
         self._transport.prepare_to_close(code, verdict.reason)
-        with self._stage("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
+        with self._stages.span("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
             if not self._told_to_end and not self._orphaned:
                 await self._channel.send(
                     EndingNotice(outcome=verdict.outcome, reason=verdict.reason, detail=verdict.detail)
@@ -347,6 +360,7 @@ class LiveSession:
                     reason=verdict.reason,
                     patience_s=lambda: _URGENT_CANCEL_S if self._urgent else whole_s * _PATIENCE,
                 )
+            await self._desk.close()
             await self._transport.close()
             await self._watch.close()
             await self._recorder.close()
@@ -378,29 +392,7 @@ class LiveSession:
             lost=self._spool.dropped + left,
         )
 
-    # ------------------------------------------------------------------------ helpers
-
-    def _stage(self, name: str, **attributes: str) -> AbstractContextManager[Span]:
-        return session_span(
-            name,
-            session_id=self.session.id,
-            tenant=self.session.tenant,
-            traceparent=self.session.traceparent,
-            attributes={f"greenroom.{key}": value for key, value in attributes.items()},
-        )
-
-    def _mark(self, stage: str) -> None:
-        self._stages_ms.setdefault(stage, round((time.monotonic() - self._assigned_at) * 1000, 2))
-
 
 def _told(error: BaseException) -> str:
     """Return what may be told of an error: the text of our own, of others only what and where."""
     return str(error) if isinstance(error, NotRunnable) else where_raised(error)
-
-
-def _rooted(session: Session) -> Session:
-    """Return the session with a trace to belong to; the api gives it one, a test may not."""
-    if session.traceparent is not None:
-        return session
-    with session_span("session", session_id=session.id, tenant=session.tenant):
-        return msgspec.structs.replace(session, traceparent=current_traceparent())
