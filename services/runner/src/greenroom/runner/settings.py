@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import msgspec
 
 from greenroom.common.settings import Env, ServiceSettings
+from greenroom.runner import botfiles
 from greenroom.runner.brake import Thresholds
 from greenroom.runner.claim import Claim
 from greenroom.runner.isolation.confinement import Bounds
@@ -24,7 +25,6 @@ _MAX_ID: Final = 128
 _DIGEST: Final = 16
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NOT_TOKEN: Final = re.compile(r"[^A-Za-z0-9_-]")
-_EXTRA_BOT: Final = re.compile(r"[A-Za-z0-9_-]{1,128}=[\w.]+:\w+")
 # Values are version numbers, models of processors and the like: dots and a few more, no spaces, no separators.
 _LABEL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}=[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}")
 _INSTANCE: Final = re.compile(r"[!-~]{0,256}")
@@ -48,7 +48,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     ] = _DEFAULT_STANDBY
     bots: Annotated[
         tuple[str, ...],
-        Env(help="Bots beside the installed entry points, as name=module:function; the module must be importable"),
+        Env(help="Bots beside the installed ones: path/to/bot.py, name=path/to/bot.py, name=module:function"),
     ] = ()
     bot_version: Annotated[
         tuple[str, ...],
@@ -164,7 +164,11 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
             raise ValueError(f"GREENROOM_ORDINAL is {self.ordinal}, which must be >= 0")
         if not _INSTANCE.fullmatch(self.instance):
             raise ValueError(f"GREENROOM_INSTANCE is {self.instance!r}: 256 printable characters without spaces")
-        _check("GREENROOM_BOTS", self.bots, _EXTRA_BOT, "name=module:function")
+        for bot in self.bots:
+            try:
+                botfiles.parse(bot)
+            except ValueError as error:
+                raise ValueError(f"GREENROOM_BOTS has {error}") from error
         _check("GREENROOM_BOT_VERSION", self.bot_version, _VERSION, "a whole number from 1, or name=number")
         _check("GREENROOM_LABELS", self.labels, _LABEL, "name=value; letters, digits and _ . - in both")
         _check_once("GREENROOM_BOT_VERSION", self.bot_version)
