@@ -16,7 +16,7 @@ from tests.support.scheduler_builders import T0
 
 RELAUNCH = Relaunch(first_s=1.0, longest_s=8.0, max_failures=4, window_s=60.0, stable_s=20.0)
 # What the ledger's clients and the recorder keep to.
-WRITE_S, GRACE_S = 15.0, 300.0
+WRITE_S, BEHIND_S, GRACE_S = 15.0, 50.0, 300.0
 BAD = ("bot-failed", Outcome.FAILED)
 ENDS = (BAD, BAD, ("goodbye", Outcome.COMPLETED), ("runner-lost", Outcome.LOST), ("queue-expired", Outcome.EXPIRED))
 
@@ -36,6 +36,7 @@ class Leader:
         self.read = 0
         self.sessions: dict[str, Session] = {}
         self.pending: list[Pending] = []
+        self.heard_at = T0
 
 
 class PinWorld(RuleBasedStateMachine):
@@ -64,7 +65,7 @@ class PinWorld(RuleBasedStateMachine):
         leader = self.leaders[who]
         for session in self.log[leader.read :]:
             leader.sessions[session.id] = session
-        leader.read = len(self.log)
+        leader.read, leader.heard_at = len(self.log), self.now
         leader.record, leader.revision = self.record, self.revision
 
     @rule(who=st.integers(0, 1), stalls=st.sampled_from([False, False, True]))
@@ -176,8 +177,8 @@ class PinWorld(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         """Time passes; nobody is behind for as long as a minute."""
         self.now += timedelta(seconds=seconds)
-        if seconds > 60:
-            for who in range(2):
+        for who, leader in enumerate(self.leaders):
+            if self.now - leader.heard_at > timedelta(seconds=BEHIND_S):
                 self.hear(who)
         gone = [
             each
@@ -209,7 +210,7 @@ class PinWorld(RuleBasedStateMachine):
 
 
 TestPinWorld = PinWorld.TestCase
-TestPinWorld.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestPinWorld.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 
 def test_asking_is_a_pair_of_numbers() -> None:
