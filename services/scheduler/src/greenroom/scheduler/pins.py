@@ -29,13 +29,12 @@ from greenroom.common.pins import (
     PinState,
     Relaunch,
     SlotState,
-    session_id,
 )
 from greenroom.common.reasons import Reason
 
 ASK_AGAIN: Final = timedelta(seconds=60)
-# The write of a request is given up after 15 s, and a watch of the ledger isn't behind by the rest of a minute. What has
-# ended stays in the ledger for five.
+# The write of a request is given up after 15 s, and a watch of the ledger isn't behind by the rest of a minute. What
+# has ended stays in the ledger for five.
 UNSEEN: Final = timedelta(seconds=135)
 _RUNNER_STOPPED: Final = frozenset({Reason.DRAIN_DEADLINE})
 # The exponent is bounded: a float overflows after a thousand failures.
@@ -174,11 +173,11 @@ def backoff_s(relaunch: Relaunch, streak: int) -> float:
     return min(relaunch.first_s * 2.0 ** min(max(streak - 1, 0), _MOST_DOUBLINGS), relaunch.longest_s)
 
 
-def document(pin: Pin, asking: Asking, now: datetime) -> Session:
-    """Return the session that a slot is to have."""
+def document(pin: Pin, asking: Asking, session_id: str, now: datetime) -> Session:
+    """Return the session that a slot is to have; `session_id` follows from the pin's uid, slot and generation alone."""
     number = str(asking.slot)
     return Session(
-        id=session_id(pin.uid, asking.slot, asking.generation),
+        id=session_id,
         tenant=pin.tenant,
         agent=pin.agent,
         agent_version=pin.agent_version,
