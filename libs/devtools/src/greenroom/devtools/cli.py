@@ -23,7 +23,7 @@ click.rich_click.COMMAND_GROUPS = {
     "greenroom": [
         {"name": "Run", "commands": ["up", "demo", "call"]},
         {"name": "Look", "commands": ["fleet", "queue", "sessions", "why", "tail", "trace", "doctor", "error"]},
-        {"name": "Steer", "commands": ["limits"]},
+        {"name": "Steer", "commands": ["limits", "pins"]},
         {"name": "Foresee", "commands": ["sim"]},
         {"name": "Set up", "commands": ["migrate", "topology", "keys"]},
     ]
