@@ -84,3 +84,8 @@ class ApiSettings(ServiceSettings, frozen=True, kw_only=True):
                 raise ValueError(f"GREENROOM_ALLOWED_ORIGINS: {origin!r} isn't an origin like https://app.example.org")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise ValueError("GREENROOM_PUBLIC_URL begins with http:// or https://")
+        if self.livekit_url is not None:
+            if not self.livekit_url.startswith(("ws://", "wss://", "http://", "https://")):
+                raise ValueError("LIVEKIT_URL begins with wss:// or ws://")
+            if not (self.livekit_api_key and self.livekit_api_secret):
+                raise ValueError("LIVEKIT_URL needs LIVEKIT_API_KEY and LIVEKIT_API_SECRET")
