@@ -78,7 +78,9 @@ class Releases:
             at=self._clock.now(),
         )
         subject = subjects.RELEASE.format(transport=session.transport)
-        await self._broker.append(subject, messages.encode(plan), msg_id=f"release-{session.id}")
+        # Each time anew: what an earlier plan of the session has taken away by now is about to be made again.
+        msg_id = f"release-{session.id}-{plan.at.timestamp():.6f}"
+        await self._broker.append(subject, messages.encode(plan), msg_id=msg_id)
 
     async def run(self) -> None:
         """Release what is due, until canceled."""
