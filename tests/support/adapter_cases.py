@@ -9,12 +9,16 @@ from greenroom.api.tickets import Tickets
 from greenroom.api.transports.base import Adapter, Asked
 from greenroom.api.transports.daily import DailyAdapter
 from greenroom.api.transports.daily_rest import DailyRest
+from greenroom.api.transports.livekit import LiveKitAdapter
+from greenroom.api.transports.livekit_rest import LiveKitRest
+from greenroom.api.transports.livekit_tokens import Signer
 from greenroom.api.transports.provider import Provider
 from greenroom.api.transports.websocket import WebSocketAdapter
 from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock
-from tests.support import daily_stub
+from tests.support import daily_stub, livekit_stub
 from tests.support.daily_stub import DailyStub
+from tests.support.livekit_stub import LiveKitStub
 from tests.support.provider_stub import ProviderStub
 
 SECRET = b"gr_the-key-of-the-caller-himself-0123456789"
@@ -65,4 +69,20 @@ def daily(broker: Broker, clock: Clock) -> AdapterCase:
     )
 
 
-CASES: dict[str, Callable[[Broker, Clock], AdapterCase]] = {"websocket": websocket, "daily": daily}
+def livekit(broker: Broker, clock: Clock) -> AdapterCase:
+    """Return the adapter of LiveKit."""
+    del broker
+    stub = LiveKitStub(now=lambda: clock.now().timestamp())
+    signer = Signer(livekit_stub.KEY, livekit_stub.SECRET)
+    rest = LiveKitRest(Provider("LiveKit", "https://livekit.example", transport=stub.transport()), signer, clock=clock)
+    adapter = LiveKitAdapter(rest, signer, url="wss://livekit.example", clock=clock)
+    options: tuple[dict[str, Any], ...] = (
+        {},
+        {"max_participants": 5, "user": {"identity": "ada", "name": "Ada", "can_publish": ["microphone"]}},
+    )
+    return AdapterCase(
+        adapter=adapter, options=options, provider=stub, left=lambda: set(stub.rooms), keys=(livekit_stub.SECRET,)
+    )
+
+
+CASES: dict[str, Callable[[Broker, Clock], AdapterCase]] = {"websocket": websocket, "daily": daily, "livekit": livekit}

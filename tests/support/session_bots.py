@@ -7,7 +7,7 @@ of 60 ms a word.
 import asyncio
 import math
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -35,7 +35,7 @@ from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
-from pipecat.runner.types import WebSocketRunnerArguments
+from pipecat.runner.types import RunnerArguments, WebSocketRunnerArguments
 from pipecat.runner.utils import create_transport
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.services.llm_service import LLMService
@@ -43,7 +43,7 @@ from pipecat.services.settings import LLMSettings, STTSettings, TTSSettings
 from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 from pipecat.transcriptions.language import Language
-from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
@@ -408,7 +408,25 @@ async def stubborn(runner_args: WebSocketRunnerArguments) -> None:
             running.cancel()
 
 
+async def guest(arguments: RunnerArguments) -> None:
+    """Go into the room that is named, and echo; as quickstarts do it, with Pipecat's own way to a transport."""
+    # Only in the session's process: the libraries of rooms don't survive a fork.
+    from pipecat.transports.daily.transport import DailyParams  # noqa: PLC0415
+    from pipecat.transports.livekit.transport import LiveKitParams  # noqa: PLC0415
+
+    rooms: dict[str, Callable[..., TransportParams]] = {
+        "daily": lambda: DailyParams(audio_in_enabled=True, audio_out_enabled=True),
+        "livekit": lambda: LiveKitParams(audio_in_enabled=True, audio_out_enabled=True),
+    }
+    transport = await create_transport(arguments, rooms)
+    worker = PipelineWorker(Pipeline([transport.input(), transport.output()]))
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    await runner.run()
+
+
 BOTS: Final = {
+    "guest": guest,
     "echo": echo,
     "careless": careless,
     "talker": talker,

@@ -43,6 +43,7 @@ def document(routes: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
                 Tag(name="recordings", description="What was said"),
                 Tag(name="agents", description="What can be asked for"),
                 Tag(name="policy", description="What operators decide about scheduling, and how it stands"),
+                Tag(name="webhooks", description="What providers tell"),
                 Tag(name="system", description="For operators"),
             ],
             components=Components(

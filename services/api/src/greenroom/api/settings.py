@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from greenroom.api.numbers import answering, secret_bytes
 from greenroom.common.settings import Env, ServiceSettings
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
@@ -84,3 +85,16 @@ class ApiSettings(ServiceSettings, frozen=True, kw_only=True):
                 raise ValueError(f"GREENROOM_ALLOWED_ORIGINS: {origin!r} isn't an origin like https://app.example.org")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise ValueError("GREENROOM_PUBLIC_URL begins with http:// or https://")
+        try:
+            answering(self.daily_numbers)
+        except ValueError as error:
+            raise ValueError(f"GREENROOM_DAILY_NUMBERS: {error}") from error
+        try:
+            secret_bytes(self.daily_dialin_secrets)
+        except ValueError as error:
+            raise ValueError(f"GREENROOM_DAILY_DIALIN_SECRETS: {error}") from error
+        if self.livekit_url is not None:
+            if not self.livekit_url.startswith(("ws://", "wss://", "http://", "https://")):
+                raise ValueError("LIVEKIT_URL begins with wss:// or ws://")
+            if not (self.livekit_api_key and self.livekit_api_secret):
+                raise ValueError("LIVEKIT_URL needs LIVEKIT_API_KEY and LIVEKIT_API_SECRET")

@@ -15,6 +15,7 @@ from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.commands import command_routes
+from greenroom.api.routes.daily import daily_routes
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.limits import limit_routes
 from greenroom.api.routes.pins import pin_routes
@@ -29,6 +30,7 @@ from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
 from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
+from greenroom.api.transports.daily_dialin import Dialin
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
 
@@ -56,6 +58,7 @@ def all_routes(
         *session_routes(sessions, store, settings.public_url),
         *command_routes(commands, listen_tickets, settings.public_url),
         *bot_http_routes(bot_http),
+        *daily_routes(sessions, Dialin(settings.daily_dialin_secrets, settings.daily_numbers), settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *queue_routes(scheduler),
