@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Final
 
-import msgspec
 import structlog
 from opentelemetry import context as otel_context
 from opentelemetry.trace import Span
@@ -20,7 +19,7 @@ from greenroom.common.lifecycle import Outcome, Session
 from greenroom.common.messages import EventType
 from greenroom.common.reasons import Reason
 from greenroom.common.spool import Spool
-from greenroom.common.telemetry import context_from_traceparent, current_traceparent, session_span
+from greenroom.common.telemetry import context_from_traceparent, session_span
 from greenroom.runner.control import (
     Assign,
     Cancel,
@@ -34,6 +33,7 @@ from greenroom.runner.control import (
 from greenroom.runner.session.attach import HOST, Attachment
 from greenroom.runner.session.channel import Channel
 from greenroom.runner.session.clock import CallClock
+from greenroom.runner.session.closing import close_code, completed, finished, rooted, told
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import Ending, verdict_for, verdict_on, where_raised
@@ -42,14 +42,13 @@ from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
 from greenroom.runner.session.transports import make_transport
-from greenroom.runner.session.transports.base import CLOSE_NORMAL, NotRunnable
+from greenroom.runner.session.transports.base import NotRunnable
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
 from greenroom.runner.slots import CANCEL_AT, TERMINATE_AT
 
 _log = structlog.get_logger()
 
-CLOSE_FAILED: Final = 1011
 _TICK_S: Final = 0.25
 _PONG_EVERY: Final = 4
 # What canceling the pipelines, and then the bot, may take, as a share of the whole end (`limits.end_timeout_s`).
@@ -82,7 +81,7 @@ class LiveSession:
         channel: Channel,
         listening: Callable[[], Awaitable[None]],
     ) -> None:
-        self.session = _rooted(session)
+        self.session = rooted(session)
         self._context = context
         self._channel = channel
         self._listening = listening
@@ -189,7 +188,7 @@ class LiveSession:
             bot = find_bot(self.session.bot, self._context)
         except Exception as error:
             _log.exception("bot_import_failed", bot=self.session.bot)
-            self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, _told(error))
+            self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, told(error))
             raise
         self._mark("bot")
         try:
@@ -202,7 +201,7 @@ class LiveSession:
         if bot.cancelled():
             self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, "the bot canceled itself")
         elif error := bot.exception():
-            place = _told(error)
+            place = told(error)
             _log.error("bot_failed", bot=self.session.bot, error=place, exc_info=error)
             self._emitter.emit(
                 EventType.ERROR,
@@ -325,8 +324,7 @@ class LiveSession:
         loop.call_later(whole_s * CANCEL_AT, self._ending.hurry.set)
         flush_until = loop.time() + whole_s * TERMINATE_AT
         _log.info("session_ending", outcome=verdict.outcome, reason=verdict.reason)
-        code = CLOSE_FAILED if verdict.outcome in {Outcome.FAILED, Outcome.LOST} else CLOSE_NORMAL
-        self._transport.prepare_to_close(code, verdict.reason)
+        self._transport.prepare_to_close(close_code(verdict), verdict.reason)
         with self._stage("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
             if not self._told_to_end and not self._orphaned:
                 await self._channel.send(
@@ -343,32 +341,19 @@ class LiveSession:
             await self._transport.close()
             await self._watch.close()
             await self._recorder.close()
-            self._emitter.emit(
-                EventType.CALL_COMPLETED,
-                {
-                    "events": self._emitter.events + 1,
-                    "chunks": dict(self._emitter.chunks),
-                    "outcome": verdict.outcome.value,
-                    "reason": verdict.reason,
-                    "detail": verdict.detail,
-                    "lost": self._spool.dropped,
-                    "suppressed": self._emitter.suppressed,
-                    "media": msgspec.to_builtins(self._transport.counts),
-                    "unrecorded_frames": self._recorder.dropped,
-                    "duration_ms": self._clock.now_ms(),
-                },
+            data = completed(
+                verdict,
+                emitter=self._emitter,
+                spool=self._spool,
+                recorder=self._recorder,
+                clock=self._clock,
+                media=self._transport.counts,
             )
+            self._emitter.emit(EventType.CALL_COMPLETED, data)
             left = await self._spool.flush(
                 _URGENT_FLUSH_S if self._urgent else max(flush_until - loop.time(), _MIN_FLUSH_S)
             )
-        return Finished(
-            outcome=verdict.outcome,
-            reason=verdict.reason,
-            detail=verdict.detail,
-            events=self._emitter.events,
-            chunks=sum(self._emitter.chunks.values()),
-            lost=self._spool.dropped + left,
-        )
+        return finished(verdict, self._emitter, lost=self._spool.dropped + left)
 
     # ------------------------------------------------------------------------ helpers
 
@@ -383,16 +368,3 @@ class LiveSession:
 
     def _mark(self, stage: str) -> None:
         self._stages_ms.setdefault(stage, round((time.monotonic() - self._assigned_at) * 1000, 2))
-
-
-def _told(error: BaseException) -> str:
-    """Return what may be told of an error: the text of our own, of others only what and where."""
-    return str(error) if isinstance(error, NotRunnable) else where_raised(error)
-
-
-def _rooted(session: Session) -> Session:
-    """Return the session with a trace to belong to; the api gives it one, a test may not."""
-    if session.traceparent is not None:
-        return session
-    with session_span("session", session_id=session.id, tenant=session.tenant):
-        return msgspec.structs.replace(session, traceparent=current_traceparent())
