@@ -27,6 +27,7 @@ from greenroom.runner.rehearsal import rehearse
 from greenroom.runner.session import process
 from greenroom.runner.session.context import SessionContext
 from tests.support.session_bots import BOTS
+from tests.support.watched_bots import WATCHED_BOTS
 
 _REHEARSAL_S: Final = 20.0
 _JOIN_S: Final = 5.0
@@ -44,7 +45,7 @@ def main(fd: int) -> None:
             if not packet:
                 return
             settings = load(ServiceSettings, {**os.environ, **json.loads(packet)})
-            context = SessionContext(runner_id="test-runner", settings=settings, bots=BOTS)
+            context = SessionContext(runner_id="test-runner", settings=settings, bots={**BOTS, **WATCHED_BOTS})
             host.send(f"pid {_fork(host, fds[0], context)}".encode())
         _reap(host)
 

@@ -77,9 +77,16 @@ class EventType(enum.StrEnum):
     METRICS = "metrics"
     ERROR = "error"
     CALL_DISCONNECTED = "call_disconnected"
+    # `seconds_left`: the longest duration is near, and the bot has been told.
+    CALL_ENDING_SOON = "call_ending_soon"
+    # `kind` (`first-audio`, `no-progress`), `for_s`: a watchdog waits for something that doesn't come.
+    CALL_STALLED = "call_stalled"
     CALL_COMPLETED = "call_completed"
     RECORDING_SAVED = "recording_saved"
     SCHEDULER_DECISION = "scheduler.decision"
+    # By the runner, of the session's process: `bytes`, `warn_bytes`; and `cause`, `text`: where its threads were.
+    MEMORY_HIGH = "memory_high"
+    STACK_DUMP = "stack_dump"
 
 
 # ---------------------------------------------------------------------------- audio

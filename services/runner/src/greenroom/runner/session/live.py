@@ -27,7 +27,6 @@ from greenroom.runner.control import (
     Finished,
     MediaConnected,
     PipelineReady,
-    Pong,
     Stop,
 )
 from greenroom.runner.session.attach import HOST, Attachment
@@ -45,12 +44,11 @@ from greenroom.runner.session.transports import make_transport
 from greenroom.runner.session.transports.base import NotRunnable
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
+from greenroom.runner.session.watchkeeper import Watchkeeper
 from greenroom.runner.slots import CANCEL_AT, TERMINATE_AT
 
 _log = structlog.get_logger()
 
-_TICK_S: Final = 0.25
-_PONG_EVERY: Final = 4
 # What canceling the pipelines, and then the bot, may take, as a share of the whole end (`limits.end_timeout_s`).
 _PATIENCE: Final = 0.08
 _MIN_FLUSH_S: Final = 1.0
@@ -105,6 +103,15 @@ class LiveSession:
         self._watch = CallWatch(self._clock, self._emitter, self._recorder, self._spans, self._on_end_frame)
         self._transport = make_transport(self.session, broker, self._on_connected, self._on_disconnected)
         self._pipelines = Pipelines()
+        self._keeper = Watchkeeper(
+            session.limits,
+            emitter=self._emitter,
+            ending=self._ending,
+            recorder=self._recorder,
+            pipelines=self._pipelines,
+            channel=channel,
+            on_tick=self._watch.tick,
+        )
         self._bot_context = contextvars.copy_context()
         self._tasks = asyncio.TaskGroup()
         self._bot: asyncio.Task[None] | None = None
@@ -117,7 +124,7 @@ class LiveSession:
                 for name, work in (
                     ("spool", self._spool.run()),
                     ("recorder", self._recorder.run()),
-                    ("ticks", self._tick()),
+                    ("watchkeeper", self._keeper.run()),
                     ("control", self._listen()),
                     ("transport", self._transport.watch()),
                 )
@@ -221,7 +228,7 @@ class LiveSession:
         """See `attach.Host`."""
         try:
             attachment = Attachment(worker)
-            attachment.observe(self._watch, self._spans, self._on_pipeline_started)
+            attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
         except Exception as error:
             # Pipecat would log it and go on, unobserved and unstoppable.
@@ -240,6 +247,7 @@ class LiveSession:
         if not self.ready.is_set():
             self._mark("pipeline")
             self.ready.set()
+            self._keeper.ready()
             self._tell_ready()
 
     def _tell_ready(self) -> None:
@@ -253,6 +261,8 @@ class LiveSession:
         self._clock.begin()
         self._emitter.emit(EventType.CALL_CONNECTED, {"connection_id": connection_id})
         _log.info("client_connected", connection_id=connection_id)
+        if self._keeper.came_back():
+            return
         # What the bot does when it is told happens in its own context, as if its transport had found out.
         self._tasks.create_task(self._welcome(), name="welcome", context=self._bot_context.copy())
 
@@ -268,7 +278,9 @@ class LiveSession:
             EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
         )
         _log.info("client_disconnected", by=by, code=code)
-        self._hung_up = by == "client"
+        if by == "away" and self._keeper.waits():
+            return
+        self._hung_up = by != "bot"
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)
 
@@ -298,19 +310,6 @@ class LiveSession:
         self._orphaned = self._urgent = True
         self._ending.decide(Outcome.LOST, Reason.RUNNER_LOST.value)
         self._ending.hurry.set()
-
-    async def _tick(self) -> None:
-        lag_s = 0.0
-        ticks = 0
-        while True:
-            due = time.monotonic() + _TICK_S
-            await asyncio.sleep(_TICK_S)
-            lag_s = max(lag_s, time.monotonic() - due)
-            self._watch.tick()
-            ticks += 1
-            if ticks % _PONG_EVERY == 0:
-                await self._channel.send(Pong(loop_lag_ms=round(lag_s * 1000, 2)))
-                lag_s = 0.0
 
     # ------------------------------------------------------------------------ end
 
