@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 import pytest
 
 from greenroom.common.lifecycle import Limits, Outcome
-from greenroom.common.messages import Event
+from greenroom.common.messages import Event, MediaKind
 from greenroom.runner.control import EndingNotice, Finished, PipelineReady
 from tests.support.session_bots import tone
 from tests.support.session_rig import RATE, HostProcess, SessionRun, Sessions
@@ -112,3 +112,29 @@ async def test_silence_of_both_sides_ends_a_call(host: HostProcess, nats_url: st
         notice, events = await ended(run)
         assert (notice.outcome, notice.reason) == (Outcome.COMPLETED, "silence-timeout")
         assert len(data_of(events, "agent_spoke")) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [(MediaKind.TEXT, b""), (MediaKind.TEXT, b"hello"), (MediaKind.BINARY, b"\xff\xff"), (MediaKind.BINARY, b"")],
+)
+async def test_a_message_that_the_bot_cannot_read_is_harmless(
+    host: HostProcess, nats_url: str, kind: MediaKind, payload: bytes
+) -> None:
+    """Text, an empty message or bytes that are no frame are left out and counted, and what follows is heard."""
+    async with Sessions(host, nats_url) as sessions:
+        run = await sessions.assign("echo")
+        await run.expect(PipelineReady)
+        caller = await run.call()
+        await caller.speak(tone(RATE // 4))
+        await caller.send(kind, payload)
+        await caller.speak(tone(RATE // 2))
+        await caller.until_heard(0.7)
+        assert caller.closed is None
+        run.stop()
+        await run.expect(Finished)
+        [completed] = data_of(await run.events(), "call_completed")
+        media = completed["media"]
+        assert isinstance(media, dict)
+        # An empty Protobuf message can be read: there is nothing in it.
+        assert media["unreadable"] == (0 if (kind, payload) == (MediaKind.BINARY, b"") else 1)

@@ -22,8 +22,8 @@ CLOSE_NORMAL: Final = 1000
 # Called once, when the user is there; with what names this connection in logs and events. Again only after `away`.
 type OnConnected = Callable[[str], None]
 # Called once, when the user isn't there any more: who closed (`client` or `bot`), a code (1000 is as it should be; the
-# codes of RFC 6455) and a reason. A room that everybody has left, but may come back to, says `away` instead of `client`:
-# the session then waits for `limits.rejoin_timeout_s`, if that isn't 0, for `OnConnected` to be called again.
+# codes of RFC 6455) and a reason. A room that is empty, but may be come back to, says `away` instead of `client`: the
+# session then waits for `limits.rejoin_timeout_s`, if that isn't 0, for `OnConnected` to be called again.
 type OnDisconnected = Callable[[str, int, str], None]
 
 
