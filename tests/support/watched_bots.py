@@ -23,6 +23,7 @@ from pipecat.transports.base_transport import BaseTransport
 from tests.support.session_bots import Echo, ToneVoice, open_transport, run_worker
 
 FAREWELL: Final = "Our time is up."
+_MOMENT_S: Final = 0.5
 
 
 async def polite(runner_args: WebSocketRunnerArguments) -> None:
@@ -100,9 +101,9 @@ async def blocking(runner_args: WebSocketRunnerArguments) -> None:
     transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
 
-    @transport.event_handler("on_client_connected")
-    async def on_client_connected(_transport: BaseTransport, _client: object) -> None:
-        block_the_loop()
+    @worker.event_handler("on_pipeline_started")
+    async def on_pipeline_started(_worker: PipelineWorker, _frame: Frame) -> None:
+        asyncio.get_running_loop().call_later(_MOMENT_S, block_the_loop)
 
     await run_worker(worker, runner_args)
 

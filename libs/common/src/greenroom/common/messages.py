@@ -186,6 +186,19 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     loop_lag_ms: float = 0.0
 
 
+class BotDensity(msgspec.Struct, frozen=True, kw_only=True):
+    """What one session of a bot costs its host, as measured there, and how many more of them the host takes.
+
+    `cores` of one processor and `memory` in bytes (its own) are means; `seen` counts the measurements, one a second.
+    """
+
+    bot: str
+    cores: float
+    memory: int
+    seen: int
+    more: int
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner says of itself each second, and at once when it changes."""
 
@@ -203,6 +216,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     load: Load = Load()
     # Why it takes nothing more although it has slots: what was measured, e.g. `loop lag 80 ms`; None: it doesn't brake.
     brake: str | None = None
+    # What sessions of its bots cost here; only bots that ran for long enough.
+    density: tuple[BotDensity, ...] = ()
     # What sessions may require or prefer, e.g. `{"gpu": "l4", "region": "eu"}`.
     labels: dict[str, str] = {}
     # What the launcher knows it by: its allocation or its process; empty for a runner that was started by hand.

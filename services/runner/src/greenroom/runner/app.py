@@ -30,13 +30,16 @@ from greenroom.common.messages import (
 from greenroom.common.reasons import Reason
 from greenroom.common.telemetry import span_context_of
 from greenroom.runner.control import ToSession
+from greenroom.runner.guard import Guard
 from greenroom.runner.handover import first_of
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.load import HostLoad
 from greenroom.runner.processes import SessionProcess
+from greenroom.runner.reports import Reports
 from greenroom.runner.running import Parts, RunningSession
-from greenroom.runner.settings import RunnerSettings
-from greenroom.runner.slots import Key, Slots, Verdict
+from greenroom.runner.settings import RunnerSettings, default_slots
+from greenroom.runner.sizing import Sizing
+from greenroom.runner.slots import Key, Slots, Step, Verdict
 from greenroom.runner.standby import StandbyPool
 from greenroom.runner.supervisor import NoProcess, Supervisor
 
@@ -79,7 +82,8 @@ class Runner:
         self._clock = clock
         self._instruments = instruments
         self._supervisor = supervisor
-        self._slots = Slots(settings.runner_id, settings.slots)
+        self._slots = Slots(settings.runner_id, settings.most_slots)
+        self._sizing = Sizing(None if settings.slots == "auto" else settings.slots, default=default_slots())
         self._pool = StandbyPool(self._fork, self._standby_wanted, clock=clock, on_change=self._changed)
         self._parts = Parts(
             broker=broker,
@@ -94,6 +98,16 @@ class Runner:
         self._sessions: dict[Key, RunningSession] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._load = HostLoad(settings.thresholds, clock=clock, on_change=self._changed)
+        self._reports = Reports(broker, clock)
+        self._guard = Guard(
+            settings.watchdog_bounds,
+            slots=self._slots,
+            reports=self._reports,
+            clock=clock,
+            sessions=self._sessions.values,
+            changed=self._changed,
+            on_footprint=self._sizing.note,
+        )
         self._beat = asyncio.Event()
         self._timer = asyncio.Event()
         self._empty = asyncio.Event()
@@ -104,7 +118,6 @@ class Runner:
         self._claim = settings.claimed
         self._labels = settings.label_values
         supervisor.on_change = self._changed
-        instruments.slots.set(settings.slots)
 
     async def run(self) -> None:
         """Serve until canceled. Sessions that are left then end with their control sockets."""
@@ -117,6 +130,8 @@ class Runner:
             tasks.create_task(self._load.run(), name="load")
             tasks.create_task(self._keep_time(), name="timer")
             tasks.create_task(self._reconcile(), name="reconcile")
+            tasks.create_task(self._reports.run(), name="reports")
+            tasks.create_task(self._guard.run(), name="guard")
             served = [await serve(command.format(name="drain", **tokens), self._on_drain)]
             if self._claim is None:
                 served.append(await serve(command.format(name="start", **tokens), self._on_start))
@@ -257,10 +272,13 @@ class Runner:
         for due in self._slots.due(now=self._clock.monotonic(), at=self._clock.now()):
             session = self._sessions.get(due.key)
             if session is not None:
+                if due.step is Step.TERMINATE:
+                    self._guard.stuck(session)
                 session.obey(due)
         self._timer.set()
         self._beat.set()
         self._pool.wake()
+        self._instruments.slots.set(self._capacity())
         self._instruments.sessions.set(len(self._slots))
         self._instruments.standby.set(self._pool.ready)
         self._instruments.restarts.set(self._supervisor.restarts)
@@ -281,6 +299,8 @@ class Runner:
         while True:
             await self._clock.sleep(HEARTBEAT_S)
             now, connected = self._clock.monotonic(), self._broker.connected
+            self._sizing.look(now)
+            self._sizing.forget(frozenset(self._sessions))
             for session in self._sessions.values():
                 session.check_silence(now)
             if connected and (not was_connected or now >= look_at):
@@ -305,12 +325,15 @@ class Runner:
     def _standby_wanted(self) -> int:
         if self.draining or not self._supervisor.available:
             return 0
-        return min(self._settings.standby_target, self._slots.free)
+        return max(min(self._settings.standby_target, self._capacity() - len(self._slots)), 0)
 
     def _capacity(self) -> int:
         """Return how many sessions can be held now: those there are, where no process for another can be had."""
         source = self._supervisor.available or self._pool.ready > 0
-        return self._settings.slots if source else len(self._slots)
+        held = len(self._slots)
+        if not source:
+            return held
+        return self._sizing.slots(held=held, offered=tuple(bot.name for bot in self.offers if bot.error is None))
 
     # ------------------------------------------------------------------------ what it tells
 
@@ -336,6 +359,7 @@ class Runner:
             at=self._clock.now(),
             seq=self._beats,
             slots=self._capacity(),
+            density=self._sizing.densities(),
             sessions=self._slots.sessions(),
             standby=self._pool.ready,
             draining=self.draining,

@@ -38,6 +38,10 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
 type ToSession = Assign | Stop | Cancel
 
 
+class Stacks(msgspec.Struct, frozen=True, kw_only=True, tag="stacks"):
+    """Said first: beside this comes the file that the process writes its stacks to, when it is asked."""
+
+
 class Standby(msgspec.Struct, frozen=True, kw_only=True, tag="standby"):
     """Connected to the broker and warmed: can take a session."""
 
@@ -79,7 +83,7 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
     loop_lag_ms: float
 
 
-type FromSession = Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
+type FromSession = Stacks | Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
 
 
 def encode(message: ToSession | FromSession) -> bytes:

@@ -1,5 +1,6 @@
 """What the kernel says of this host, and of the control group that the runner and its sessions share."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,23 @@ class Host:
     def memory_available(self) -> int:
         """Return the bytes of memory that the host still has."""
         return self._memory().get("MemAvailable", 0) * 1024
+
+    def memory_total(self) -> int:
+        """Return the bytes of memory that the host has."""
+        return self._memory().get("MemTotal", 0) * 1024
+
+    def processors(self) -> float:
+        """Return the processors that this process may use: those it may run on, or its group's share if that is less.
+
+        A control group may have a quota (`cpu.max`), which is how containers are limited.
+        """
+        quotas = [quota for group in self._groups if (quota := _group_quota(group)) is not None]
+        return min([float(len(os.sched_getaffinity(0))), *quotas])
+
+    def throttled_periods(self) -> int | None:
+        """Return how often the groups of this process were kept from the processors, since they were made."""
+        counts = [count for group in self._groups if (count := _group_throttled(group)) is not None]
+        return max(counts) if counts else None
 
     def memory_available_percent(self) -> float | None:
         """Return what is available of the host's memory, or of a control group's limit, whichever is less."""
@@ -70,6 +88,18 @@ def _group_share(group: Path) -> float | None:
     cache = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
     most = int(limit)
     return max(most - max(int(used) - cache, 0), 0) / most if most else None
+
+
+def _group_quota(group: Path) -> float | None:
+    words = (_read(group / "cpu.max") or "").split()
+    if len(words) != len(("quota", "period")) or not words[0].isdigit():
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _group_throttled(group: Path) -> int | None:
+    text = _read(group / "cpu.stat") or ""
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("nr_throttled ")), None)
 
 
 def _read(path: Path) -> str | None:

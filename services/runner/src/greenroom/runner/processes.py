@@ -14,7 +14,8 @@ import msgspec
 import structlog
 
 from greenroom.runner import childlife, control
-from greenroom.runner.control import FromSession, Standby, ToSession
+from greenroom.runner.control import FromSession, Stacks, Standby, ToSession
+from greenroom.runner.stackfile import StackFile
 from greenroom.runner.verdicts import Exit
 
 _log = structlog.get_logger()
@@ -25,6 +26,8 @@ _STATUS_TIMEOUT_S: Final = 1.0
 _BATCH: Final = 16
 # A process that waits for its session says nothing but `Standby`.
 _MAX_UNHEARD: Final = 64
+# It sends one file, once; what else comes is closed.
+_MAX_FDS: Final = 8
 
 
 class SessionProcess:
@@ -59,6 +62,7 @@ class SessionProcess:
         self._unheard: list[FromSession] = []
         self._sent = sent
         self._reset = False
+        self._stack_file = StackFile()
         channel.setblocking(False)  # noqa: FBT003 the standard library's own signature
         self._loop.add_reader(channel, self._readable)
         self._loop.add_reader(pidfd, self._on_exit)
@@ -105,6 +109,15 @@ class SessionProcess:
             return False
         return True
 
+    def ask_for_stacks(self) -> None:
+        """Have it write where its threads are."""
+        if not self._gone:
+            self._stack_file.ask(self._pidfd)
+
+    async def stacks(self) -> str:
+        """Return where its threads were when they were asked for; empty if it didn't say (stopped, held, gone)."""
+        return await self._stack_file.answer()
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the process itself; its group is killed when its exit is seen."""
         if not self._gone:
@@ -134,7 +147,11 @@ class SessionProcess:
     def _readable(self) -> None:
         for _ in range(_BATCH):
             try:
-                packet = self._channel.recv(control.MAX_PACKET_BYTES)
+                packet, fds, _, _ = socket.recv_fds(
+                    self._channel, control.MAX_PACKET_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                )
+                for fd in fds:
+                    self._stack_file.take(fd)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -154,6 +171,8 @@ class SessionProcess:
             return
         if isinstance(message, Standby):
             self.standby.set()
+        elif isinstance(message, Stacks):
+            return
         elif self._on_message is not None:
             self._on_message(message)
         elif len(self._unheard) < _MAX_UNHEARD:
@@ -190,5 +209,6 @@ class SessionProcess:
         if self._timer is not None:
             self._timer.cancel()
         self.hang_up()
+        self._stack_file.close()
         os.close(self._pidfd)
         self._exited.set_result(status)
