@@ -42,10 +42,13 @@ class Host:
         quotas = [quota for group in self._groups if (quota := _group_quota(group)) is not None]
         return min([float(len(os.sched_getaffinity(0))), *quotas])
 
-    def throttled_periods(self) -> int | None:
-        """Return how often the groups of this process were kept from the processors, since they were made."""
-        counts = [count for group in self._groups if (count := _group_throttled(group)) is not None]
-        return max(counts) if counts else None
+    def throttling(self) -> tuple[int, int] | None:
+        """Return in how many of the scheduler's periods this process's groups were kept waiting, and of how many.
+
+        Of the own group and those above it the one counts that was kept waiting most; None: none has a quota.
+        """
+        counts = [count for group in self._groups if (count := _group_throttling(group)) is not None]
+        return max(counts, default=None)
 
     def memory_available_percent(self) -> float | None:
         """Return what is available of the host's memory, or of a control group's limit, whichever is less."""
@@ -97,9 +100,11 @@ def _group_quota(group: Path) -> float | None:
     return int(words[0]) / int(words[1])
 
 
-def _group_throttled(group: Path) -> int | None:
-    text = _read(group / "cpu.stat") or ""
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("nr_throttled ")), None)
+def _group_throttling(group: Path) -> tuple[int, int] | None:
+    words = [line.split() for line in (_read(group / "cpu.stat") or "").splitlines()]
+    stat = {name: int(count) for name, count in words}
+    # A group without a quota has no periods.
+    return (stat["nr_throttled"], stat["nr_periods"]) if stat.get("nr_periods") and "nr_throttled" in stat else None
 
 
 def _read(path: Path) -> str | None:

@@ -90,6 +90,14 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=0, le=100),
         Env(help="Share of time that work waits for a processor (PSI), for 3 s; 0: not looked at", unit="percent"),
     ] = 0.0
+    brake_throttled_percent: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=100),
+        Env(
+            help="Share of periods in which the control group's quota was used up, for 3 s; 0: not looked at",
+            unit="percent",
+        ),
+    ] = 10.0
     brake_memory_percent: Annotated[
         float,
         msgspec.Meta(ge=0, le=100),
@@ -198,6 +206,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         return Thresholds(
             loop_lag_ms=self.brake_loop_lag_ms,
             cpu_pressure_percent=self.brake_cpu_pressure_percent,
+            throttled_percent=self.brake_throttled_percent,
             memory_percent=self.brake_memory_percent,
             refuse_memory_percent=self.refuse_memory_percent,
         )

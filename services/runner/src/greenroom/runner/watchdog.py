@@ -71,8 +71,8 @@ class Watchdog:
         return self._silent_s
 
     def heard(self) -> None:
-        """It has said something."""
-        self._silent_s = 0.0
+        """It has said something; its silence is counted from the next look on."""
+        self._silent_s, self._looked_at = 0.0, None
 
     def look(self, now: float, *, used: int | None) -> list[Finding]:
         """Return what is wrong with it.
