@@ -65,7 +65,7 @@ def run(control_fd: int, _context: SessionContext) -> int:
     if os.environ.get("STANDIN_DIES"):
         return 9
     link.say(Standby())
-    assigned = link.hear(None)
+    assigned = _wait(link)
     if not isinstance(assigned, Assign):
         return 64
     script: dict[str, Any] = assigned.session.body
@@ -88,6 +88,13 @@ def run(control_fd: int, _context: SessionContext) -> int:
     if "raise" in script:
         raise RuntimeError(script["raise"])
     return _end(link, script, told)
+
+
+def _wait(link: Link) -> ToSession:
+    """Wait for the session, and say so all the time."""
+    while (message := link.hear(_PONG_S)) is None:
+        link.say(Pong(loop_lag_ms=0.0))
+    return message
 
 
 def _misbehave(script: dict[str, Any]) -> None:

@@ -263,15 +263,36 @@ type StartAnswer = StartAccepted | StartRefused
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
-    """No new sessions; the ones that run may finish."""
+    """No new sessions; the ones that run may finish.
+
+    With `agent_version` only bots of that version are withdrawn; a runner that has no others drains as a whole.
+    """
+
+    reason: str = ""
+    agent_version: int | None = None
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True):
+    """New sessions again: takes back every `Drain`. A runner that is being stopped goes on to drain."""
 
     reason: str = ""
 
 
+class SetStandby(msgspec.Struct, frozen=True, kw_only=True):
+    """So many warm processes shall wait; said again before `for_s` is over, or the runner's own setting holds again.
+
+    The runner keeps within its bounds: never more than it has slots for, nor than 64.
+    """
+
+    target: int
+    for_s: float = 60.0
+
+
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """A command was carried out."""
+    """A command was carried out; with `done` false it wasn't, and `detail` says why."""
 
     detail: str = ""
+    done: bool = True
 
 
 # ---------------------------------------------------------------------------- leadership

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import math
+import functools
 import socket
 from importlib import metadata
 from typing import Final
@@ -21,25 +21,29 @@ from greenroom.common.messages import (
     Done,
     Drain,
     Heartbeat,
+    Resume,
+    SetStandby,
     StartAnswer,
     StartRefused,
     StartSession,
     decode,
     encode,
 )
-from greenroom.common.reasons import Reason
 from greenroom.common.telemetry import span_context_of
+from greenroom.runner import orders
+from greenroom.runner.closing_time import ClosingTime
 from greenroom.runner.control import ToSession
 from greenroom.runner.guard import Guard
 from greenroom.runner.handover import first_of
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.load import HostLoad
+from greenroom.runner.orders import Orders
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.reports import Reports
 from greenroom.runner.running import Parts, RunningSession
 from greenroom.runner.settings import RunnerSettings, default_slots
 from greenroom.runner.sizing import Sizing
-from greenroom.runner.slots import Key, Slots, Step, Verdict
+from greenroom.runner.slots import Key, Slots, Step
 from greenroom.runner.standby import StandbyPool
 from greenroom.runner.supervisor import NoProcess, Supervisor
 
@@ -50,8 +54,12 @@ HEARTBEAT_S: Final = 1.0
 COALESCE_S: Final = 0.05
 # Ledger messages of a session's own subject come at once; this is for those that were missed in an outage.
 _LOOK_S: Final = 5.0
-# Of the drain, what is left at the end for killing what must be killed and for writing it down.
-_KILL_AND_WRITE_S: Final = 2.0
+
+_ORDERS: Final[dict[str, type[Drain | Resume | SetStandby]]] = {
+    "drain": Drain,
+    "resume": Resume,
+    "standby": SetStandby,
+}
 
 
 class Runner:
@@ -76,7 +84,7 @@ class Runner:
         clock: Clock,
         instruments: Instruments,
     ) -> None:
-        self.draining = False
+        self._orders = Orders()
         self._settings = settings
         self._broker = broker
         self._clock = clock
@@ -84,7 +92,14 @@ class Runner:
         self._supervisor = supervisor
         self._slots = Slots(settings.runner_id, settings.most_slots)
         self._sizing = Sizing(None if settings.slots == "auto" else settings.slots, default=default_slots())
-        self._pool = StandbyPool(self._fork, self._standby_wanted, clock=clock, on_change=self._changed)
+        self._pool = StandbyPool(
+            self._fork,
+            self._standby_wanted,
+            clock=clock,
+            on_change=self._changed,
+            most=self._standby_target,
+            max_age_s=settings.standby_max_age_s,
+        )
         self._parts = Parts(
             broker=broker,
             ledger=ledger,
@@ -112,6 +127,7 @@ class Runner:
         self._timer = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._closing = ClosingTime(self._slots, self._empty, clock=clock, changed=self._changed)
         self._beats = 0
         self._started_at = clock.now()
         self._host, self._version = socket.gethostname(), metadata.version("greenroom-runner")
@@ -132,7 +148,10 @@ class Runner:
             tasks.create_task(self._reconcile(), name="reconcile")
             tasks.create_task(self._reports.run(), name="reports")
             tasks.create_task(self._guard.run(), name="guard")
-            served = [await serve(command.format(name="drain", **tokens), self._on_drain)]
+            served = [
+                await serve(command.format(name=name, **tokens), functools.partial(self._on_order, kind))
+                for name, kind in _ORDERS.items()
+            ]
             if self._claim is None:
                 served.append(await serve(command.format(name="start", **tokens), self._on_start))
             try:
@@ -162,7 +181,7 @@ class Runner:
             start.session,
             now=self._clock.monotonic(),
             at=self._clock.now(),
-            bots={offer.name: offer for offer in self._supervisor.offers},
+            bots={offer.name: offer for offer in self.offers},
             draining=self.draining,
             capacity=self._capacity(),
             # A runner that was launched for a session runs it: there is nobody else to do so.
@@ -211,59 +230,52 @@ class Runner:
         _log.info("start_refused", code=refusal.code, detail=refusal.detail, **ids)
         return refusal
 
-    async def _on_drain(self, message: Message) -> bytes:
+    async def _on_order(self, kind: type[Drain | Resume | SetStandby], message: Message) -> bytes:
         try:
-            reason = decode(message.data, Drain).reason
-        except msgspec.MsgspecError:
-            reason = ""
-        self.begin_drain(reason or "command")
-        return encode(Done(detail=f"{len(self._slots)} sessions go on"))
+            order = decode(message.data, kind)
+        except msgspec.MsgspecError as error:
+            if kind is not Drain:
+                return encode(Done(done=False, detail=str(error)))
+            order = Drain()
+        return encode(self.order(order))
+
+    def order(self, order: Drain | Resume | SetStandby) -> Done:
+        """Follow an order; see `orders`. Sessions that run go on, whatever it is."""
+        before = self.draining
+        self._orders, done = orders.obey(self._orders, order, self._clock.monotonic())
+        _log.info("runner_ordered", order=type(order).__name__.lower(), done=done.done, sessions=len(self._slots))
+        self._drains_since(before)
+        return msgspec.structs.replace(done, detail=done.detail or f"{len(self._slots)} sessions go on")
 
     # ------------------------------------------------------------------------ drain
 
-    def begin_drain(self, reason: str) -> None:
-        """Take nothing new, from now on until the end. What runs goes on, for as long as it wants to.
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return self._orders.drains(self._supervisor.offers)
 
-        The runner stays, empty in the end, and says that it drains: to stop it is for whoever has started it.
-        """
-        if not self.draining:
-            self.draining = True
-            _log.info("runner_draining", reason=reason, sessions=len(self._slots))
-            self._pool.close()
-            self._changed()
+    def begin_drain(self, reason: str) -> None:
+        """Take nothing new, from now on until the end. What runs goes on, for as long as it wants to."""
+        before = self.draining
+        self._orders = orders.stop(self._orders)
+        self._pool.close()
+        _log.info("runner_stops", reason=reason, sessions=len(self._slots))
+        self._drains_since(before)
+
+    def _drains_since(self, before: bool) -> None:  # noqa: FBT001 whether it drained before
+        if self.draining and not before:
+            _log.info("runner_draining", sessions=len(self._slots))
+            self._pool.release()
+        self._changed()
 
     async def drain(self, timeout_s: float) -> None:
-        """Take nothing new and return when every session is over and written down, after `timeout_s` at most.
-
-        What is still up when the time begins to run out is ended in order, and what is up after that is killed.
-        """
+        """Take nothing new and return when every session is over and written down, after `timeout_s` at most."""
         self.begin_drain("stopping")
-        deadline = self._clock.monotonic() + timeout_s
-        kill_at = deadline - min(_KILL_AND_WRITE_S, timeout_s / 4)
-        ladder_s = max((held.limits.end_timeout_s for held in self._slots), default=0.0)
-        if await self._empties_by(kill_at - ladder_s):
-            return
-        self.end_all(kill_at - self._clock.monotonic())
-        if await self._empties_by(kill_at):
-            return
-        for held in self._slots:
-            verdict = held.verdict or Verdict.of(Reason.DRAIN_DEADLINE)
-            self._slots.kill(held.key, verdict, now=self._clock.monotonic())
-        self._changed()
-        await self._empties_by(deadline)
+        await self._closing.drain(timeout_s)
 
-    def end_all(self, within_s: float = math.inf) -> None:
+    def end_all(self) -> None:
         """End all sessions now, in order."""
-        verdict, now, at = Verdict.of(Reason.DRAIN_DEADLINE), self._clock.monotonic(), self._clock.now()
-        for held in self._slots:
-            self._slots.end(held.key, verdict, now=now, at=at, within_s=within_s)
-        self._changed()
-
-    async def _empties_by(self, deadline: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(deadline - self._clock.monotonic(), 0.0)):
-                await self._empty.wait()
-        return self._empty.is_set()
+        self._closing.end_all()
 
     # ------------------------------------------------------------------------ what is due
 
@@ -325,7 +337,11 @@ class Runner:
     def _standby_wanted(self) -> int:
         if self.draining or not self._supervisor.available:
             return 0
-        return max(min(self._settings.standby_target, self._capacity() - len(self._slots)), 0)
+        return max(min(self._standby_target(), self._capacity() - len(self._slots)), 0)
+
+    def _standby_target(self) -> int:
+        own, most = self._settings.standby_target, self._settings.most_slots
+        return self._orders.standby_target(own, most=most, now=self._clock.monotonic())
 
     def _capacity(self) -> int:
         """Return how many sessions can be held now: those there are, where no process for another can be had."""
@@ -377,5 +393,5 @@ class Runner:
 
     @property
     def offers(self) -> tuple[BotOffer, ...]:
-        """The bots, those that can't run here included."""
-        return self._supervisor.offers
+        """The bots, those that can't run here included; not those that were withdrawn."""
+        return self._orders.offers(self._supervisor.offers)

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from greenroom.runner import childlife, control
-from greenroom.runner.control import FromSession, Stacks, Standby, ToSession
+from greenroom.runner.control import FromSession, Pong, Stacks, Standby, ToSession
 from greenroom.runner.stackfile import StackFile
 from greenroom.runner.verdicts import Exit
 
@@ -62,6 +62,7 @@ class SessionProcess:
         self._unheard: list[FromSession] = []
         self._sent = sent
         self._reset = False
+        self._heard_at = self.forked_at
         self._stack_file = StackFile()
         channel.setblocking(False)  # noqa: FBT003 the standard library's own signature
         self._loop.add_reader(channel, self._readable)
@@ -91,6 +92,12 @@ class SessionProcess:
         The kernel tells: closing a socket with something unread in it resets the connection instead of ending it.
         """
         return self._reset and self._sent == 1
+
+    def answers(self, within_s: float) -> bool:
+        """Tell whether it has said something in the last seconds; what it said may still be in the socket."""
+        if time.monotonic() - self._heard_at > within_s and not self._gone and self._channel.fileno() >= 0:
+            self._readable()
+        return time.monotonic() - self._heard_at <= within_s
 
     def listen(self, on_message: Callable[[FromSession], None]) -> None:
         """Hand every message, those that were unheard so far too, to `on_message`."""
@@ -169,9 +176,11 @@ class SessionProcess:
         except msgspec.MsgspecError as error:
             _log.error("session_message_malformed", pid=self.pid, error=str(error))
             return
+        self._heard_at = time.monotonic()
         if isinstance(message, Standby):
             self.standby.set()
-        elif isinstance(message, Stacks):
+        elif isinstance(message, Stacks) or (isinstance(message, Pong) and self._on_message is None):
+            # That it was said is all.
             return
         elif self._on_message is not None:
             self._on_message(message)

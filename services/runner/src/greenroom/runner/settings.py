@@ -49,6 +49,9 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     standby: Annotated[
         int, msgspec.Meta(ge=0, le=64), Env(help="Warm processes that wait for a session; never more than slots")
     ] = _DEFAULT_STANDBY
+    standby_max_age_s: Annotated[
+        float, msgspec.Meta(ge=0), Env(help="How long a warm process waits before it is replaced; 0: for ever")
+    ] = 1800.0
     bots: Annotated[
         tuple[str, ...],
         Env(help="Bots beside the installed entry points, as name=module:function; the module must be importable"),
