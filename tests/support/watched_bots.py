@@ -63,6 +63,20 @@ async def reading(runner_args: WebSocketRunnerArguments) -> None:
     await run_worker(PipelineWorker(pipeline, enable_rtvi=False), runner_args)
 
 
+async def chatty(runner_args: WebSocketRunnerArguments) -> None:
+    """Say a number each second, whether anybody listens or not."""
+    transport = await open_transport(runner_args)
+    worker = PipelineWorker(Pipeline([transport.input(), ToneVoice(), transport.output()]))
+
+    @transport.event_handler("on_client_connected")
+    async def on_client_connected(_transport: BaseTransport, _client: object) -> None:
+        for number in range(int((runner_args.body or {})["numbers"])):
+            await worker.queue_frame(TTSSpeakFrame(f"This is number {number}."))
+            await asyncio.sleep(1.0)
+
+    await run_worker(worker, runner_args)
+
+
 class Swallow(FrameProcessor):
     """Lets no audio through."""
 
@@ -114,6 +128,7 @@ def block_the_loop() -> None:
 
 
 WATCHED_BOTS: Final = {
+    "chatty": chatty,
     "polite": polite,
     "reading": reading,
     "mute": mute,

@@ -124,6 +124,18 @@ def test_silence_of_both_sides_ends_a_call() -> None:
     assert found == [(90.0, Over(reason=Reason.SILENCE_TIMEOUT, detail="nobody spoke for 10 s"))]
 
 
+def test_an_outage_is_nobodys_silence() -> None:
+    """While media can't come, neither silence nor standing still counts; from then on they count anew."""
+    vigil = connected(Limits(silence_timeout_s=10, no_progress_timeout_s=20))
+    vigil.sounded()
+    for tick in range(4 * 60):
+        vigil.heard(tick / 4)
+        vigil.excused(tick / 4)
+        assert vigil.look(tick / 4) == []
+    [(at, over)] = looks(vigil, 69.75, since=60)
+    assert (at, over) == (69.75, Over(reason=Reason.SILENCE_TIMEOUT, detail="nobody spoke for 10 s"))
+
+
 def test_an_empty_room_waits_for_somebody_to_come_back() -> None:
     """Who comes back in time finds the session; when nobody does, it ends."""
     vigil = connected(Limits(rejoin_timeout_s=15, silence_timeout_s=5, no_progress_timeout_s=0))

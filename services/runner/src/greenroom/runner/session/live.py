@@ -111,6 +111,7 @@ class LiveSession:
             pipelines=self._pipelines,
             channel=channel,
             on_tick=self._watch.tick,
+            cut_off=lambda: not broker.connected,
         )
         self._bot_context = contextvars.copy_context()
         self._tasks = asyncio.TaskGroup()

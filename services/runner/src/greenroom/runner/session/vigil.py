@@ -122,6 +122,11 @@ class Vigil:
         self._sounded = True
         self.moved()
 
+    def excused(self, now: float) -> None:
+        """The way that media may take is cut, by nobody's fault: neither silence nor standing still counts."""
+        self._spoke_at = now
+        self._still_s = 0.0
+
     def speaks(self, who: str, now: float, *, begins: bool) -> None:
         """Somebody (`user`, `bot`) begins or ends to speak."""
         if begins:

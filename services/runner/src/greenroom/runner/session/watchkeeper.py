@@ -61,6 +61,7 @@ class Watchkeeper:
         pipelines: of the bot.
         channel: to the runner, which wants to hear each second that the loop turns.
         on_tick: called four times a second.
+        cut_off: whether the broker, by which media may come, is away.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Watchkeeper:
         pipelines: Pipelines,
         channel: Channel,
         on_tick: Callable[[], None],
+        cut_off: Callable[[], bool],
     ) -> None:
         self.vigil = Vigil(limits)
         self._emitter = emitter
@@ -81,6 +83,7 @@ class Watchkeeper:
         self._pipelines = pipelines
         self._channel = channel
         self._on_tick = on_tick
+        self._cut_off = cut_off
         self._heard = self._sounded = 0
         # A bot with background sounds sends audio all the time: then only speech says that something moves.
         self._mixes = False
@@ -153,6 +156,8 @@ class Watchkeeper:
         if sounded != self._sounded and not self._mixes:
             self.vigil.sounded()
         self._heard, self._sounded = heard, sounded
+        if self._cut_off():
+            self.vigil.excused(now)
         for finding in self.vigil.look(now):
             match finding:
                 case EndingSoon():
