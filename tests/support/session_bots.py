@@ -8,8 +8,9 @@ import asyncio
 import math
 import struct
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import msgspec
 from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADParams
 from pipecat.flows import FlowManager, NodeConfig
 from pipecat.frames.frames import (
@@ -38,7 +39,7 @@ from pipecat.runner.types import WebSocketRunnerArguments
 from pipecat.runner.utils import create_transport
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.services.llm_service import LLMService
-from pipecat.services.settings import STTSettings, TTSSettings
+from pipecat.services.settings import LLMSettings, STTSettings, TTSSettings
 from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 from pipecat.transcriptions.language import Language
@@ -136,6 +137,24 @@ class ScriptedModel(LLMService[Any]):
         await self.push_frame(FunctionCallResultFrame(name, "call-1", arguments, {"booked": True}, run_llm=False))
 
 
+class Parrot(LLMService[Any]):
+    """Says the last message of its context back."""
+
+    def __init__(self) -> None:
+        super().__init__(settings=LLMSettings(model="parrot", temperature=0.5))
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Answer each context."""
+        await super().process_frame(frame, direction)
+        if not isinstance(frame, LLMContextFrame):
+            await self.push_frame(frame, direction)
+            return
+        last: Any = frame.context.get_messages()[-1]
+        await self.push_frame(LLMFullResponseStartFrame())
+        await self.push_frame(LLMTextFrame(f"You said {last['content']}."))
+        await self.push_frame(LLMFullResponseEndFrame())
+
+
 class ToneVoice(TTSService):
     """Speaks a tone of 60 ms for each word, a word at a time."""
 
@@ -171,6 +190,67 @@ class Echo(FrameProcessor):
             await self.push_frame(out)
         else:
             await self.push_frame(frame, direction)
+
+
+class Point(msgspec.Struct):
+    """An argument with parts."""
+
+    x: int
+    y: int = 0
+
+
+def add(a: int, b: int = 1) -> int:
+    """Add."""
+    return a + b
+
+
+async def shift(point: Point, by: Literal["left", "right"]) -> Point:
+    """Shift a point."""
+    return Point(x=point.x + (1 if by == "right" else -1), y=point.y)
+
+
+async def sleep(seconds: float) -> str:
+    """Sleep."""
+    await asyncio.sleep(seconds)
+    return "awake"
+
+
+def fail() -> None:
+    """Raise what must not be told."""
+    raise ValueError("the caller's card is 4111 1111")
+
+
+def huge() -> str:
+    """Return too much."""
+    return "x" * 100_000
+
+
+# Counts how often it was called, in this process.
+CALLS: Final[list[str]] = []
+
+
+def count(name: str) -> int:
+    """Count."""
+    CALLS.append(name)
+    return len(CALLS)
+
+
+def configure(mode: str | None, values: dict[str, Any]) -> None:
+    """Take a mode and values."""
+    if mode == "impossible":
+        raise ValueError(mode)
+    CALLS.append(f"{mode} {sorted(values)}")
+
+
+EXPOSED: Final[dict[str, Any]] = {
+    "add": add,
+    "shift": shift,
+    "sleep": sleep,
+    "fail": fail,
+    "huge": huge,
+    "count": count,
+    "configure": configure,
+}
 
 
 def _params() -> FastAPIWebsocketParams:
@@ -247,6 +327,33 @@ async def talker(runner_args: WebSocketRunnerArguments) -> None:
     await run_worker(worker, runner_args)
 
 
+async def minded(runner_args: WebSocketRunnerArguments) -> None:
+    """Answer with the last message of its context; exposes functions of its own call."""
+    transport = await open_transport(runner_args)
+    context = LLMContext()
+    aggregators = LLMContextAggregatorPair(context, user_params=LLMUserAggregatorParams(vad_analyzer=LoudVad()))
+    worker = PipelineWorker(
+        Pipeline(
+            [
+                transport.input(),
+                FixedRecognizer(),
+                aggregators.user(),
+                Parrot(),
+                ToneVoice(),
+                transport.output(),
+                aggregators.assistant(),
+            ]
+        )
+    )
+
+    async def remembered(*, last: int = 10) -> list[Any]:
+        """Return the messages of the context."""
+        return [dict(message) for message in context.get_messages() if isinstance(message, dict)][-last:]
+
+    EXPOSED["remembered"] = remembered
+    await run_worker(worker, runner_args)
+
+
 async def flowing(runner_args: WebSocketRunnerArguments) -> None:
     """A flow that begins when the client is there, and goes on to a second node."""
     transport = await open_transport(runner_args)
@@ -307,6 +414,7 @@ BOTS: Final = {
     "echo": echo,
     "careless": careless,
     "talker": talker,
+    "minded": minded,
     "flowing": flowing,
     "raises": raises,
     "raises_later": raises_later,

@@ -21,11 +21,12 @@ from typing import Final
 from loguru import logger
 
 from greenroom.common import tracing
-from greenroom.common.settings import ServiceSettings, load
+from greenroom.common.settings import load
 from greenroom.runner import warmup
 from greenroom.runner.rehearsal import rehearse
 from greenroom.runner.session import process
 from greenroom.runner.session.context import SessionContext
+from greenroom.runner.settings import RunnerSettings
 from tests.support.session_bots import BOTS
 from tests.support.watched_bots import WATCHED_BOTS
 
@@ -44,7 +45,7 @@ def main(fd: int) -> None:
             packet, fds, _, _ = socket.recv_fds(host, 4096, 1)
             if not packet:
                 return
-            settings = load(ServiceSettings, {**os.environ, **json.loads(packet)})
+            settings = load(RunnerSettings, {**os.environ, **json.loads(packet)})
             context = SessionContext(runner_id="test-runner", settings=settings, bots={**BOTS, **WATCHED_BOTS})
             host.send(f"pid {_fork(host, fds[0], context)}".encode())
         _reap(host)

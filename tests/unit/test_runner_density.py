@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from greenroom.runner import density
 from greenroom.runner.density import ENOUGH, MOST_BUSY, Cost, Room
-from greenroom.runner.footprint import Footprint
 from greenroom.runner.host import Host
+from greenroom.runner.isolation.usage import Usage
 from greenroom.runner.sizing import Sizing
 from tests.support.session_rig import new_session
 
@@ -102,6 +102,11 @@ def test_what_costs_more_fits_less(cost: Cost, room: Room, factor: float) -> Non
     assert density.more(dearer, room) <= density.more(cost, room)
 
 
+def used(memory: int, cpu_s: float) -> Usage:
+    """Return what a session uses."""
+    return Usage(memory_bytes=memory, source="pss", cpu_s=cpu_s, processes=1)
+
+
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     """A host with 8 GB of memory, 6 of them available, whose processors are idle."""
@@ -117,11 +122,11 @@ def test_slots_follow_what_sessions_were_measured_to_cost(host: Host) -> None:
     sizing = Sizing(None, default=24, host=host)
     session = new_session("frontdesk")
     for second in range(10):
-        sizing.note(session, Footprint(own_bytes=900 * MB, cpu_s=second * 0.9), float(second))
+        sizing.note(session, used(900 * MB, second * 0.9), float(second))
     assert sizing.slots(held=1, offered=("frontdesk",)) == 24
     assert sizing.densities() == ()
     for second in range(10, 60):
-        sizing.note(session, Footprint(own_bytes=100 * MB, cpu_s=9 + second * 0.001), float(second))
+        sizing.note(session, used(100 * MB, 9 + second * 0.001), float(second))
     sizing.look(60.0)
     [told] = sizing.densities()
     assert told.bot == "frontdesk"
@@ -135,5 +140,5 @@ def test_a_number_that_was_told_is_kept_to(host: Host) -> None:
     sizing = Sizing(7, default=24, host=host)
     session = new_session("echo")
     for second in range(60):
-        sizing.note(session, Footprint(own_bytes=GB, cpu_s=float(second)), float(second))
+        sizing.note(session, used(GB, float(second)), float(second))
     assert sizing.slots(held=0, offered=("echo",)) == 7

@@ -1,6 +1,8 @@
 """Which runner takes a session, and what is launched when none can."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from greenroom.common.lifecycle import Leased, Limits, State
 from greenroom.common.messages import BotOffer, Heartbeat
@@ -222,3 +224,41 @@ def test_a_cold_lease_counts_for_limits_and_takes_no_slot() -> None:
     assert decided.leased_to == {"a": "r1"}
     assert decided.texts == ["1st of 1: tenant t at 2/2"]
     assert cold_lease().session.state is State.LEASED
+
+
+# ---------------------------------------------------------------------------- secrets
+
+
+def _lacking(*names: str) -> tuple[BotOffer, ...]:
+    return (BotOffer(name="echo", secrets=("A", "B"), missing_secrets=names),)
+
+
+@pytest.mark.parametrize(
+    ("beats", "text"),
+    [
+        ((heartbeat("r1", bots=_lacking("B")),), "secret B is missing on 1 runner of pool default"),
+        (
+            (heartbeat("r1", bots=_lacking("B")), heartbeat("r2", bots=_lacking("B", "A"))),
+            "secrets A, B are missing on 2 runners of pool default",
+        ),
+        (
+            (heartbeat("r1", bots=_lacking("A")), heartbeat("r2", bots=())),
+            "secret A is missing on 1 runner of pool default",
+        ),
+    ],
+)
+def test_a_runner_without_the_secrets_of_a_bot_isn_t_given_it(beats: tuple[Heartbeat, ...], text: str) -> None:
+    """Its sessions wait, and are told which secrets are missing where; one that has them is given them."""
+    decided = decide(1, fleet(*beats), session("s"))
+    assert (decided.leased_to, decided.texts) == ({}, [f"1st of 1: {text}"])
+    assert decide(1, fleet(*beats, heartbeat("r9", bots=_lacking())), session("s")).leased_to == {"s": "r9"}
+
+
+@given(st.lists(st.sets(st.sampled_from("AB")), min_size=1, max_size=6), st.integers(1, 8))
+def test_no_session_is_ever_placed_where_a_secret_is_missing(missing: list[set[str]], asked: int) -> None:
+    """Whatever the fleet lacks, leases go to runners that lack nothing; and where one does, somebody gets it."""
+    beats = [heartbeat(f"r{index}", bots=_lacking(*sorted(names))) for index, names in enumerate(missing)]
+    leased = decide(1, fleet(*beats), *(session(f"s{index}") for index in range(asked))).leased_to
+    able = {f"r{index}" for index, names in enumerate(missing) if not names}
+    assert set(leased.values()) <= able
+    assert len(leased) == min(asked, 4 * len(able))

@@ -50,11 +50,15 @@ def test_who_waits_for_a_launch_is_told_of_it_and_pools_show_it() -> None:
         await rig.clock.sleep(2)
         state = await rig.pool()
         assert (state.cold_starts_in_flight, state.waiting, state.instances) == (1, 1, 1)
-        assert (await rig.position(sessions[0].id)).reason == "it doesn't wait: it is leased"
+        assert (await rig.position(sessions[0].id)).reason == "a runner is being launched for it; given up in 88 s"
         assert "1 of at most 1 launches are under way" in (await rig.position(sessions[1].id)).reason
         await rig.reach(sessions[0], State.ENDED)
         await rig.clock.sleep(1.5)
         assert (await rig.pool()).cold_start_p95_s == pytest.approx(3.0, abs=0.1)
+        third = await ask(rig)
+        await rig.reach(third, State.LEASED)
+        await rig.clock.sleep(1.2)
+        assert (await rig.position(third.id)).reason == "a runner is being launched for it; expected in ~2 s"
 
     play(scenario)
 

@@ -80,7 +80,13 @@ def users() -> tuple[User, ...]:
                 *_pulls("api"),
                 *_checks_topology(),
             ),
-            subscribe=(INBOX, HEARTBEATS, LIFECYCLE, subjects.SESSION_MEDIA.wildcard(direction="out")),
+            subscribe=(
+                INBOX,
+                HEARTBEATS,
+                LIFECYCLE,
+                subjects.SESSION_MEDIA.wildcard(direction="out"),
+                subjects.SESSION_TAP.wildcard(direction="listen"),
+            ),
         ),
         User(
             name="scheduler",
@@ -113,6 +119,7 @@ def users() -> tuple[User, ...]:
                 subjects.RUNNER_CMD.wildcard(),
                 subjects.SESSION_CMD.wildcard(),
                 subjects.SESSION_MEDIA.wildcard(direction="in"),
+                subjects.SESSION_TAP.wildcard(direction="barge"),
             ),
             responds=True,
         ),
@@ -156,6 +163,8 @@ def _published(row: Described, login: str) -> str:
             return RECORDER_LEADS
         case subjects.SESSION_MEDIA, _:
             return row.subject.wildcard(direction={"api": "in", "runner": "out"}[login])
+        case subjects.SESSION_TAP, _:
+            return row.subject.wildcard(direction={"api": "barge", "runner": "listen"}[login])
         case subjects.REQUEST, _:
             return row.subject.wildcard(service="scheduler", name=row.name or "")
         case _:

@@ -30,7 +30,7 @@ def _end(by: str, when: str, where: str) -> End:
     return End(by=by, when=when, where=where)
 
 
-# Every reason that ends a session, in the order of `Reason`.
+# Every reason that ends a session.
 ENDS: Final[dict[Reason, End]] = {
     Reason.COMPLETED: _end("bot", "it ended its pipeline and gave no other reason", f"{_SESSION}/ending.py"),
     Reason.CLIENT_STOP: _end("client", "`POST /v1/sessions/{id}/stop`", f"{_API}/sessions.py"),
@@ -70,6 +70,7 @@ ENDS: Final[dict[Reason, End]] = {
     Reason.RUNNER_LOST: _end("scheduler", "no heartbeat of the runner for 6 s", f"{_SCHEDULER}/settle.py"),
     Reason.LIMIT_REACHED: _end("scheduler", "a limit that refuses rather than queues", f"{_SCHEDULER}/placing.py"),
     Reason.ROOM_BUSY: _end("scheduler", "the room has an active session", f"{_SCHEDULER}/rooms.py"),
+    Reason.UNPINNED: _end("scheduler", "the agent's pin was lowered or deleted", f"{_SCHEDULER}/pin_keeper.py"),
     Reason.CALLER_GAVE_UP: _end("api", "the request that waited for it was closed", f"{_API}/patience.py"),
 }
 
@@ -85,7 +86,7 @@ def page() -> str:
         "",
         "| reason | outcome | who decides | when | where |",
         "|---|---|---|---|---|",
-        *(_row(reason, end) for reason, end in ENDS.items()),
+        *(_row(reason, ENDS[reason]) for reason in Reason if reason in ENDS),
         "",
         'A bot may give a reason of its own (`EndFrame(reason="goodbye")`): it ends `completed` with that code.',
     ]

@@ -83,6 +83,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     rejoin_timeout_s: float = 0.0
 
 
+class Pinned(msgspec.Struct, frozen=True, kw_only=True):
+    """Which slot of which pin a session keeps filled; see greenroom.common.pins."""
+
+    pin: str
+    uid: str
+    slot: int
+    # 1 for the first session of the slot, one more for each that follows.
+    generation: int
+
+
 class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The whole document of a session, as each ledger message carries it.
 
@@ -117,6 +127,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accounts: tuple[str, ...] = ()
     # Sessions of one key get the same version of the agent while a canary runs; None: each session decides anew.
     sticky_key: str | None = None
+    # An operator keeps it running; None: somebody asked for it.
+    pin: Pinned | None = None
 
     state: State = State.REQUESTED
     epoch: int = 0

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from greenroom.common import subjects
+from greenroom.common.commands import CommandAnswer, CommandRequest, Listen, Listening
 from greenroom.common.messages import (
     ConnectMedia,
     Decision,
@@ -34,6 +35,7 @@ from greenroom.common.messages import (
     StartSession,
     Ticket,
 )
+from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
 from greenroom.common.policy import Policy, Verdicts
 from greenroom.common.subjects import Subject
 
@@ -90,6 +92,13 @@ CATALOG: Final[tuple[Described, ...]] = (
         summary="A live WebSocket frame, from (`in`) or to (`out`) the client.",
     ),
     Described(
+        subject=subjects.SESSION_TAP,
+        kind="media",
+        owner="api, session process",
+        message=bytes,
+        summary="Live audio while somebody listens in: of the call (`listen`), and a supervisor's into it (`barge`).",
+    ),
+    Described(
         subject=subjects.SESSION_CMD,
         name="connect",
         kind="command",
@@ -97,6 +106,24 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=ConnectMedia,
         reply=MediaAnswer,
         summary="A client's WebSocket has come for the session.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="command",
+        kind="command",
+        owner="api",
+        message=CommandRequest,
+        reply=CommandAnswer,
+        summary="A command to the live session; the same id is answered the same.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="listen",
+        kind="command",
+        owner="api",
+        message=Listen,
+        reply=Listening,
+        summary="Somebody listens in for the next seconds, or has left.",
     ),
     Described(
         subject=subjects.RUNNER_HEARTBEAT,
@@ -177,6 +204,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         summary="How pools and limits stand (service `scheduler`).",
     ),
     Described(
+        subject=subjects.REQUEST,
+        name="pins",
+        kind="request",
+        owner="api",
+        message=PinsQuery,
+        reply=PinsAnswer,
+        summary="How the pins stand (service `scheduler`).",
+    ),
+    Described(
         subject=subjects.POLICY,
         name="current",
         kind="state",
@@ -193,6 +229,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=Verdicts,
         stream="POLICY",
         summary="Which canaries were rolled back, by compare-and-set.",
+    ),
+    Described(
+        subject=subjects.POLICY,
+        name="pins",
+        kind="state",
+        owner="scheduler",
+        message=PinRecords,
+        stream="POLICY",
+        summary="What the slots of pins have been through, by compare-and-set.",
     ),
     Described(
         subject=subjects.DECISION,
@@ -232,7 +277,7 @@ CATALOG: Final[tuple[Described, ...]] = (
         owner="api",
         message=IdempotencyRecord,
         stream="IDEMPOTENCY",
-        summary="What was answered to an `Idempotency-Key`.",
+        summary="What was answered to an `Idempotency-Key`, or to a command.",
     ),
     Described(
         subject=subjects.PARKED,

@@ -83,6 +83,10 @@ class EventType(enum.StrEnum):
     CALL_STALLED = "call_stalled"
     CALL_COMPLETED = "call_completed"
     RECORDING_SAVED = "recording_saved"
+    COMMAND = "command"
+    TRANSFER_REQUESTED = "transfer_requested"
+    LISTENER_JOINED = "listener_joined"
+    LISTENER_LEFT = "listener_left"
     SCHEDULER_DECISION = "scheduler.decision"
     # By the runner, of the session's process: `bytes`, `warn_bytes`; and `cause`, `text`: where its threads were.
     MEMORY_HIGH = "memory_high"
@@ -107,6 +111,8 @@ class AudioHeader(enum.StrEnum):
 
 
 type Track = Literal["user", "bot"]
+# How a listener gets the two: mixed into one, or side by side.
+type Tracks = Literal["mixed", "both"]
 
 
 # ---------------------------------------------------------------------------- media (live frames)
@@ -163,6 +169,9 @@ class BotOffer(msgspec.Struct, frozen=True, kw_only=True):
     body_schema: dict[str, Any] | None = None
     # Why it can't run here (its import failed), the last line of the traceback; it is never scheduled then.
     error: str | None = None
+    # Names of the secrets that it needs, and of those that aren't here: it is never scheduled while there are any.
+    secrets: tuple[str, ...] = ()
+    missing_secrets: tuple[str, ...] = ()
 
 
 class HeldSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,7 +198,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 class BotDensity(msgspec.Struct, frozen=True, kw_only=True):
     """What one session of a bot costs its host, as measured there, and how many more of them the host takes.
 
-    `cores` of one processor and `memory` in bytes (its own) are means; `seen` counts the measurements, one a second.
+    `cores` of one processor and `memory` in bytes (its own) are means; `seen` counts the measurements, one each ten
+    seconds of a session.
     """
 
     bot: str
@@ -252,7 +262,8 @@ class StartRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     """The runner doesn't take it.
 
     `code` is `no-slot`, `draining`, `overloaded` (the host has all but no memory left; `detail` has the share),
-    `bot-unknown` (not installed here, or in another version), `bot-import-failed`, `stale-epoch` or `malformed`.
+    `bot-unknown` (not installed here, or in another version), `bot-import-failed`, `secret-missing`, `stale-epoch` or
+    `malformed`.
     """
 
     code: str
@@ -418,7 +429,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler decided and what from; the `data` of a `scheduler.decision` event, and a pool's message.
 
     `decision` is `lease`, `wait`, `refuse`, `requeue`, `expire`, `give_up`, `lost`, `end`, `cold_start`, `scale`,
-    `retire`, `hold_back`, `roll_back` or `reconcile`.
+    `retire`, `hold_back`, `roll_back`, `reconcile`, `pin_start`, `pin_stop`, `pin_back_off` or `pin_give_up`.
     """
 
     decision: str
@@ -439,10 +450,14 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     session_id: str
     expires_at: datetime
+    # Of one for listening in (kept under another digest, so that it opens nothing else): who listens, and how.
+    by: str = ""
+    tracks: Tracks = "mixed"
+    barge_in: bool = False
 
 
 class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered to an `Idempotency-Key`; there is no `answer` while the first request is under way."""
+    """What was answered to an `Idempotency-Key`, or to a command; no `answer` while the first request is under way."""
 
     body_sha256: str
     session_id: str
@@ -450,6 +465,8 @@ class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 0
     # The JSON as it was sent. (Raw and None together msgspec doesn't decode.)
     answer: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    # Of a command: the epoch of the session process that it went to.
+    epoch: int = 0
 
 
 # ---------------------------------------------------------------------------- what transports need

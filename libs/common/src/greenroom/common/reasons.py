@@ -62,6 +62,13 @@ class Reason(enum.StrEnum):
         "Canceled while waiting",
         "The session was stopped before a runner had it.",
     )
+    UNPINNED = (
+        "unpinned",
+        "completed",
+        False,
+        "Its pin was lowered or deleted",
+        "An operator keeps fewer sessions of the agent running than before; `GET /v1/pins` shows how many.",
+    )
     MAX_DURATION_EXCEEDED = (
         "max-duration-exceeded",
         "completed",
@@ -121,6 +128,16 @@ class Reason(enum.StrEnum):
         (
             "No live runner of the pool announces the agent's bot. Is the bot installed on the runners, and did "
             "its import succeed?"
+        ),
+    )
+    RUNNER_LACKS_SECRET = (
+        "runner-lacks-secret",
+        None,
+        True,
+        "No runner has the secrets that the bot needs",
+        (
+            "The bot names secrets (`SECRETS`) that its runners don't have; the detail names them. Put them into the "
+            "directory that GREENROOM_SECRETS_DIR names, or into GREENROOM_SECRET_… variables of the runners."
         ),
     )
     ATTEMPTS_EXHAUSTED = (
@@ -237,10 +254,11 @@ class Reason(enum.StrEnum):
         "out-of-memory",
         "failed",
         False,
-        "The session's process used too much memory",
+        "The session used more memory than it may",
         (
-            "Its own memory went over GREENROOM_MEMORY_KILL_MB; it was ended so that its neighbours keep theirs. The "
-            "`memory_high` and `stack_dump` events say when and where. Raise the limit, or look for what grows."
+            "It went over GREENROOM_MEMORY_KILL_MB and was ended, or over GREENROOM_SESSION_MEMORY_MB, the limit of "
+            "its control group, and the kernel killed it; the detail says which. The `memory_high` and `stack_dump` "
+            "events say when and where. Raise the limits, or look for what the bot keeps."
         ),
     )
     RUNNER_LOST = (

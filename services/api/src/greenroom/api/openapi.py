@@ -60,6 +60,8 @@ def render() -> bytes:
     nothing: Any = None
     routes = all_routes(
         sessions=nothing,
+        commands=nothing,
+        listen_tickets=nothing,
         store=nothing,
         policies=nothing,
         scheduler=nothing,

@@ -10,9 +10,12 @@ from litestar.types import ASGIApp
 from greenroom.api import app
 from greenroom.api.agents import Agents
 from greenroom.api.auth import Keys
+from greenroom.api.commands import Commands
 from greenroom.api.edge import MediaEdge
 from greenroom.api.fleet import Fleet
 from greenroom.api.idempotency import Idempotency
+from greenroom.api.listen_tickets import ListenTickets
+from greenroom.api.listening import ListenEdge
 from greenroom.api.openapi import document
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
@@ -24,7 +27,7 @@ from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.tickets import Tickets
 from greenroom.api.transports import Transports
-from greenroom.api.transports.websocket import WebSocketAdapter
+from greenroom.api.transports.adapters import adapters
 from greenroom.api.waiters import Waiters
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
@@ -44,6 +47,7 @@ class Parts:
         transports: the ways to sessions.
         streams: event streams.
         media: media sockets.
+        listening: supervisors' sockets.
     """
 
     def __init__(
@@ -51,7 +55,8 @@ class Parts:
     ) -> None:
         """Put the parts together; nothing runs yet."""
         self.broker = broker
-        ledger, tickets = Ledger(broker), Tickets(broker)
+        corrupt = metrics.counter("api_ledger_corrupt", "Messages read from the ledger that are no entries")
+        ledger, tickets = Ledger(broker, on_corrupt=corrupt.inc), Tickets(broker)
         self.keys = Keys(store)
         self.fleet = Fleet(broker, store)
         policies, scheduler = PolicyStore(store), SchedulerLink(broker)
@@ -62,7 +67,7 @@ class Parts:
             broker=broker, ledger=ledger, tickets=tickets, waiters=waiters, settings=settings, metrics=metrics
         )
         agents = Agents(store, self.fleet)
-        self.transports = Transports([WebSocketAdapter(tickets)], broker=broker, ledger=ledger)
+        self.transports = Transports(adapters(settings, tickets), broker=broker, ledger=ledger)
         sessions = Sessions(
             ledger=ledger,
             store=store,
@@ -73,8 +78,14 @@ class Parts:
             scheduler=scheduler,
             policy=self.policy,
         )
+        listen_tickets = ListenTickets(broker, sessions)
+        self.listening = ListenEdge(
+            broker=broker, ledger=ledger, tickets=listen_tickets, settings=settings, metrics=metrics
+        )
         self._routes = all_routes(
             sessions=sessions,
+            commands=Commands(broker, sessions, metrics),
+            listen_tickets=listen_tickets,
             store=store,
             policies=policies,
             scheduler=scheduler,
@@ -88,7 +99,7 @@ class Parts:
             schema=self.schema,
         )
         http = app.http_app(self._routes, self.keys, settings, metrics)
-        self.app: ASGIApp = app.compose(http, self.media)
+        self.app: ASGIApp = app.compose(http, self.media, self.listening)
         self._schema: dict[str, Any] | None = None
 
     def schema(self) -> dict[str, Any]:

@@ -112,6 +112,10 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
     # Where to connect, good until `expires_at` (a WebSocket: for one connection); only in the answer to the request.
     url: str | None = None
     expires_at: datetime | None = None
+    # What to connect with, for one person; only in the answer to the request.
+    token: str | None = None
+    # Where the room can be called, if that was asked for; only in the answer to the request.
+    sip_uri: str | None = None
     # What is public of it, e.g. the name of the room.
     info: dict[str, str] = {}
 
@@ -119,7 +123,7 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
     """Where a waiting session stands, and why it waits."""
 
-    # Counted from 1; None where the scheduler couldn't be asked.
+    # Counted from 1; None where the scheduler couldn't be asked, and for one whose runner is being launched.
     position: int | None = None
     of: int | None = None
     reason: str

@@ -52,6 +52,31 @@ class ApiSettings(ServiceSettings, frozen=True, kw_only=True):
         float, msgspec.Meta(gt=0), Env(help="How long a media socket outlives an outage of NATS")
     ] = 15.0
 
+    daily_api_key: Annotated[
+        str | None, Env(help="Key of the account at Daily; unset: no rooms there", secret=True)
+    ] = None
+    daily_api_url: Annotated[str, Env(help="Daily's REST API")] = "https://api.daily.co/v1"
+    daily_bring_rooms: Annotated[
+        tuple[str, ...],
+        Env(help="Rooms at Daily that requests may bring, as patterns of their names; {tenant} is whose request it is"),
+    ] = ("*",)
+    daily_numbers: Annotated[
+        tuple[str, ...],
+        Env(help="Which agent answers a number at Daily: +15551234567=TENANT/AGENT; * for all others"),
+    ] = ()
+    daily_dialin_secrets: Annotated[
+        tuple[str, ...],
+        Env(help="What Daily signs its dial-in webhooks with (`hmac`, base64); unset: they are refused", secret=True),
+    ] = ()
+
+    livekit_url: Annotated[
+        str | None, Env("LIVEKIT_URL", help="LiveKit server, e.g. wss://livekit.example.org; unset: no rooms there")
+    ] = None
+    livekit_api_key: Annotated[str | None, Env("LIVEKIT_API_KEY", help="Name of the key at LiveKit")] = None
+    livekit_api_secret: Annotated[
+        str | None, Env("LIVEKIT_API_SECRET", help="The key, which tokens are signed with", secret=True)
+    ] = None
+
     def __post_init__(self) -> None:
         """Check what can't be said by types."""
         for origin in self.allowed_origins:

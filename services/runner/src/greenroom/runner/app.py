@@ -19,10 +19,7 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.messages import (
     BotOffer,
     Done,
-    Drain,
     Heartbeat,
-    Resume,
-    SetStandby,
     StartAnswer,
     StartRefused,
     StartSession,
@@ -36,8 +33,9 @@ from greenroom.runner.control import ToSession
 from greenroom.runner.guard import Guard
 from greenroom.runner.handover import first_of
 from greenroom.runner.instruments import Instruments
+from greenroom.runner.isolation.secrets import Secrets
 from greenroom.runner.load import HostLoad
-from greenroom.runner.orders import Orders
+from greenroom.runner.orders import Order, Orders
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.reports import Reports
 from greenroom.runner.running import Parts, RunningSession
@@ -55,12 +53,6 @@ COALESCE_S: Final = 0.05
 # Ledger messages of a session's own subject come at once; this is for those that were missed in an outage.
 _LOOK_S: Final = 5.0
 
-_ORDERS: Final[dict[str, type[Drain | Resume | SetStandby]]] = {
-    "drain": Drain,
-    "resume": Resume,
-    "standby": SetStandby,
-}
-
 
 class Runner:
     """See the module.
@@ -72,6 +64,7 @@ class Runner:
         supervisor: makes processes; its `on_change` is taken over.
         clock: time.
         instruments: what is counted and measured.
+        secrets: of the bots; None: there are none.
     """
 
     def __init__(
@@ -83,6 +76,7 @@ class Runner:
         supervisor: Supervisor,
         clock: Clock,
         instruments: Instruments,
+        secrets: Secrets | None = None,
     ) -> None:
         self._orders = Orders()
         self._settings = settings
@@ -90,6 +84,7 @@ class Runner:
         self._clock = clock
         self._instruments = instruments
         self._supervisor = supervisor
+        self._secrets = secrets or Secrets({})
         self._slots = Slots(settings.runner_id, settings.most_slots)
         self._sizing = Sizing(None if settings.slots == "auto" else settings.slots, default=default_slots())
         self._pool = StandbyPool(
@@ -109,6 +104,7 @@ class Runner:
             clock=clock,
             instruments=instruments,
             changed=self._changed,
+            secrets=self._secrets_of,
         )
         self._sessions: dict[Key, RunningSession] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -121,7 +117,7 @@ class Runner:
             clock=clock,
             sessions=self._sessions.values,
             changed=self._changed,
-            on_footprint=self._sizing.note,
+            on_usage=self._sizing.note,
         )
         self._beat = asyncio.Event()
         self._timer = asyncio.Event()
@@ -144,13 +140,14 @@ class Runner:
             tasks.create_task(self._supervisor.run(), name="supervisor")
             tasks.create_task(self._pool.run(), name="standby")
             tasks.create_task(self._load.run(), name="load")
+            tasks.create_task(self._secrets.follow(self._clock, self._changed), name="secrets")
             tasks.create_task(self._keep_time(), name="timer")
             tasks.create_task(self._reconcile(), name="reconcile")
             tasks.create_task(self._reports.run(), name="reports")
             tasks.create_task(self._guard.run(), name="guard")
             served = [
                 await serve(command.format(name=name, **tokens), functools.partial(self._on_order, kind))
-                for name, kind in _ORDERS.items()
+                for name, kind in orders.KINDS.items()
             ]
             if self._claim is None:
                 served.append(await serve(command.format(name="start", **tokens), self._on_start))
@@ -230,16 +227,11 @@ class Runner:
         _log.info("start_refused", code=refusal.code, detail=refusal.detail, **ids)
         return refusal
 
-    async def _on_order(self, kind: type[Drain | Resume | SetStandby], message: Message) -> bytes:
-        try:
-            order = decode(message.data, kind)
-        except msgspec.MsgspecError as error:
-            if kind is not Drain:
-                return encode(Done(done=False, detail=str(error)))
-            order = Drain()
-        return encode(self.order(order))
+    async def _on_order(self, kind: type[Order], message: Message) -> bytes:
+        order = orders.read(kind, message.data)
+        return encode(order if isinstance(order, Done) else self.order(order))
 
-    def order(self, order: Drain | Resume | SetStandby) -> Done:
+    def order(self, order: Order) -> Done:
         """Follow an order; see `orders`. Sessions that run go on, whatever it is."""
         before = self.draining
         self._orders, done = orders.obey(self._orders, order, self._clock.monotonic())
@@ -394,4 +386,8 @@ class Runner:
     @property
     def offers(self) -> tuple[BotOffer, ...]:
         """The bots, those that can't run here included; not those that were withdrawn."""
-        return self._orders.offers(self._supervisor.offers)
+        return tuple(self._secrets.marked(offer) for offer in self._orders.offers(self._supervisor.offers))
+
+    def _secrets_of(self, bot: str) -> dict[str, str]:
+        needed = next((offer.secrets for offer in self._supervisor.offers if offer.name == bot), ())
+        return self._secrets.of(needed)

@@ -17,8 +17,8 @@ import msgspec
 
 # The mean follows what is measured within some minutes of calls.
 _FADE: Final = 0.02
-# Sessions' seconds that must have been seen before they say anything.
-ENOUGH: Final = 30
+# Measurements that must have been made before they say anything: two minutes of calls.
+ENOUGH: Final = 12
 # Above the mean by so many deviations: of sessions that are added, some are dearer than others, not all.
 _MARGIN: Final = 1.0
 # Nothing costs less: also an idle session is woken 50 times a second.
@@ -36,7 +36,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         cores: of one processor.
         memory: bytes of its own.
-        seen: measurements, one a second and session.
+        seen: measurements, one each ten seconds and session.
     """
 
     cores: float = 0.0

@@ -11,6 +11,7 @@
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -20,7 +21,7 @@ from greenroom.common.clock import Clock
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import EventType
 from greenroom.common.reasons import Reason
-from greenroom.runner.footprint import Footprint, Meter
+from greenroom.runner.isolation.usage import Usage
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.reports import Reports
 from greenroom.runner.slots import Key, Slots, Verdict
@@ -32,6 +33,7 @@ LOOK_S: Final = 1.0
 # Time to leave for a process whose memory has run out, and to publish what was recorded.
 _GOODBYE_S: Final = 2.0
 _MB: Final = 1024 * 1024
+_EXACT_EVERY: Final = 10
 
 
 class Guarded(Protocol):
@@ -68,7 +70,8 @@ class _Ward:
 
     def __init__(self, process: SessionProcess, bounds: Bounds) -> None:
         self.process = process
-        self.meter = Meter(process.pid)
+        self.looks = 0
+        self.shared = 0
         self.dog = Watchdog(bounds)
         self.heard = 0
         self.sentenced = False
@@ -84,7 +87,7 @@ class Guard:
         clock: time.
         sessions: those there are now.
         changed: must be called after anything in `slots` has changed.
-        on_footprint: called with what each session uses, and the time, at every look.
+        on_usage: called now and then with what each session uses, memory of its own included, and the time.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class Guard:
         clock: Clock,
         sessions: Callable[[], Iterable[Guarded]],
         changed: Callable[[], None],
-        on_footprint: Callable[[Session, Footprint, float], None],
+        on_usage: Callable[[Session, Usage, float], None],
     ) -> None:
         self._bounds = bounds
         self._slots = slots
@@ -104,7 +107,7 @@ class Guard:
         self._clock = clock
         self._sessions = sessions
         self._changed = changed
-        self._on_footprint = on_footprint
+        self._on_usage = on_usage
         self._wards: dict[Key, _Ward] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -144,15 +147,31 @@ class Guard:
         if guarded.heard != ward.heard or not guarded.runs:
             ward.heard = guarded.heard
             ward.dog.heard()
-        footprint = ward.meter.read()
-        if footprint is not None:
-            self._on_footprint(guarded.session, footprint, now)
-        found = ward.dog.look(now, used=None if footprint is None else footprint.own_bytes)
+        used = self._read(guarded, ward, now)
+        found = ward.dog.look(now, used=used)
         if ward.sentenced:
             # It is being ended; only what has to go at once is of interest still.
             return [finding for finding in found if isinstance(finding, MemoryOver) and finding.at_once]
         ward.sentenced |= any(not isinstance(finding, MemoryHigh) for finding in found)
         return found
+
+    def _read(self, guarded: Guarded, ward: _Ward, now: float) -> int | None:
+        """Return the memory of a session's own, or something that is more and yet not enough to be told of."""
+        # What is exact takes a millisecond or two; what isn't is never less.
+        exact = ward.looks % _EXACT_EVERY == 0
+        ward.looks += 1
+        bounds = [bound for bound in (self._bounds.memory_warn, self._bounds.memory_kill) if bound]
+        usage = ward.process.meter.read(0 if exact else min(bounds, default=sys.maxsize))
+        if usage is None:
+            return None
+        if usage.source != "rss":
+            if exact:
+                self._on_usage(guarded.session, usage, now)
+            return usage.memory_bytes
+        if exact:
+            # Its memory map can't be read: what it has grown by since the first look stands for its own.
+            ward.shared = ward.shared or usage.memory_bytes
+        return max(usage.memory_bytes - ward.shared, 0)
 
     async def _act(self, guarded: Guarded, finding: Finding) -> None:
         session = guarded.session

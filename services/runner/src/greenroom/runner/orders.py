@@ -13,8 +13,11 @@ from typing import Final
 
 import msgspec
 
-from greenroom.common.messages import BotOffer, Done, Drain, Resume, SetStandby
+from greenroom.common.messages import BotOffer, Done, Drain, Resume, SetStandby, decode
 
+type Order = Drain | Resume | SetStandby
+# By the name of the command.
+KINDS: Final[dict[str, type[Order]]] = {"drain": Drain, "resume": Resume, "standby": SetStandby}
 MAX_STANDBY: Final = 64
 # A scheduler says it again long before; one that is gone has no say for longer than this.
 MAX_FOR_S: Final = 600.0
@@ -58,12 +61,20 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
         return max(min(own if told is None else told, most, MAX_STANDBY), 0)
 
 
+def read(kind: type[Order], data: bytes) -> Order | Done:
+    """Return the order that was sent, or the answer to what is none; in doubt a runner drains."""
+    try:
+        return decode(data, kind)
+    except msgspec.MsgspecError as error:
+        return Drain() if kind is Drain else Done(done=False, detail=str(error))
+
+
 def stop(orders: Orders) -> Orders:
     """The runner is to stop: nothing takes that back."""
     return msgspec.structs.replace(orders, stopping=True)
 
 
-def obey(orders: Orders, order: Drain | Resume | SetStandby, now: float) -> tuple[Orders, Done]:
+def obey(orders: Orders, order: Order, now: float) -> tuple[Orders, Done]:
     """Return what holds after an order, and the answer to it."""
     match order:
         case Drain(agent_version=None):

@@ -22,6 +22,7 @@ from greenroom.common.log import bind_session
 from greenroom.common.messages import StartSession
 from greenroom.common.reasons import Reason
 from greenroom.runner.control import (
+    Begun,
     Cancel,
     EndingNotice,
     Finished,
@@ -60,6 +61,7 @@ class Parts:
 
     Attributes:
         fork: makes a process that finds a message when it begins; raises `NoProcess`.
+        secrets: returns those of a bot.
         changed: must be called after anything in `slots` has changed.
     """
 
@@ -71,6 +73,7 @@ class Parts:
     clock: Clock
     instruments: Instruments
     changed: Callable[[], None]
+    secrets: Callable[[str], dict[str, str]] = lambda _: {}
 
 
 class RunningSession:
@@ -167,7 +170,8 @@ class RunningSession:
                 await first_of(self._predecessor.wait(), self._ends.wait())
             try:
                 for _ in range(_TRIES):
-                    process = await hand_over(self.session, self._parts.pool, self._parts.fork, self._ends)
+                    secrets = self._parts.secrets(self.session.bot)
+                    process = await hand_over(self.session, secrets, self._parts.pool, self._parts.fork, self._ends)
                     if process is None or await self._begins(process):
                         return process
                     _log.warning("session_not_taken", pid=process.pid)
@@ -249,7 +253,7 @@ class RunningSession:
             case Pong():
                 self._parts.instruments.loop_lag.observe(message.loop_lag_ms / 1000)
                 return
-            case Stacks() | Standby():
+            case Begun() | Stacks() | Standby():
                 return
         self._parts.changed()
 

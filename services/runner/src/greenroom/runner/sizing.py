@@ -6,8 +6,8 @@ from greenroom.common.lifecycle import Session
 from greenroom.common.messages import BotDensity
 from greenroom.runner import density
 from greenroom.runner.density import Cost, Room
-from greenroom.runner.footprint import Footprint
 from greenroom.runner.host import Host
+from greenroom.runner.isolation.usage import Usage
 from greenroom.runner.slots import Key
 
 # Never more than this, however small the sessions are.
@@ -38,18 +38,18 @@ class Sizing:
         self._busy_cores = 0.0
         self._room = self._measure()
 
-    def note(self, session: Session, footprint: Footprint, now: float) -> None:
+    def note(self, session: Session, usage: Usage, now: float) -> None:
         """Take what a session uses now."""
         key = session.id, session.epoch
-        first, before, cpu_s = self._last.get(key, (now, now, footprint.cpu_s))
+        first, before, cpu_s = self._last.get(key, (now, now, usage.cpu_s))
         if now - before < _LEAST_S and now != before:
             return
-        self._last[key] = first, now, footprint.cpu_s
+        self._last[key] = first, now, usage.cpu_s
         if now - first < _YOUNG_S or now <= before:
             return
         cost = self._costs.get(session.bot, Cost())
-        cores = max(footprint.cpu_s - cpu_s, 0.0) / (now - before)
-        self._costs[session.bot] = density.learn(cost, cores=cores, memory=footprint.own_bytes)
+        cores = max(usage.cpu_s - cpu_s, 0.0) / (now - before)
+        self._costs[session.bot] = density.learn(cost, cores=cores, memory=usage.memory_bytes)
 
     def forget(self, held: frozenset[Key]) -> None:
         """Forget the sessions that are none of those `held`; what their bots cost is remembered."""

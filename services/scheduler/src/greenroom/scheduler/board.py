@@ -154,6 +154,8 @@ class Board:
         if session.ended and session.leased_at and session.ended_at:
             took_s = (session.ended_at - session.leased_at).total_seconds()
             self.history.durations.add(session.pool, max(took_s, 0.0))
+            for measure in {each.measure for each in (*self._book.of(session), *self._book.of_version(session))}:
+                self.history.measured.add(measure, max(took_s, 0.0))
         went_well = started_well(transition, session)
         key = self._rollouts.trial(session) if went_well is not None else None
         if key is not None:
@@ -241,7 +243,7 @@ class Board:
             self._queues,
             self._book,
             self._rollouts,
-            self.history.durations,
+            self.history,
         )
 
     def _follow(self, now: datetime) -> None:
@@ -274,8 +276,9 @@ class Board:
                 self._due.add(session_id)
                 self._queues.leave(session_id)
                 continue
-            deadline = None if tracked.busy else look_again_at(session)
-            if deadline is not None:
+            deadline = None if tracked.busy else look_again_at(tracked, self._fleet, self._limits)
+            # One that has passed while nothing could be heard changes nothing: hearing again will.
+            if deadline is not None and deadline > now:
                 self._deadlines.put(session_id, (deadline, session_id))
             if waits and self._queues.line(session_id) is None:
                 self._wait(session)

@@ -24,6 +24,7 @@ from greenroom.common.lifecycle import Requeued, Session, State
 from greenroom.common.messages import Decision, Drain, PoolState
 from greenroom.common.reasons import Reason
 from greenroom.scheduler import capacity, launch_pauses, pool_memory
+from greenroom.scheduler.arrivals import ColdStarts
 from greenroom.scheduler.capacity import ColdAllowance, PoolAssessment
 from greenroom.scheduler.decisions import Decisions
 from greenroom.scheduler.launch_pauses import Pause
@@ -159,6 +160,10 @@ class Keeper:
     def states(self) -> tuple[PoolState, ...]:
         """Return how the pools stand, as of the last look."""
         return tuple(self._assessed[pool].state for pool in sorted(self._assessed))
+
+    def cold_starts(self, pool: str) -> ColdStarts:
+        """Return how long the last launches took in a pool."""
+        return self._memory(pool).cold_starts
 
     def _memory(self, pool: str) -> PoolMemory:
         return self._memories.get(pool) or PoolMemory()

@@ -15,6 +15,9 @@ from greenroom.scheduler.fleet import Hold
 # let through too fast after a change of leader, for that second.
 MAX_DEPARTED: Final = 4096
 
+# Scope, tenant (`*`: of all together) and key: what a limit counts, whichever limit that is.
+type Measure = tuple[Scope, str, str]
+
 _SHARED: Final = frozenset({Scope.CARRIER, Scope.NUMBER, Scope.ACCOUNT})
 # Tallies that nothing counts by any more are looked for when there are so many more than were of use the last time.
 _SLACK: Final = 1024
@@ -119,6 +122,11 @@ class Tally[L]:
         self.waiting = 0
         self.starts = Starts(limit.max_starts_per_s) if limit.max_starts_per_s else None
         self.parked: list[L] = []
+
+    @property
+    def measure(self) -> Measure:
+        """What it counts."""
+        return self.limit.scope, self.tenant, self.key
 
     @property
     def full(self) -> bool:

@@ -9,6 +9,7 @@ from greenroom.common.messages import QueuePage, QueuePageQuery, WaitingSession
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Waiting
 from greenroom.scheduler.capacity import ColdAllowance
+from greenroom.scheduler.limits import Tally
 from greenroom.scheduler.placing import Desk
 from greenroom.scheduler.queues import Line
 
@@ -26,7 +27,8 @@ class Outlook:
     """See the module. What was computed for one answer is kept for the next, so an outlook is of a moment.
 
     When the next slot is expected: of n calls of the mean length m, begun independently of each other, one ends each
-    m / n seconds. m is that of the pool's sessions that were seen to end; before the first, nothing is said.
+    m / n seconds. m is that of the sessions that were seen to end of what the limit counts, or of the pool where those
+    are too few; before the first, nothing is said.
 
     Args:
         desk: what leases are granted from.
@@ -107,25 +109,27 @@ class Outlook:
 
     def _find_cause(self, line: Line) -> _Cause:
         queue, like, desk = line.party.queue, line.like, self._desk
-        mean_s = desk.durations.mean_s(like.pool)
         tallies = line.tallies
         for tally in tallies:
             if self._now is not None and tally.blocks(self._now):
                 rate = tally.limit.max_starts_per_s
-                next_s = 1 / rate if rate and not tally.full else _next_s(mean_s, tally.active)
+                next_s = 1 / rate if rate and not tally.full else self._next_below(tally, like.pool)
                 return _Cause(*tally.reason(), tally, next_s)
         refused_by = like.refused_by
         short = desk.short(queue, refused_by)
         if short is not None:
             reason, text = short
             busy = sum(rack.busy(refused_by)[1] for rack in desk.racks(queue))
-            next_s = _next_s(mean_s, busy) if reason is Reason.NO_FREE_SLOT else None
+            next_s = _next_s(desk.history.mean_s(like.pool), busy) if reason is Reason.NO_FREE_SLOT else None
             return _Cause(reason, text + self._held_back(like.pool, like.bot), queue.wish, next_s)
         for version in desk.versions(queue):
             for tally in desk.of_version(like, version):
                 if self._now is not None and tally.blocks(self._now):
-                    return _Cause(*tally.reason(), tally, _next_s(mean_s, tally.active))
+                    return _Cause(*tally.reason(), tally, self._next_below(tally, like.pool))
         return _Cause(Reason.NO_FREE_SLOT, "it is being decided on", queue.wish, None)
+
+    def _next_below(self, tally: Tally[Line], pool: str) -> float | None:
+        return _next_s(self._desk.history.mean_s(pool, tally.measure), tally.active)
 
     def _held_back(self, pool: str, bot: str) -> str:
         """Return why no runner is launched, if that is because something is in the way."""

@@ -16,7 +16,7 @@ from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import ColdLease, Lease, Refuse, Why
 from greenroom.scheduler.capacity import ColdAllowance
 from greenroom.scheduler.fleet import Hold
-from greenroom.scheduler.history import Durations
+from greenroom.scheduler.history import History
 from greenroom.scheduler.limits import Book, Tally, retry_after_s
 from greenroom.scheduler.placement import Rack, Seat
 from greenroom.scheduler.queues import Line, Queue, Queues, Turn, age
@@ -39,7 +39,7 @@ class Desk(NamedTuple):
     queues: Queues
     book: Book[Line]
     rollouts: Rollouts
-    durations: Durations
+    history: History
 
     def versions(self, queue: Queue) -> tuple[int, ...]:
         """Return the versions that the sessions of a queue may get, the preferred one first."""
@@ -246,7 +246,7 @@ class Placing:
         refused.sort(key=lambda row: age(row[0]))
         for session, tally in refused[: self._most - len(self.actions)]:
             text = f"limit {tally.limit.id}: {tally.reason()[1]}"
-            mean_s = self._desk.durations.mean_s(session.pool)
+            mean_s = self._desk.history.mean_s(session.pool, tally.measure)
             after_s = retry_after_s(mean_s, tally.active)
             ended = Ended(
                 by="scheduler",

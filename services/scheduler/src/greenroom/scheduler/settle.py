@@ -66,14 +66,17 @@ def settle(tracked: Tracked, now: datetime, fleet: Fleet, limits: PlanLimits) ->
             return None
 
 
-def look_again_at(session: Session) -> datetime | None:
+def look_again_at(tracked: Tracked, fleet: Fleet, limits: PlanLimits) -> datetime | None:
     """Return when time alone may change what `settle` says, aside from runners falling silent."""
+    session = tracked.session
     match session.state:
         case State.REQUESTED:
             return session.queue_deadline_at
         case State.LEASED:
             return session.lease_expires_at
-        case _:
+        case State.STARTED | State.READY | State.ENDING:
+            return _believed_until(tracked, fleet, limits)
+        case State.ENDED:
             return None
 
 
@@ -123,10 +126,26 @@ def _loss(tracked: Tracked, now: datetime, fleet: Fleet, limits: PlanLimits) -> 
     if key is None:
         return None
     if _is_lost(key, now, fleet, limits):
+        believed_until = _believed_until(tracked, fleet, limits)
+        # Learned of in the future: the clock was set back, and hearing has begun anew since.
+        if believed_until is not None and tracked.seen_at <= now < believed_until:
+            return None
         return f"runner {session.runner_id} wasn't heard for {limits.runner_lost_s:g} s"
     if fleet.missing_for(session, tracked.seen_at) >= timedelta(seconds=limits.session_missing_s):
         return f"runner {session.runner_id} no longer has it"
     return None
+
+
+def _believed_until(tracked: Tracked, fleet: Fleet, limits: PlanLimits) -> datetime | None:
+    """Return until when a runner that was never heard here is taken for one that runs the session; None: it was heard.
+
+    However long this scheduler has been hearing, that a session is there is news to it, and whoever wrote that news
+    was up a moment ago: its heartbeats get the same time to come through as those of any other runner.
+    """
+    key = holder(tracked.session)
+    if key is None or key in fleet.runners:
+        return None
+    return tracked.seen_at + timedelta(seconds=limits.runner_lost_s)
 
 
 def _lost(session: Session, loss: str) -> SessionAction:

@@ -7,11 +7,15 @@ from typing import Any
 from litestar.handlers import HTTPRouteHandler
 
 from greenroom.api.agents import Agents
+from greenroom.api.commands import Commands
 from greenroom.api.fleet import Fleet
+from greenroom.api.listen_tickets import ListenTickets
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
+from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.limits import limit_routes
+from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
@@ -30,6 +34,8 @@ from greenroom.common.health import Readiness
 def all_routes(
     *,
     sessions: Sessions,
+    commands: Commands,
+    listen_tickets: ListenTickets,
     store: Store,
     policies: PolicyStore,
     scheduler: SchedulerLink,
@@ -45,6 +51,7 @@ def all_routes(
     """Return all routes of HTTP; `schema` gives their OpenAPI document."""
     return [
         *session_routes(sessions, store, settings.public_url),
+        *command_routes(commands, listen_tickets, settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *queue_routes(scheduler),
@@ -53,6 +60,7 @@ def all_routes(
         *reservation_routes(policies),
         *rollout_routes(policies, scheduler),
         *weight_routes(policies),
+        *pin_routes(policies, scheduler, agents),
         *system_routes(
             agents=agents,
             fleet=fleet,

@@ -68,6 +68,11 @@ class Adapter(Protocol):
         """
         ...
 
+    def room(self, options: dict[str, Any]) -> str | None:
+        """Return the room that a request brings: a tenant has one active session in each. None: it brings none."""
+        del options
+        return None
+
     def plan(self, session: Session, options: dict[str, Any]) -> dict[str, str] | None:
         """Return what `release` would have to know of what `prepare` is about to make; None: nothing has to go."""
         ...
@@ -106,6 +111,10 @@ class Adapter(Protocol):
             GreenroomError: not now; it is asked again later.
         """
         ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        return
 
 
 def options_of[T: msgspec.Struct](options: dict[str, Any], kind: type[T]) -> T:

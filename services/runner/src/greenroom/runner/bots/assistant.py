@@ -28,6 +28,7 @@ from pipecat.utils.errors import classify_http_exception, classify_http_status_c
 
 from greenroom.runner.bots._transport import make_worker, open_transport, run
 
+SECRETS: Final = ("OPENAI_API_KEY",)
 DESCRIPTION: Final = "General assistant over OpenAI's APIs, or a compatible server; needs OPENAI_API_KEY."
 INSTRUCTIONS: Final = (
     "You are on the phone. Answer in one or two short sentences of plain words, without lists, headings or emoji: "

@@ -4,10 +4,9 @@ from typing import Any, Final
 
 import msgspec
 
-from greenroom.common.lifecycle import Session
 from greenroom.common.spool import Spool
-from greenroom.common.telemetry import current_traceparent, session_span
 from greenroom.runner.control import Finished
+from greenroom.runner.isolation.groups import own_usage
 from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import Verdict, where_raised
@@ -39,6 +38,7 @@ def completed(
         "media": msgspec.to_builtins(media),
         "unrecorded_frames": recorder.dropped,
         "duration_ms": clock.now_ms(),
+        "usage": msgspec.to_builtins(own_usage()),
     }
 
 
@@ -57,11 +57,3 @@ def finished(verdict: Verdict, emitter: Emitter, *, lost: int) -> Finished:
 def told(error: BaseException) -> str:
     """Return what may be told of an error: the text of our own, of others only what and where."""
     return str(error) if isinstance(error, NotRunnable) else where_raised(error)
-
-
-def rooted(session: Session) -> Session:
-    """Return the session with a trace to belong to; the api gives it one, a test may not."""
-    if session.traceparent is not None:
-        return session
-    with session_span("session", session_id=session.id, tenant=session.tenant):
-        return msgspec.structs.replace(session, traceparent=current_traceparent())

@@ -2,14 +2,11 @@
 
 import asyncio
 import contextvars
-import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Final
 
 import structlog
 from opentelemetry import context as otel_context
-from opentelemetry.trace import Span
 from pipecat.frames.frames import Frame
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.workers.runner import WorkerRunner
@@ -19,7 +16,7 @@ from greenroom.common.lifecycle import Outcome, Session
 from greenroom.common.messages import EventType
 from greenroom.common.reasons import Reason
 from greenroom.common.spool import Spool
-from greenroom.common.telemetry import context_from_traceparent, session_span
+from greenroom.common.telemetry import context_from_traceparent
 from greenroom.runner.control import (
     Assign,
     Cancel,
@@ -31,8 +28,10 @@ from greenroom.runner.control import (
 )
 from greenroom.runner.session.attach import HOST, Attachment
 from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.chunking import InputChunks
 from greenroom.runner.session.clock import CallClock
-from greenroom.runner.session.closing import close_code, completed, finished, rooted, told
+from greenroom.runner.session.closing import close_code, completed, finished, told
+from greenroom.runner.session.commands.desk import Desk
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import Ending, verdict_for, verdict_on, where_raised
@@ -40,8 +39,9 @@ from greenroom.runner.session.flows import NODE_WATCH
 from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.stages import Stages, rooted
 from greenroom.runner.session.transports import make_transport
-from greenroom.runner.session.transports.base import NotRunnable
+from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotRunnable
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
 from greenroom.runner.session.watchkeeper import Watchkeeper
@@ -83,8 +83,7 @@ class LiveSession:
         self._context = context
         self._channel = channel
         self._listening = listening
-        self._assigned_at = time.monotonic()
-        self._stages_ms: dict[str, float] = {}
+        self._stages = Stages(self.session)
         self.ready = asyncio.Event()
         # The broker knows our subscriptions; the runner knows that we are ready.
         self._reachable = self._told_ready = False
@@ -114,6 +113,17 @@ class LiveSession:
             cut_off=lambda: not broker.connected,
         )
         self._bot_context = contextvars.copy_context()
+        self._desk = Desk(
+            broker,
+            self.session,
+            medium=self._transport,
+            pipelines=self._pipelines,
+            emitter=self._emitter,
+            recorder=self._recorder,
+            clock=self._clock,
+            bot_context=self._bot_context,
+            stop=self._ending.stop,
+        )
         self._tasks = asyncio.TaskGroup()
         self._bot: asyncio.Task[None] | None = None
 
@@ -147,12 +157,13 @@ class LiveSession:
     # ------------------------------------------------------------------------ start
 
     async def _start(self) -> None:
-        with self._stage("session.start") as span:
+        with self._stages.span("session.start") as span:
             try:
                 await self._transport.open()
             except NotRunnable as error:
                 self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, str(error))
                 return
+            await self._desk.open()
             self._emitter.emit(
                 EventType.CALL_STARTED,
                 {
@@ -171,17 +182,17 @@ class LiveSession:
             self._reachable = True
             self._tell_ready()
             await first(self.ready.wait(), self._ending.begun.wait())
-            span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages_ms.items()})
+            span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages.took_ms.items()})
         if self.ready.is_set():
             if not self._told_ready:
-                await self._channel.send(PipelineReady(stages_ms=self._stages_ms))
+                await self._channel.send(PipelineReady(stages_ms=self._stages.took_ms))
             session = self.session
             _log.info(
                 "pipeline_ready",
                 bot=session.bot,
                 epoch=session.epoch,
                 attempt=session.attempt,
-                stages_ms=self._stages_ms,
+                stages_ms=self._stages.took_ms,
             )
 
     def _enter(self) -> None:
@@ -198,7 +209,8 @@ class LiveSession:
             _log.exception("bot_import_failed", bot=self.session.bot)
             self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, told(error))
             raise
-        self._mark("bot")
+        self._desk.exposed.module = bot.__module__
+        self._stages.mark("bot")
         try:
             await bot(arguments)
         except SystemExit as error:
@@ -231,14 +243,18 @@ class LiveSession:
             attachment = Attachment(worker)
             attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
+            if self._context.settings.input_chunk_ms:
+                for transport in attachment.inputs:
+                    InputChunks(transport, self._context.settings.input_chunk_ms / 1000)
         except Exception as error:
             # Pipecat would log it and go on, unobserved and unstoppable.
             _log.exception("observers_not_attached")
             self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, f"not observable: {where_raised(error)}")
             raise
         self._pipelines.attachments.append(attachment)
+        self._desk.attach()
         if attachment.main:
-            self._mark("worker")
+            self._stages.mark("worker")
             if self._clock.begun:
                 await self._watch.connected(attachment.inputs[0] if attachment.inputs else attachment.outputs[0])
         if self._ending.begun.is_set():
@@ -246,7 +262,7 @@ class LiveSession:
 
     def _on_pipeline_started(self) -> None:
         if not self.ready.is_set():
-            self._mark("pipeline")
+            self._stages.mark("pipeline")
             self.ready.set()
             self._keeper.ready()
             self._tell_ready()
@@ -254,7 +270,7 @@ class LiveSession:
     def _tell_ready(self) -> None:
         """Say so at once: the loop is full of what a pipeline does when it begins, and somebody waits."""
         if self.ready.is_set() and self._reachable and not self._told_ready:
-            self._told_ready = self._channel.say(PipelineReady(stages_ms=self._stages_ms))
+            self._told_ready = self._channel.say(PipelineReady(stages_ms=self._stages.took_ms))
 
     # ------------------------------------------------------------------------ meanwhile
 
@@ -279,9 +295,11 @@ class LiveSession:
             EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
         )
         _log.info("client_disconnected", by=by, code=code)
-        if by == "away" and self._keeper.waits():
+        if by == AWAY and self._keeper.waits():
             return
-        self._hung_up = by != "bot"
+        if by == WAY_LOST:
+            self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, reason)
+        self._hung_up = by in {"client", AWAY}
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)
 
@@ -325,7 +343,7 @@ class LiveSession:
         flush_until = loop.time() + whole_s * TERMINATE_AT
         _log.info("session_ending", outcome=verdict.outcome, reason=verdict.reason)
         self._transport.prepare_to_close(close_code(verdict), verdict.reason)
-        with self._stage("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
+        with self._stages.span("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
             if not self._told_to_end and not self._orphaned:
                 await self._channel.send(
                     EndingNotice(outcome=verdict.outcome, reason=verdict.reason, detail=verdict.detail)
@@ -338,6 +356,7 @@ class LiveSession:
                     reason=verdict.reason,
                     patience_s=lambda: _URGENT_CANCEL_S if self._urgent else whole_s * _PATIENCE,
                 )
+            await self._desk.close()
             await self._transport.close()
             await self._watch.close()
             await self._recorder.close()
@@ -354,17 +373,3 @@ class LiveSession:
                 _URGENT_FLUSH_S if self._urgent else max(flush_until - loop.time(), _MIN_FLUSH_S)
             )
         return finished(verdict, self._emitter, lost=self._spool.dropped + left)
-
-    # ------------------------------------------------------------------------ helpers
-
-    def _stage(self, name: str, **attributes: str) -> AbstractContextManager[Span]:
-        return session_span(
-            name,
-            session_id=self.session.id,
-            tenant=self.session.tenant,
-            traceparent=self.session.traceparent,
-            attributes={f"greenroom.{key}": value for key, value in attributes.items()},
-        )
-
-    def _mark(self, stage: str) -> None:
-        self._stages_ms.setdefault(stage, round((time.monotonic() - self._assigned_at) * 1000, 2))

@@ -150,6 +150,7 @@ class _SessionProcess:
 
     async def _run_session(self, assigned: Assign, channel: Channel, broker: NatsBroker) -> int:
         session = assigned.session
+        os.environ.update(assigned.secrets)
         with bind_session(session.id, session.tenant):
             provider = trace.get_tracer_provider()
             if isinstance(provider, TracerProvider):

@@ -1,6 +1,7 @@
 """The transports a session process knows, by the names that sessions have for them."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Final
 
 from greenroom.common.broker import Broker
@@ -17,9 +18,35 @@ def _websocket(
     return WebSocketTransport(session, broker, on_connected, on_disconnected)
 
 
+def _daily(
+    session: Session, broker: Broker, on_connected: OnConnected, on_disconnected: OnDisconnected
+) -> SessionTransport:
+    _need("daily")
+    from greenroom.runner.session.transports.daily import DailyRoom  # noqa: PLC0415
+
+    return DailyRoom(session, broker, on_connected, on_disconnected)
+
+
+def _livekit(
+    session: Session, broker: Broker, on_connected: OnConnected, on_disconnected: OnDisconnected
+) -> SessionTransport:
+    _need("livekit")
+    from greenroom.runner.session.transports.livekit import LiveKitRoom  # noqa: PLC0415
+
+    return LiveKitRoom(session, broker, on_connected, on_disconnected)
+
+
+def _need(package: str) -> None:
+    """Make sure that a package is there: Pipecat says of one that isn't with an error of no type."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(name=package)
+
+
 # Each imports what it needs when it is needed: Daily's alone starts ten threads.
 _KNOWN: Final[dict[str, Callable[[Session, Broker, OnConnected, OnDisconnected], SessionTransport]]] = {
     "websocket": _websocket,
+    "daily": _daily,
+    "livekit": _livekit,
 }
 
 

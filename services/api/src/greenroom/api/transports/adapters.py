@@ -1,0 +1,23 @@
+"""The transports that this installation is set up for."""
+
+from greenroom.api.settings import ApiSettings
+from greenroom.api.tickets import Tickets
+from greenroom.api.transports.base import Adapter
+from greenroom.api.transports.daily import DailyAdapter
+from greenroom.api.transports.daily_rest import DailyRest
+from greenroom.api.transports.provider import Provider
+from greenroom.api.transports.websocket import WebSocketAdapter
+
+
+def adapters(settings: ApiSettings, tickets: Tickets) -> list[Adapter]:
+    """Return an adapter for each transport whose settings are there."""
+    found: list[Adapter] = [WebSocketAdapter(tickets)]
+    if settings.daily_api_key is not None:
+        found.append(_daily(settings, settings.daily_api_key))
+    return found
+
+
+def _daily(settings: ApiSettings, api_key: str) -> DailyAdapter:
+    headers = {"authorization": f"Bearer {api_key}"}
+    rest = DailyRest(Provider("Daily", settings.daily_api_url, headers=headers))
+    return DailyAdapter(rest, api_key=api_key, api_url=settings.daily_api_url, bring=settings.daily_bring_rooms)
