@@ -169,6 +169,8 @@ class BotOffer(msgspec.Struct, frozen=True, kw_only=True):
     body_schema: dict[str, Any] | None = None
     # Why it can't run here (its import failed), the last line of the traceback; it is never scheduled then.
     error: str | None = None
+    # The end of that traceback, innermost call last; empty where there is none.
+    traceback: str = ""
     # Names of the secrets that it needs, and of those that aren't here: it is never scheduled while there are any.
     secrets: tuple[str, ...] = ()
     missing_secrets: tuple[str, ...] = ()
