@@ -31,6 +31,7 @@ from greenroom.runner.session.flows import watch_flows
 from greenroom.runner.session.live import LiveSession
 from greenroom.runner.session.practice import practise
 from greenroom.runner.session.turns import SpanLabels
+from greenroom.runner.session.voice import look_for_voices_inline
 from greenroom.runner.warmup import settle
 
 _log = structlog.get_logger()
@@ -53,6 +54,7 @@ def warm() -> None:
     """Do in the zygote what every fork would do for itself: load the hooks, and wrap what is watched."""
     announce_setup_file()
     watch_flows()
+    look_for_voices_inline()
 
 
 def run(control_fd: int, context: SessionContext) -> int:
@@ -69,6 +71,7 @@ def run(control_fd: int, context: SessionContext) -> int:
     asyncio.set_event_loop(loop)
     announce_setup_file()
     watch_flows()
+    look_for_voices_inline()
     tracing = setup_tracing(f"greenroom-{SERVICE}", name, None, version=context.version)
     # The loop isn't closed: whatever a bot has left running on it, or in threads, ends with the process.
     return loop.run_until_complete(_SessionProcess(control_fd, context, name, tracing).main())
