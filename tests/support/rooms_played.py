@@ -21,7 +21,7 @@ from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.daily.transport import DailyParams
 from pipecat.transports.livekit.transport import LiveKitParams, LiveKitTransport
 
-from greenroom.common.lifecycle import OnLoss
+from greenroom.common.lifecycle import Limits, OnLoss
 from greenroom.common.secrets import SecretBox
 from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.transports import make_transport
@@ -41,7 +41,11 @@ async def _play(scenario: dict[str, Any]) -> dict[str, Any]:
     now = asyncio.get_running_loop().time
     name = scenario["transport"]
     session = new_session(
-        "echo", transport=name, transport_info=_INFO[name], on_loss=OnLoss(scenario.get("on_loss", "before_media"))
+        "echo",
+        limits=Limits(rejoin_timeout_s=scenario.get("rejoin_s", 0)),
+        transport=name,
+        transport_info=_INFO[name],
+        on_loss=OnLoss(scenario.get("on_loss", "before_media")),
     )
     broker = MemoryServer().connect()
     box = SecretBox(broker)

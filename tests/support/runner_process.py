@@ -26,6 +26,7 @@ _BOTS: Final = {
     "echo": "tests.support.session_bots:echo",
     "spawner": "tests.support.standin_bots:spawner",
     "frozen": "tests.support.standin_bots:frozen",
+    "blocking": "tests.support.watched_bots:blocking",
     "broken": "tests.support.no_such_module:bot",
 }
 

@@ -262,11 +262,13 @@ def _params() -> FastAPIWebsocketParams:
     )
 
 
-async def _transport(runner_args: WebSocketRunnerArguments) -> BaseTransport:
+async def open_transport(runner_args: WebSocketRunnerArguments) -> BaseTransport:
+    """Return the transport that Pipecat makes of the arguments."""
     return await create_transport(runner_args, {"websocket": _params})
 
 
-async def _run(worker: PipelineWorker, runner_args: WebSocketRunnerArguments) -> None:
+async def run_worker(worker: PipelineWorker, runner_args: WebSocketRunnerArguments) -> None:
+    """Run a pipeline until it ends."""
     runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
     await runner.add_workers(worker)
     await runner.run()
@@ -274,26 +276,26 @@ async def _run(worker: PipelineWorker, runner_args: WebSocketRunnerArguments) ->
 
 async def echo(runner_args: WebSocketRunnerArguments) -> None:
     """Echo; ends when the client leaves."""
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
 
     @transport.event_handler("on_client_disconnected")
     async def on_client_disconnected(_transport: BaseTransport, _client: object) -> None:
         await worker.cancel()
 
-    await _run(worker, runner_args)
+    await run_worker(worker, runner_args)
 
 
 async def careless(runner_args: WebSocketRunnerArguments) -> None:
     """Echo that doesn't notice when its client leaves."""
-    transport = await _transport(runner_args)
-    await _run(PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()])), runner_args)
+    transport = await open_transport(runner_args)
+    await run_worker(PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()])), runner_args)
 
 
 async def talker(runner_args: WebSocketRunnerArguments) -> None:
     """A whole voice pipeline: greets, answers by `body["lines"]`, says goodbye when its last line was spoken."""
     body: dict[str, Any] = runner_args.body or {}
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     strategies = UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.3)])
     aggregators = LLMContextAggregatorPair(
         LLMContext(),
@@ -322,12 +324,12 @@ async def talker(runner_args: WebSocketRunnerArguments) -> None:
     async def on_client_disconnected(_transport: BaseTransport, _client: object) -> None:
         await worker.cancel()
 
-    await _run(worker, runner_args)
+    await run_worker(worker, runner_args)
 
 
 async def minded(runner_args: WebSocketRunnerArguments) -> None:
     """Answer with the last message of its context; exposes functions of its own call."""
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     context = LLMContext()
     aggregators = LLMContextAggregatorPair(context, user_params=LLMUserAggregatorParams(vad_analyzer=LoudVad()))
     worker = PipelineWorker(
@@ -349,12 +351,12 @@ async def minded(runner_args: WebSocketRunnerArguments) -> None:
         return [dict(message) for message in context.get_messages() if isinstance(message, dict)][-last:]
 
     EXPOSED["remembered"] = remembered
-    await _run(worker, runner_args)
+    await run_worker(worker, runner_args)
 
 
 async def flowing(runner_args: WebSocketRunnerArguments) -> None:
     """A flow that begins when the client is there, and goes on to a second node."""
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     model = ScriptedModel(["Hello."])
     aggregators = LLMContextAggregatorPair(LLMContext())
     worker = PipelineWorker(
@@ -370,7 +372,7 @@ async def flowing(runner_args: WebSocketRunnerArguments) -> None:
         await flow.initialize(node)
         await flow.set_node_from_config({**node, "name": "booking"})
 
-    await _run(worker, runner_args)
+    await run_worker(worker, runner_args)
 
 
 async def raises(runner_args: WebSocketRunnerArguments) -> None:
@@ -380,7 +382,7 @@ async def raises(runner_args: WebSocketRunnerArguments) -> None:
 
 async def raises_later(runner_args: WebSocketRunnerArguments) -> None:
     """Raise in the middle of a call."""
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
@@ -396,7 +398,7 @@ async def returns(_runner_args: WebSocketRunnerArguments) -> None:
 
 async def stubborn(runner_args: WebSocketRunnerArguments) -> None:
     """Swallow cancellation, as bad code does."""
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)

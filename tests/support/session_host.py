@@ -29,6 +29,7 @@ from greenroom.runner.session import process
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.settings import RunnerSettings
 from tests.support.session_bots import BOTS
+from tests.support.watched_bots import WATCHED_BOTS
 
 _REHEARSAL_S: Final = 20.0
 _JOIN_S: Final = 5.0
@@ -37,7 +38,7 @@ _JOIN_S: Final = 5.0
 def main(fd: int) -> None:
     """Serve until the other end is closed."""
     _warm_up()
-    bots = {**BOTS, "cloud": importlib.import_module("tests.support.cloud_bot").bot}
+    bots = {**BOTS, **WATCHED_BOTS, "cloud": importlib.import_module("tests.support.cloud_bot").bot}
     host = socket.socket(fileno=fd)
     host.send(b"ready")
     while True:

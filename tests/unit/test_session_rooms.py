@@ -50,6 +50,11 @@ def _scenarios(name: str) -> dict[str, Any]:
     return {f"{name}: {title}": {"transport": name, "steps": each} for title, each in steps.items()} | {
         f"{name}: taken": {"transport": name, "secrets": {}},
         f"{name}: never": {"transport": name, "on_loss": "never"},
+        f"{name}: awaited": {
+            "transport": name,
+            "rejoin_s": 60,
+            "steps": [joined, comes(_ADA), ["wait", 1], leaves(_ADA), ["wait", 30], comes(_BOB), ["wait", 1]],
+        },
     }
 
 
@@ -80,6 +85,17 @@ def played() -> dict[str, Any]:
     done = subprocess.run(command, input=scenarios, capture_output=True, text=True, timeout=240, cwd=_ROOT, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
+
+
+def test_an_empty_room_is_told_of_where_the_session_waits_itself(told: Any) -> None:
+    """With a limit for coming back the session hears at once that nobody is there, and again that somebody is."""
+    awaited = told("awaited")
+    assert [what[1:] for what in awaited["heard"]] == [
+        ["connected", "ada"],
+        ["disconnected", "away", 1000, "the room is empty"],
+        ["connected", "bob"],
+    ]
+    assert awaited["connected"]
 
 
 @pytest.fixture(params=["daily", "livekit"])

@@ -71,6 +71,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     join_timeout_s: float = 120.0
     # The end ladder as a whole, goodbye included.
     end_timeout_s: float = 10.0
+    # How long before `max_duration_s` the bot hears that its time runs out, half of it at most; 0: it doesn't.
+    ending_soon_s: float = 30.0
+    # From the connection to the bot's first sound; 0: it may be silent as long as it likes.
+    first_audio_timeout_s: float = 0.0
+    # Audio comes in, but nothing moves through the pipeline; 0: for ever. A slow answer of a model is no such thing.
+    no_progress_timeout_s: float = 60.0
+    # Neither side speaks; 0: that is left to the pipeline's own idle limit.
+    silence_timeout_s: float = 0.0
+    # Everybody has left and may come back, where the transport allows that; 0: the session ends with the connection.
+    rejoin_timeout_s: float = 0.0
 
 
 class Pinned(msgspec.Struct, frozen=True, kw_only=True):

@@ -205,14 +205,60 @@ class Reason(enum.StrEnum):
             "often is the kernel's out-of-memory killer: see `dmesg` and the memory metrics."
         ),
     )
+    NO_FIRST_AUDIO = (
+        "no-first-audio",
+        "failed",
+        True,
+        "The bot never spoke",
+        (
+            "Somebody was connected for `limits.first_audio_timeout_s` and the bot had made no sound. Look for a "
+            "provider that doesn't answer in the session's `error` and `metrics` events; a bot that listens first "
+            "needs a longer limit, or 0."
+        ),
+    )
+    NO_PROGRESS = (
+        "no-progress",
+        "failed",
+        True,
+        "The pipeline stood still",
+        (
+            "Audio came in for `limits.no_progress_timeout_s`, but nothing came through the pipeline. Some processor "
+            "waits for what doesn't come: the `stack_dump` event has where every task was."
+        ),
+    )
+    SILENCE_TIMEOUT = (
+        "silence-timeout",
+        "completed",
+        False,
+        "Neither side spoke for too long",
+        "`limits.silence_timeout_s` passed without a word of the caller or the bot. Nothing to do.",
+    )
+    ROOM_EMPTY = (
+        "room-empty",
+        "completed",
+        False,
+        "Everybody left and nobody came back",
+        "The last participant left, and `limits.rejoin_timeout_s` passed without anybody's coming back. Nothing to do.",
+    )
+    UNRESPONSIVE = (
+        "unresponsive",
+        "failed",
+        True,
+        "The session's process didn't answer",
+        (
+            "Its event loop was blocked for GREENROOM_UNRESPONSIVE_S, so it was killed. The `stack_dump` event has "
+            "what its threads were doing: code that computes or waits without `await` belongs into a thread."
+        ),
+    )
     OUT_OF_MEMORY = (
         "out-of-memory",
         "failed",
         False,
         "The session used more memory than it may",
         (
-            "The kernel killed it at the limit of its control group; the detail has the most it had. Raise "
-            "GREENROOM_SESSION_MEMORY_MB, or look for what the bot keeps."
+            "It went over GREENROOM_MEMORY_KILL_MB and was ended, or over GREENROOM_SESSION_MEMORY_MB, the limit of "
+            "its control group, and the kernel killed it; the detail says which. The `memory_high` and `stack_dump` "
+            "events say when and where. Raise the limits, or look for what the bot keeps."
         ),
     )
     RUNNER_LOST = (

@@ -25,6 +25,11 @@ LIMITS: Final = {
     "max_duration_s": 7200.0,
     "join_timeout_s": 120.0,
     "end_timeout_s": 10.0,
+    "ending_soon_s": 30.0,
+    "first_audio_timeout_s": 0.0,
+    "no_progress_timeout_s": 60.0,
+    "silence_timeout_s": 0.0,
+    "rejoin_timeout_s": 0.0,
 }
 
 SESSION: Final[dict[str, Any]] = {

@@ -18,6 +18,7 @@ MAX_ACCOUNTS: Final = 16
 _NAME: Final = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?(?!\n)$"
 
 type Seconds = Annotated[float, Meta(gt=0, le=MAX_LIMIT_S)]
+type SecondsOrNever = Annotated[float, Meta(ge=0, le=MAX_LIMIT_S)]
 type MetadataKey = Annotated[str, Meta(min_length=1, max_length=64)]
 type MetadataValue = Annotated[str, Meta(max_length=MAX_METADATA_VALUE)]
 # The lookahead is for Python's `$`, which also matches before a last newline.
@@ -42,6 +43,11 @@ class LimitsWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_duration_s: Seconds | None = None
     join_timeout_s: Seconds | None = None
     end_timeout_s: Seconds | None = None
+    ending_soon_s: SecondsOrNever | None = None
+    first_audio_timeout_s: SecondsOrNever | None = None
+    no_progress_timeout_s: SecondsOrNever | None = None
+    silence_timeout_s: SecondsOrNever | None = None
+    rejoin_timeout_s: SecondsOrNever | None = None
 
     def over(self, limits: Limits) -> Limits:
         """Return `limits` with what is wished for."""

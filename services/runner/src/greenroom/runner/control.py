@@ -46,6 +46,10 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
     """The process is there; beside this comes the file of its memory map (`isolation.usage`)."""
 
 
+class Stacks(msgspec.Struct, frozen=True, kw_only=True, tag="stacks"):
+    """Said next: beside this comes the file that the process writes its stacks to, when it is asked (`stackfile`)."""
+
+
 class Standby(msgspec.Struct, frozen=True, kw_only=True, tag="standby"):
     """Connected to the broker and warmed: can take a session."""
 
@@ -87,7 +91,7 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
     loop_lag_ms: float
 
 
-type FromSession = Begun | Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
+type FromSession = Begun | Stacks | Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
 
 
 def encode(message: ToSession | FromSession) -> bytes:

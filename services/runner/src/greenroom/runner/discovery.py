@@ -30,6 +30,9 @@ GROUP: Final = "greenroom.bots"
 # Offers go over the wire each second.
 MAX_SCHEMA_BYTES: Final = 16 * 1024
 _MAX_TEXT: Final = 500
+_MAX_TRACEBACK: Final = 2_000
+# Below these it is the import system and the runner.
+_MAX_CALLS: Final = 6
 
 _log = structlog.get_logger()
 
@@ -76,7 +79,7 @@ def load(spec: BotSpec) -> Bot:
             bot = _load(spec)
     except (Exception, SystemExit) as error:  # noqa: BLE001 anything may happen in the code of others; it is reported
         _log.warning("bot_import_failed", bot=spec.name, target=spec.target, exc_info=True)
-        return failed(spec.name, last_line(error))
+        return failed(spec.name, last_line(error), error)
     return Bot(
         offer=bot.offer,
         entry=bot.entry and bot_environment.for_good(bot.entry, changes),
@@ -84,9 +87,23 @@ def load(spec: BotSpec) -> Bot:
     )
 
 
-def failed(name: str, error: str) -> Bot:
-    """Return a bot that can't run here, and why."""
-    return Bot(offer=BotOffer(name=name, error=error[:_MAX_TEXT]))
+def failed(name: str, error: str, raised: BaseException | None = None) -> Bot:
+    """Return a bot that can't run here, and why.
+
+    Args:
+        name: of the bot.
+        error: what is told of it in a line.
+        raised: whose traceback is told too.
+    """
+    return Bot(offer=BotOffer(name=name, error=error[:_MAX_TEXT], traceback=_traceback(raised)))
+
+
+def _traceback(error: BaseException | None) -> str:
+    """Return the end of a traceback: the calls nearest to where it was raised, and what was."""
+    if error is None or error.__traceback__ is None:
+        return ""
+    text = "".join(traceback.format_exception(error, limit=-_MAX_CALLS)).strip()
+    return text if len(text) <= _MAX_TRACEBACK else f"…{text[-_MAX_TRACEBACK:]}"
 
 
 def last_line(error: BaseException) -> str:

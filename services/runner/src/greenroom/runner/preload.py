@@ -139,7 +139,7 @@ def _warm(bot: Bot) -> Bot:
         _call(bot.warm)
     except (Exception, SystemExit) as error:  # noqa: BLE001 anything may happen in the code of others; it is reported
         _log.warning("bot_warm_failed", bot=bot.offer.name, exc_info=True)
-        return discovery.failed(bot.offer.name, f"warm() failed: {discovery.last_line(error)}")
+        return discovery.failed(bot.offer.name, f"warm() failed: {discovery.last_line(error)}", error)
     return bot
 
 

@@ -14,9 +14,10 @@ import msgspec
 import structlog
 
 from greenroom.runner import childlife, control
-from greenroom.runner.control import Begun, FromSession, Standby, ToSession
+from greenroom.runner.control import Begun, FromSession, Pong, Stacks, Standby, ToSession
 from greenroom.runner.isolation.groups import SessionGroup, SessionGroups
 from greenroom.runner.isolation.usage import Meter
+from greenroom.runner.stackfile import StackFile
 from greenroom.runner.verdicts import Exit
 
 _log = structlog.get_logger()
@@ -27,7 +28,7 @@ _STATUS_TIMEOUT_S: Final = 1.0
 _BATCH: Final = 16
 # A process that waits for its session says nothing but `Standby`.
 _MAX_UNHEARD: Final = 64
-# It sends one, once; whatever else comes is closed.
+# It sends one at a time; whatever else comes is closed.
 _MAX_FDS: Final = 8
 
 
@@ -65,6 +66,8 @@ class SessionProcess:
         self._unheard: list[FromSession] = []
         self._sent = sent
         self._reset = False
+        self._heard_at = self.forked_at
+        self._stack_file = StackFile()
         self._group: SessionGroup | None = None
         channel.setblocking(False)  # noqa: FBT003 the standard library's own signature
         self._loop.add_reader(channel, self._readable)
@@ -95,6 +98,12 @@ class SessionProcess:
         """
         return self._reset and self._sent == 1
 
+    def answers(self, within_s: float) -> bool:
+        """Tell whether it has said something in the last seconds; what it said may still be in the socket."""
+        if time.monotonic() - self._heard_at > within_s and not self._gone and self._channel.fileno() >= 0:
+            self._readable()
+        return time.monotonic() - self._heard_at <= within_s
+
     def listen(self, on_message: Callable[[FromSession], None]) -> None:
         """Hand every message, those that were unheard so far too, to `on_message`."""
         self._on_message = on_message
@@ -115,6 +124,15 @@ class SessionProcess:
             _log.warning("session_process_deaf", pid=self.pid, message=type(message).__name__, error=error.strerror)
             return False
         return True
+
+    def ask_for_stacks(self) -> None:
+        """Have it write where its threads are."""
+        if not self._gone:
+            self._stack_file.ask(self._pidfd)
+
+    async def stacks(self) -> str:
+        """Return where its threads were when they were asked for; empty if it didn't say (stopped, held, gone)."""
+        return await self._stack_file.answer()
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the process itself; its groups are killed when its exit is seen, or now with SIGKILL."""
@@ -146,12 +164,11 @@ class SessionProcess:
 
     def _readable(self) -> None:
         for _ in range(_BATCH):
+            fds: list[int] = []
             try:
                 packet, fds, _, _ = socket.recv_fds(
                     self._channel, control.MAX_PACKET_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
                 )
-                for fd in fds:
-                    self.meter.take(fd)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -161,22 +178,36 @@ class SessionProcess:
             if not packet:
                 self._loop.remove_reader(self._channel)
                 return
-            self._hear(packet)
+            self._hear(packet, fds)
 
-    def _hear(self, packet: bytes) -> None:
+    def _hear(self, packet: bytes, fds: list[int]) -> None:
         try:
             message = control.decode_from_session(packet)
         except msgspec.MsgspecError as error:
             _log.error("session_message_malformed", pid=self.pid, error=str(error))
+            message = None
+        self._take_files(message, fds)
+        if message is None:
             return
+        self._heard_at = time.monotonic()
         if isinstance(message, Standby):
             self.standby.set()
-        elif isinstance(message, Begun):
+        elif isinstance(message, Begun | Stacks) or (isinstance(message, Pong) and self._on_message is None):
+            # That it was said is all.
             return
         elif self._on_message is not None:
             self._on_message(message)
         elif len(self._unheard) < _MAX_UNHEARD:
             self._unheard.append(message)
+
+    def _take_files(self, message: FromSession | None, fds: list[int]) -> None:
+        for fd in fds:
+            if isinstance(message, Begun):
+                self.meter.take(fd)
+            elif isinstance(message, Stacks):
+                self._stack_file.take(fd)
+            else:
+                os.close(fd)
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -210,6 +241,7 @@ class SessionProcess:
             self._timer.cancel()
         self.hang_up()
         self.meter.close()
+        self._stack_file.close()
         os.close(self._pidfd)
         if self._group is not None:
             self._group.kill()

@@ -4,16 +4,17 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from greenroom.common.settings import Env, ServiceSettings
-from greenroom.runner import botfiles
+from greenroom.runner import botfiles, watchdog
 from greenroom.runner.brake import Thresholds
 from greenroom.runner.claim import Claim
 from greenroom.runner.isolation.confinement import Bounds
 from greenroom.runner.isolation.groups import Allowance
+from greenroom.runner.sizing import MOST_SLOTS
 
 # 24 sessions hold per processor with p99 frame lateness below 6 ms (48 on two, measured with stub providers); real
 # bots do more per frame than a stub, so the default stays at half of that.
@@ -21,6 +22,7 @@ _SLOTS_PER_CPU: Final = 12
 # More idle processes than this only cost memory: one is forked in 20 ms while the next call is on its way.
 _DEFAULT_STANDBY: Final = 4
 _MAX_ID: Final = 128
+_MB: Final = 1024 * 1024
 # So much of the digest of a name that is too long for an id tells it from others with the same beginning.
 _DIGEST: Final = 16
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -40,12 +42,18 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     """Settings of a runner. One with a claim has one slot and no process in waiting, whatever it is told."""
 
     pool: Annotated[str, Env(help="Pool that the runner belongs to")] = "default"
-    slots: Annotated[int, msgspec.Meta(ge=1, le=512), Env(help="Sessions at once; default: 12 for each processor")] = (
-        msgspec.field(default_factory=default_slots)
-    )
+    slots: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=MOST_SLOTS)] | Literal["auto"],
+        Env(
+            help="Sessions at once, or auto: as many as fit by what they are measured to cost; default: 12 a processor"
+        ),
+    ] = msgspec.field(default_factory=default_slots)
     standby: Annotated[
         int, msgspec.Meta(ge=0, le=64), Env(help="Warm processes that wait for a session; never more than slots")
     ] = _DEFAULT_STANDBY
+    standby_max_age_s: Annotated[
+        float, msgspec.Meta(ge=0), Env(help="How long a warm process waits before it is replaced; 0: for ever")
+    ] = 1800.0
     bots: Annotated[
         tuple[str, ...],
         Env(help="Bots beside the installed ones: path/to/bot.py, name=path/to/bot.py, name=module:function"),
@@ -92,6 +100,14 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=0, le=100),
         Env(help="Share of time that work waits for a processor (PSI), for 3 s; 0: not looked at", unit="percent"),
     ] = 0.0
+    brake_throttled_percent: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=100),
+        Env(
+            help="Share of periods in which the control group's quota was used up, for 3 s; 0: not looked at",
+            unit="percent",
+        ),
+    ] = 10.0
     brake_memory_percent: Annotated[
         float,
         msgspec.Meta(ge=0, le=100),
@@ -102,6 +118,17 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=0, le=100),
         Env(help="Available memory below which starts are refused; 0: never", unit="percent"),
     ] = 2.0
+    unresponsive_s: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        Env(help="How long the event loop of a session may be blocked before it is killed, stacks kept; 0: for ever"),
+    ] = 20.0
+    memory_warn_mb: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Memory of a session's own from which on an event tells of it; 0: never")
+    ] = 512
+    memory_kill_mb: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Memory of a session's own from which on it is ended; 0: never")
+    ] = 896
     session_env: Annotated[
         tuple[str, ...],
         Env(help="Variables of the runner that sessions may see too, by name; secrets are named by the bots instead"),
@@ -202,7 +229,12 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     @property
     def standby_target(self) -> int:
         """How many warm processes are kept waiting, as long as there are slots for them."""
-        return min(self.slots, self.standby)
+        return min(self.most_slots, self.standby)
+
+    @property
+    def most_slots(self) -> int:
+        """How many sessions there are never more than."""
+        return MOST_SLOTS if self.slots == "auto" else self.slots
 
     @property
     def label_values(self) -> dict[str, str]:
@@ -237,6 +269,15 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         return versions.get(bot, versions.get("", 1))
 
     @property
+    def watchdog_bounds(self) -> watchdog.Bounds:
+        """What the process of a session may do before it is ended."""
+        return watchdog.Bounds(
+            unresponsive_s=self.unresponsive_s,
+            memory_warn=self.memory_warn_mb * _MB,
+            memory_kill=self.memory_kill_mb * _MB,
+        )
+
+    @property
     def thresholds(self) -> Thresholds:
         """From where on the runner brakes, and refuses."""
         if not self.brake:
@@ -244,6 +285,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         return Thresholds(
             loop_lag_ms=self.brake_loop_lag_ms,
             cpu_pressure_percent=self.brake_cpu_pressure_percent,
+            throttled_percent=self.brake_throttled_percent,
             memory_percent=self.brake_memory_percent,
             refuse_memory_percent=self.refuse_memory_percent,
         )

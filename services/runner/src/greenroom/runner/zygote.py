@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 import structlog
 
 from greenroom.common.log import configure_logging
-from greenroom.runner import childlife, forkwire
+from greenroom.runner import childlife, forkwire, stackfile
 from greenroom.runner.discovery import BotSpec
 from greenroom.runner.forkwire import Bots, Exited, Fork, Forked, ForkFailed, PeerGone, Prepare, Spoiled
 from greenroom.runner.isolation.confinement import Sealed, confine, seal
@@ -106,6 +106,7 @@ class Zygote:
         code, lifeline = EXIT_FAILED, None
         try:
             childlife.become_session(control_fd, self._keep, self._sealed)
+            stackfile.offer(control_fd)
             lifeline = childlife.watch_runner(control_fd)
             code = self._preloaded.run(control_fd, self._preloaded.context)
         except SystemExit as error:

@@ -15,9 +15,11 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from greenroom.common.clock import Clock
+from greenroom.common.messages import BotOffer
 
 _log = structlog.get_logger()
 
@@ -78,6 +80,11 @@ class Secrets:
     def missing(self, names: Collection[str]) -> tuple[str, ...]:
         """Return which of them there are not."""
         return tuple(name for name in names if self._value(name) is None)
+
+    def marked(self, offer: BotOffer) -> BotOffer:
+        """Return an offer with the secrets that the bot needs and that there are not."""
+        missing = self.missing(offer.secrets)
+        return msgspec.structs.replace(offer, missing_secrets=missing) if missing else offer
 
     def of(self, names: Collection[str]) -> dict[str, str]:
         """Return those of them that there are, by name."""

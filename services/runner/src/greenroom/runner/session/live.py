@@ -2,11 +2,9 @@
 
 import asyncio
 import contextvars
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
 import structlog
 from opentelemetry import context as otel_context
 from pipecat.frames.frames import Frame
@@ -26,14 +24,13 @@ from greenroom.runner.control import (
     Finished,
     MediaConnected,
     PipelineReady,
-    Pong,
     Stop,
 )
-from greenroom.runner.isolation.groups import own_usage
 from greenroom.runner.session.attach import HOST, Attachment
 from greenroom.runner.session.channel import Channel
 from greenroom.runner.session.chunking import InputChunks
 from greenroom.runner.session.clock import CallClock
+from greenroom.runner.session.closing import close_code, completed, finished, told
 from greenroom.runner.session.commands.desk import Desk
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
@@ -44,16 +41,14 @@ from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
 from greenroom.runner.session.stages import Stages, rooted
 from greenroom.runner.session.transports import make_transport
-from greenroom.runner.session.transports.base import CLOSE_NORMAL, WAY_LOST, NotRunnable
+from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotRunnable
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
+from greenroom.runner.session.watchkeeper import Watchkeeper
 from greenroom.runner.slots import CANCEL_AT, TERMINATE_AT
 
 _log = structlog.get_logger()
 
-CLOSE_FAILED: Final = 1011
-_TICK_S: Final = 0.25
-_PONG_EVERY: Final = 4
 # What canceling the pipelines, and then the bot, may take, as a share of the whole end (`limits.end_timeout_s`).
 _PATIENCE: Final = 0.08
 _MIN_FLUSH_S: Final = 1.0
@@ -107,6 +102,16 @@ class LiveSession:
         self._watch = CallWatch(self._clock, self._emitter, self._recorder, self._spans, self._on_end_frame)
         self._transport = make_transport(self.session, broker, self._on_connected, self._on_disconnected)
         self._pipelines = Pipelines()
+        self._keeper = Watchkeeper(
+            session.limits,
+            emitter=self._emitter,
+            ending=self._ending,
+            recorder=self._recorder,
+            pipelines=self._pipelines,
+            channel=channel,
+            on_tick=self._watch.tick,
+            cut_off=lambda: not broker.connected,
+        )
         self._bot_context = contextvars.copy_context()
         self._desk = Desk(
             broker,
@@ -130,7 +135,7 @@ class LiveSession:
                 for name, work in (
                     ("spool", self._spool.run()),
                     ("recorder", self._recorder.run()),
-                    ("ticks", self._tick()),
+                    ("watchkeeper", self._keeper.run()),
                     ("control", self._listen()),
                     ("transport", self._transport.watch()),
                 )
@@ -202,7 +207,7 @@ class LiveSession:
             bot = find_bot(self.session.bot, self._context)
         except Exception as error:
             _log.exception("bot_import_failed", bot=self.session.bot)
-            self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, _told(error))
+            self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, told(error))
             raise
         self._desk.exposed.module = bot.__module__
         self._stages.mark("bot")
@@ -216,7 +221,7 @@ class LiveSession:
         if bot.cancelled():
             self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, "the bot canceled itself")
         elif error := bot.exception():
-            place = _told(error)
+            place = told(error)
             _log.error("bot_failed", bot=self.session.bot, error=place, exc_info=error)
             self._emitter.emit(
                 EventType.ERROR,
@@ -236,7 +241,7 @@ class LiveSession:
         """See `attach.Host`."""
         try:
             attachment = Attachment(worker)
-            attachment.observe(self._watch, self._spans, self._on_pipeline_started)
+            attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
             if self._context.settings.input_chunk_ms:
                 for transport in attachment.inputs:
@@ -258,6 +263,7 @@ class LiveSession:
         if not self.ready.is_set():
             self._stages.mark("pipeline")
             self.ready.set()
+            self._keeper.ready()
             self._tell_ready()
 
     def _tell_ready(self) -> None:
@@ -271,6 +277,8 @@ class LiveSession:
         self._clock.begin()
         self._emitter.emit(EventType.CALL_CONNECTED, {"connection_id": connection_id})
         _log.info("client_connected", connection_id=connection_id)
+        if self._keeper.came_back():
+            return
         # What the bot does when it is told happens in its own context, as if its transport had found out.
         self._tasks.create_task(self._welcome(), name="welcome", context=self._bot_context.copy())
 
@@ -286,9 +294,11 @@ class LiveSession:
             EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
         )
         _log.info("client_disconnected", by=by, code=code)
+        if by == AWAY and self._keeper.waits():
+            return
         if by == WAY_LOST:
             self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, reason)
-        self._hung_up = by == "client"
+        self._hung_up = by in {"client", AWAY}
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)
 
@@ -319,19 +329,6 @@ class LiveSession:
         self._ending.decide(Outcome.LOST, Reason.RUNNER_LOST.value)
         self._ending.hurry.set()
 
-    async def _tick(self) -> None:
-        lag_s = 0.0
-        ticks = 0
-        while True:
-            due = time.monotonic() + _TICK_S
-            await asyncio.sleep(_TICK_S)
-            lag_s = max(lag_s, time.monotonic() - due)
-            self._watch.tick()
-            ticks += 1
-            if ticks % _PONG_EVERY == 0:
-                await self._channel.send(Pong(loop_lag_ms=round(lag_s * 1000, 2)))
-                lag_s = 0.0
-
     # ------------------------------------------------------------------------ end
 
     async def _end(self) -> Finished:
@@ -344,8 +341,7 @@ class LiveSession:
         loop.call_later(whole_s * CANCEL_AT, self._ending.hurry.set)
         flush_until = loop.time() + whole_s * TERMINATE_AT
         _log.info("session_ending", outcome=verdict.outcome, reason=verdict.reason)
-        code = CLOSE_FAILED if verdict.outcome in {Outcome.FAILED, Outcome.LOST} else CLOSE_NORMAL
-        self._transport.prepare_to_close(code, verdict.reason)
+        self._transport.prepare_to_close(close_code(verdict), verdict.reason)
         with self._stages.span("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
             if not self._told_to_end and not self._orphaned:
                 await self._channel.send(
@@ -363,35 +359,16 @@ class LiveSession:
             await self._transport.close()
             await self._watch.close()
             await self._recorder.close()
-            self._emitter.emit(
-                EventType.CALL_COMPLETED,
-                {
-                    "events": self._emitter.events + 1,
-                    "chunks": dict(self._emitter.chunks),
-                    "outcome": verdict.outcome.value,
-                    "reason": verdict.reason,
-                    "detail": verdict.detail,
-                    "lost": self._spool.dropped,
-                    "suppressed": self._emitter.suppressed,
-                    "media": msgspec.to_builtins(self._transport.counts),
-                    "unrecorded_frames": self._recorder.dropped,
-                    "duration_ms": self._clock.now_ms(),
-                    "usage": msgspec.to_builtins(own_usage()),
-                },
+            data = completed(
+                verdict,
+                emitter=self._emitter,
+                spool=self._spool,
+                recorder=self._recorder,
+                clock=self._clock,
+                media=self._transport.counts,
             )
+            self._emitter.emit(EventType.CALL_COMPLETED, data)
             left = await self._spool.flush(
                 _URGENT_FLUSH_S if self._urgent else max(flush_until - loop.time(), _MIN_FLUSH_S)
             )
-        return Finished(
-            outcome=verdict.outcome,
-            reason=verdict.reason,
-            detail=verdict.detail,
-            events=self._emitter.events,
-            chunks=sum(self._emitter.chunks.values()),
-            lost=self._spool.dropped + left,
-        )
-
-
-def _told(error: BaseException) -> str:
-    """Return what may be told of an error: the text of our own, of others only what and where."""
-    return str(error) if isinstance(error, NotRunnable) else where_raised(error)
+        return finished(verdict, self._emitter, lost=self._spool.dropped + left)

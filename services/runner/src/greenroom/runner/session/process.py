@@ -22,7 +22,7 @@ from greenroom.common.log import bind_session, configure_logging
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.telemetry import session_attributes
 from greenroom.common.tracing import Tracing, setup_tracing
-from greenroom.runner.control import Assign, Cancel, Finished, Standby, Stop
+from greenroom.runner.control import Assign, Cancel, Finished, Pong, Standby, Stop
 from greenroom.runner.session.attach import announce_setup_file
 from greenroom.runner.session.botlog import redirect_loguru
 from greenroom.runner.session.channel import Channel
@@ -44,6 +44,7 @@ EXIT_NO_BROKER: Final = 69
 EXIT_FAULT: Final = 70
 _CONNECT_TIMEOUT_S: Final = 5.0
 _LISTEN_TIMEOUT_S: Final = 2.0
+_WAITING_S: Final = 1.0
 _FLUSH_TRACES_S: Final = 1.0
 # A start is over by then; one that takes longer waits for something, and may as well collect garbage.
 _NO_GARBAGE_S: Final = 1.0
@@ -141,9 +142,11 @@ class _SessionProcess:
 
     async def _stand_by(self, channel: Channel, broker: NatsBroker) -> int:
         await channel.send(Standby())
+        waiting = asyncio.create_task(_say_that_it_waits(channel), name="standby")
         while (message := await channel.receive()) is not None:
             match message:
                 case Assign():
+                    waiting.cancel()
                     return await self._run_session(message, channel, broker)
                 case Stop() | Cancel():
                     # Told to end before it was told what to do: it isn't needed.
@@ -185,3 +188,10 @@ class _SessionProcess:
         loop.call_later(_NO_GARBAGE_S, gc.enable)
         loop.add_signal_handler(signal.SIGTERM, live.terminate)
         return await live.run()
+
+
+async def _say_that_it_waits(channel: Channel) -> None:
+    """Say it again and again: a process that hangs is handed no session."""
+    while True:
+        await asyncio.sleep(_WAITING_S)
+        channel.say(Pong(loop_lag_ms=0.0))

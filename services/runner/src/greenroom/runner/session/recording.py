@@ -58,6 +58,8 @@ class TrackRecorder:
 
     def __init__(self, track: Track, anchor: Anchor, tolerance: int, clock: CallClock, emitter: Emitter) -> None:
         self.dropped = 0
+        # How many were taken: who wants to know whether audio comes looks here.
+        self.frames = 0
         self.tap: Tap | None = None
         self._track: Final[Track] = track
         self._clock = clock
@@ -75,6 +77,7 @@ class TrackRecorder:
     def take(self, frame: AudioRawFrame) -> None:
         """Take a frame that passes now."""
         self._clock.begin()
+        self.frames += 1
         if len(self._taken) == _MAX_TAKEN:
             self.dropped += 1
         self._taken.append(_Taken(self._clock.monotonic_ns(), frame.audio, frame.sample_rate, frame.num_channels))

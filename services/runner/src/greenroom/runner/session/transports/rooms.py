@@ -24,6 +24,7 @@ from greenroom.common.lifecycle import OnLoss, Session
 from greenroom.common.secrets import SecretBox
 from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.transports.base import (
+    AWAY,
     CLOSE_ABNORMAL,
     CLOSE_NORMAL,
     WAY_LOST,
@@ -71,7 +72,7 @@ class RoomTransport(SessionTransport):
         self._counts = RoomCounts()
         self._present: set[str] = set()
         self._hooked: set[int] = set()
-        self._came = self._over = False
+        self._came = self._away = self._over = False
         self._farewell: tuple[int, str] | None = None
         self._leaving: asyncio.TimerHandle | None = None
 
@@ -154,8 +155,8 @@ class RoomTransport(SessionTransport):
         self._counts.joined += 1
         self._present.add(str(client["id"]))
         self._stay()
-        if not self._came:
-            self._came = True
+        if self._away or not self._came:
+            self._came, self._away = True, False
             self._on_connected(str(client["id"]))
 
     def _on_left(self, _transport: BaseTransport, client: Mapping[str, Any]) -> None:
@@ -163,7 +164,13 @@ class RoomTransport(SessionTransport):
             return
         self._counts.left += 1
         self._present.discard(str(client["id"]))
-        if not self._present:
+        if self._present:
+            return
+        if self.session.limits.rejoin_timeout_s > 0:
+            # How long that is waited for is for the session to say.
+            self._away = True
+            self._on_disconnected(AWAY, CLOSE_NORMAL, "the room is empty")
+        else:
             self._leaving = asyncio.get_running_loop().call_later(REJOIN_S, self.gone, "the room is empty")
 
     def _stay(self) -> None:
