@@ -10,11 +10,14 @@ from greenroom.api.agents import Agents
 from greenroom.api.commands import Commands
 from greenroom.api.fleet import Fleet
 from greenroom.api.listen_tickets import ListenTickets
+from greenroom.api.offers import Offers
+from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.limits import limit_routes
+from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.recordings import recording_routes
@@ -41,6 +44,8 @@ def all_routes(
     scheduler: SchedulerLink,
     policy: PolicyPublisher,
     streams: EventStreams,
+    offers: Offers,
+    peer_tokens: PeerTokens,
     agents: Agents,
     fleet: Fleet,
     broker: Broker,
@@ -53,6 +58,7 @@ def all_routes(
         *session_routes(sessions, store, settings.public_url),
         *command_routes(commands, listen_tickets, settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
+        *offer_routes(offers, peer_tokens),
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
