@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from greenroom.api.auth import Caller
+from greenroom.api.ice import IceServers
+from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.tickets import Tickets
 from greenroom.api.transports.base import Adapter, Asked
 from greenroom.api.transports.daily import DailyAdapter
 from greenroom.api.transports.daily_rest import DailyRest
 from greenroom.api.transports.provider import Provider
+from greenroom.api.transports.smallwebrtc import SmallWebRTCAdapter
 from greenroom.api.transports.websocket import WebSocketAdapter
 from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock
@@ -47,6 +51,14 @@ def websocket(broker: Broker, clock: Clock) -> AdapterCase:
     return AdapterCase(adapter=WebSocketAdapter(Tickets(broker, clock=clock), clock=clock), keys=(SECRET.decode(),))
 
 
+def smallwebrtc(broker: Broker, clock: Clock) -> AdapterCase:
+    """Return the adapter of session processes that browsers speak with, with a relay between them."""
+    keys: Any = None  # tokens are issued without looking keys up
+    ice = IceServers((), ("turn:turn.example:3478",), "what-the-relay-knows", timedelta(hours=1))
+    adapter = SmallWebRTCAdapter(PeerTokens(Tickets(broker, clock=clock), keys), ice, clock=clock)
+    return AdapterCase(adapter=adapter, keys=(SECRET.decode(), "what-the-relay-knows"))
+
+
 def daily(broker: Broker, clock: Clock) -> AdapterCase:
     """Return the adapter of Daily."""
     del broker
@@ -65,4 +77,8 @@ def daily(broker: Broker, clock: Clock) -> AdapterCase:
     )
 
 
-CASES: dict[str, Callable[[Broker, Clock], AdapterCase]] = {"websocket": websocket, "daily": daily}
+CASES: dict[str, Callable[[Broker, Clock], AdapterCase]] = {
+    "websocket": websocket,
+    "smallwebrtc": smallwebrtc,
+    "daily": daily,
+}
