@@ -234,7 +234,7 @@ async def _failure(world: World, options: dict[str, Any]) -> GreenroomError | No
 
 def _secrets_of(answer: Transport, public: Transport) -> Iterable[str]:
     """Return what an answer has that its public part lacks, and whose knowledge lets in."""
-    found = [answer.token, answer.sip_uri]
+    found = [answer.token, answer.sip_uri, *(server.credential for server in answer.ice_servers)]
     if answer.url is not None and answer.url not in public.info.values():
         found.append(answer.url.rpartition("/")[2])
     return [text for text in found if text]

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from greenroom.api.auth import Caller
+from greenroom.api.ice import IceServers
+from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.tickets import Tickets
 from greenroom.api.transports.base import Adapter, Asked
 from greenroom.api.transports.daily import DailyAdapter
@@ -13,6 +16,7 @@ from greenroom.api.transports.livekit import LiveKitAdapter
 from greenroom.api.transports.livekit_rest import LiveKitRest
 from greenroom.api.transports.livekit_tokens import Signer
 from greenroom.api.transports.provider import Provider
+from greenroom.api.transports.smallwebrtc import SmallWebRTCAdapter
 from greenroom.api.transports.websocket import WebSocketAdapter
 from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock
@@ -51,6 +55,14 @@ def websocket(broker: Broker, clock: Clock) -> AdapterCase:
     return AdapterCase(adapter=WebSocketAdapter(Tickets(broker, clock=clock), clock=clock), keys=(SECRET.decode(),))
 
 
+def smallwebrtc(broker: Broker, clock: Clock) -> AdapterCase:
+    """Return the adapter of session processes that browsers speak with, with a relay between them."""
+    keys: Any = None  # tokens are issued without looking keys up
+    ice = IceServers((), ("turn:turn.example:3478",), "what-the-relay-knows", timedelta(hours=1))
+    adapter = SmallWebRTCAdapter(PeerTokens(Tickets(broker, clock=clock), keys), ice, clock=clock)
+    return AdapterCase(adapter=adapter, keys=(SECRET.decode(), "what-the-relay-knows"))
+
+
 def daily(broker: Broker, clock: Clock) -> AdapterCase:
     """Return the adapter of Daily."""
     del broker
@@ -85,4 +97,9 @@ def livekit(broker: Broker, clock: Clock) -> AdapterCase:
     )
 
 
-CASES: dict[str, Callable[[Broker, Clock], AdapterCase]] = {"websocket": websocket, "daily": daily, "livekit": livekit}
+CASES: dict[str, Callable[[Broker, Clock], AdapterCase]] = {
+    "websocket": websocket,
+    "smallwebrtc": smallwebrtc,
+    "daily": daily,
+    "livekit": livekit,
+}

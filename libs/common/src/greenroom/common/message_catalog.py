@@ -35,6 +35,7 @@ from greenroom.common.messages import (
     StartSession,
     Ticket,
 )
+from greenroom.common.peer_messages import OfferPeer, PeerCandidates, PeerReply
 from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
 from greenroom.common.policy import Policy, Verdicts
 from greenroom.common.subjects import Subject
@@ -133,6 +134,24 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=Listen,
         reply=Listening,
         summary="Somebody listens in for the next seconds, or has left.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="offer",
+        kind="command",
+        owner="api",
+        message=OfferPeer,
+        reply=PeerReply,
+        summary="A client's SDP offer (SmallWebRTC).",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="ice",
+        kind="command",
+        owner="api",
+        message=PeerCandidates,
+        reply=PeerReply,
+        summary="ICE candidates of a client (SmallWebRTC).",
     ),
     Described(
         subject=subjects.RUNNER_HEARTBEAT,

@@ -69,6 +69,8 @@ def render() -> bytes:
         scheduler=nothing,
         policy=nothing,
         streams=nothing,
+        offers=nothing,
+        peer_tokens=nothing,
         agents=nothing,
         fleet=nothing,
         broker=nothing,

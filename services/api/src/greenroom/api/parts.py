@@ -17,7 +17,9 @@ from greenroom.api.fleet import Fleet
 from greenroom.api.idempotency import Idempotency
 from greenroom.api.listen_tickets import ListenTickets
 from greenroom.api.listening import ListenEdge
+from greenroom.api.offers import Offers
 from greenroom.api.openapi import document
+from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes import all_routes
@@ -68,7 +70,8 @@ class Parts:
             broker=broker, ledger=ledger, tickets=tickets, waiters=waiters, settings=settings, metrics=metrics
         )
         agents = Agents(store, self.fleet)
-        self.transports = Transports(adapters(settings, tickets), broker=broker, ledger=ledger)
+        peer_tokens = PeerTokens(tickets, self.keys)
+        self.transports = Transports(adapters(settings, tickets, peer_tokens), broker=broker, ledger=ledger)
         sessions = Sessions(
             ledger=ledger,
             store=store,
@@ -93,6 +96,8 @@ class Parts:
             scheduler=scheduler,
             policy=self.policy,
             streams=self.streams,
+            offers=Offers(broker=broker, ledger=ledger, waiters=waiters, hold_s=settings.media_hold_s),
+            peer_tokens=peer_tokens,
             agents=agents,
             fleet=self.fleet,
             broker=broker,
