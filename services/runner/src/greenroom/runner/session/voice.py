@@ -13,7 +13,7 @@ _DONE: Final = "_greenroom_inline"
 
 
 def look_for_voices_inline() -> None:
-    """Have all of Silero's analyzers of this process work where they are called. A conformance test pins what is used."""
+    """Have all of Silero's analyzers in this process work where they are called; a conformance test pins how."""
     owner: Any = SileroVADAnalyzer
     if hasattr(owner, _DONE):
         return
