@@ -47,7 +47,7 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("PUT", "/v1/pins/lobby", {"agent": "echo"}),
     ("DELETE", "/v1/pins/lobby", None),
 ]
-READS = ["/v1/limits", "/v1/pools", "/v1/reservations", "/v1/weights", "/v1/agents/echo/rollout", "/v1/pins"]
+READS = ["/v1/limits", "/v1/pools", "/v1/reservations", "/v1/weights", "/v1/pins", "/v1/agents/echo/rollout"]
 
 
 @pytest.fixture
