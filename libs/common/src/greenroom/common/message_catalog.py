@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from greenroom.common import subjects
-from greenroom.common.commands import CommandAnswer, CommandRequest, Listen, Listening
+from greenroom.common.commands import CommandAnswer, CommandRequest, HttpAnswer, HttpCall, Listen, Listening
 from greenroom.common.messages import (
     ConnectMedia,
     Decision,
@@ -113,6 +113,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=CommandRequest,
         reply=CommandAnswer,
         summary="A command to the live session; the same id is answered the same.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="http",
+        kind="command",
+        owner="api",
+        message=HttpCall,
+        reply=HttpAnswer,
+        summary="An HTTP request for the bot's own routes.",
     ),
     Described(
         subject=subjects.SESSION_CMD,

@@ -61,6 +61,7 @@ def render() -> bytes:
     routes = all_routes(
         sessions=nothing,
         commands=nothing,
+        bot_http=nothing,
         listen_tickets=nothing,
         store=nothing,
         policies=nothing,

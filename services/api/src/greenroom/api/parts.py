@@ -10,6 +10,7 @@ from litestar.types import ASGIApp
 from greenroom.api import app
 from greenroom.api.agents import Agents
 from greenroom.api.auth import Keys
+from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.commands import Commands
 from greenroom.api.edge import MediaEdge
 from greenroom.api.fleet import Fleet
@@ -85,6 +86,7 @@ class Parts:
         self._routes = all_routes(
             sessions=sessions,
             commands=Commands(broker, sessions, metrics),
+            bot_http=BotHttpLink(broker, sessions),
             listen_tickets=listen_tickets,
             store=store,
             policies=policies,

@@ -7,11 +7,13 @@ from typing import Any
 from litestar.handlers import HTTPRouteHandler
 
 from greenroom.api.agents import Agents
+from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.commands import Commands
 from greenroom.api.fleet import Fleet
 from greenroom.api.listen_tickets import ListenTickets
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
+from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.limits import limit_routes
@@ -35,6 +37,7 @@ def all_routes(
     *,
     sessions: Sessions,
     commands: Commands,
+    bot_http: BotHttpLink,
     listen_tickets: ListenTickets,
     store: Store,
     policies: PolicyStore,
@@ -52,6 +55,7 @@ def all_routes(
     return [
         *session_routes(sessions, store, settings.public_url),
         *command_routes(commands, listen_tickets, settings.public_url),
+        *bot_http_routes(bot_http),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *queue_routes(scheduler),

@@ -23,6 +23,7 @@ from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.commands.acts import Acts, Medium
 from greenroom.runner.session.commands.answered import Answered
 from greenroom.runner.session.commands.auditing import audit
+from greenroom.runner.session.commands.bot_http import BotHttp
 from greenroom.runner.session.commands.exposed import Exposed
 from greenroom.runner.session.commands.parts import Parts
 from greenroom.runner.session.emitter import Emitter
@@ -84,6 +85,7 @@ class Desk:
         self._ears = Ears(
             broker, session, parts=parts, muting=self.acts.muting, emitter=emitter, recorder=recorder, clock=clock
         )
+        self._http = BotHttp(broker, session, exposed=self.exposed, emitter=emitter, context=bot_context)
         self._broker = broker
         self._subject = subjects.SESSION_CMD.format(tenant=session.tenant, session_id=session.id, name="command")
         self._emitter = emitter
@@ -97,6 +99,7 @@ class Desk:
     async def open(self) -> None:
         """Begin to take commands."""
         self._subscription = await self._broker.subscribe(self._subject, self._on_message, max_pending=_MAX_PENDING)
+        await self._http.open()
         await self._ears.open()
 
     def attach(self) -> None:
@@ -112,6 +115,7 @@ class Desk:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._http.close()
         await self._ears.close()
 
     async def _on_message(self, message: Message) -> None:
