@@ -247,7 +247,6 @@ class LiveSession:
             self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, f"not observable: {where_raised(error)}")
             raise
         self._pipelines.attachments.append(attachment)
-        self._desk.attach()
         if attachment.main:
             self._stages.mark("worker")
             if self._clock.begun:

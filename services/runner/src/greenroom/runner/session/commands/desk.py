@@ -90,7 +90,6 @@ class Desk:
         self._subject = subjects.SESSION_CMD.format(tenant=session.tenant, session_id=session.id, name="command")
         self._emitter = emitter
         self._clock = clock
-        self._pipelines = pipelines
         self._answered = Answered()
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
@@ -101,12 +100,6 @@ class Desk:
         self._subscription = await self._broker.subscribe(self._subject, self._on_message, max_pending=_MAX_PENDING)
         await self._http.open()
         await self._ears.open()
-
-    def attach(self) -> None:
-        """A worker was attached: stand where its transport meets its pipeline."""
-        attachment = self._pipelines.attachments[-1]
-        if attachment.main:
-            self.acts.muting.install(attachment.inputs, attachment.outputs)
 
     async def close(self) -> None:
         """Take no more; what is under way is canceled, and answered so."""
