@@ -1,6 +1,7 @@
 """Sessions in rooms, in session processes as they are: what becomes of those whose bot can't get in."""
 
 from collections.abc import Generator
+from typing import Final
 
 import pytest
 
@@ -9,6 +10,8 @@ from greenroom.common.secrets import SecretBox
 from greenroom.runner.control import Finished
 from tests.support.deployed_nats import quiet_port
 from tests.support.session_rig import HostProcess, Sessions, new_session
+
+TOKEN: Final = "eyJhbGciOiJIUzI1NiJ9.e30.the-token-of-the-bot"
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +23,18 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
 
 
 async def test_a_bot_that_cant_reach_its_room_has_no_way_to_its_user(host: HostProcess, nats_url: str) -> None:
-    """Pipecat's own transport gives up after some tries and leaves the bot to itself; the session ends and says why."""
+    """Pipecat's own transport gives up and leaves the bot to itself; the session ends and says why, its token aside."""
     async with Sessions(host, nats_url) as sessions:
         run = await sessions.standby()
         info = {"room": "gr-1", "url": f"ws://127.0.0.1:{quiet_port()}"}
         session = new_session("guest", transport="livekit", transport_info=info)
-        await SecretBox(sessions.broker).put(session.tenant, session.id, {"room_token": "a.b.c"})
+        await SecretBox(sessions.broker).put(session.tenant, session.id, {"room_token": TOKEN})
         run.assign_this(session)
         last = await run.expect(Finished, timeout_s=40)
         assert (last.outcome, last.reason) == (Outcome.FAILED, "transport-failed")
         assert last.detail == "the bot's transport can no longer do its job"
+        assert "gr-1" in host.log.read_text()
+        assert TOKEN not in host.log.read_text()
         assert await run.exit_status() == 0
 
 
