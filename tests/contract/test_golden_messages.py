@@ -9,13 +9,14 @@ import msgspec
 import pytest
 
 from greenroom.common import messages
-from greenroom.common.commands import Command, CommandAnswer
+from greenroom.common.commands import Command, CommandAnswer, HttpAnswer
 from greenroom.common.lifecycle import Transition
 from greenroom.common.messages import MediaAnswer, StartAnswer
+from greenroom.common.peer_messages import PeerReply
 from tests.contract.golden_messages import FOLDER, decode, enumerations, golden, missing, structs
 
 FILES = sorted(FOLDER.glob("*.json"))
-UNIONS = (Transition, MediaAnswer, StartAnswer, Command, CommandAnswer)
+UNIONS = (Transition, MediaAnswer, StartAnswer, Command, CommandAnswer, HttpAnswer, PeerReply)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -179,6 +179,28 @@ def test_releasing_twice_is_releasing_once(play: Play) -> None:
     play(scenario)
 
 
+def test_what_is_made_again_is_taken_away_again(play: Play) -> None:
+    """A request that is repeated when its first try has been cleared up has a way in, and leaves nothing either."""
+
+    async def scenario(world: World) -> None:
+        for options in world.case.options:
+            session = world.session()
+            await world.transports.prepare(ASKED, session, options)
+            made = world.case.left()
+            await asyncio.sleep(80)
+            assert not world.case.left()
+            session, _ = await world.transports.prepare(ASKED, session, options)
+            assert world.case.left() == made
+            await world.ledger.create(Requested(session=session))
+            await asyncio.sleep(200)
+            assert world.case.left() == made
+            await world.end(session)
+            await asyncio.sleep(11)
+            assert not world.case.left()
+
+    play(scenario)
+
+
 @pytest.mark.parametrize("broken", [1, 2, 3])
 def test_a_failure_in_the_middle_leaves_nothing(play: Play, broken: int) -> None:
     """Whichever call to the provider stays without an answer, the error is typed and nothing is left two minutes on."""
@@ -212,7 +234,7 @@ async def _failure(world: World, options: dict[str, Any]) -> GreenroomError | No
 
 def _secrets_of(answer: Transport, public: Transport) -> Iterable[str]:
     """Return what an answer has that its public part lacks, and whose knowledge lets in."""
-    found = [answer.token, answer.sip_uri]
+    found = [answer.token, answer.sip_uri, *(server.credential for server in answer.ice_servers)]
     if answer.url is not None and answer.url not in public.info.values():
         found.append(answer.url.rpartition("/")[2])
     return [text for text in found if text]

@@ -2,19 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from greenroom.api.auth import Caller
+from greenroom.api.ice import IceServers
+from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.tickets import Tickets
 from greenroom.api.transports.base import Adapter, Asked
 from greenroom.api.transports.daily import DailyAdapter
 from greenroom.api.transports.daily_rest import DailyRest
+from greenroom.api.transports.livekit import LiveKitAdapter
+from greenroom.api.transports.livekit_rest import LiveKitRest
+from greenroom.api.transports.livekit_tokens import Signer
 from greenroom.api.transports.provider import Provider
+from greenroom.api.transports.smallwebrtc import SmallWebRTCAdapter
 from greenroom.api.transports.websocket import WebSocketAdapter
 from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock
-from tests.support import daily_stub
+from tests.support import daily_stub, livekit_stub
 from tests.support.daily_stub import DailyStub
+from tests.support.livekit_stub import LiveKitStub
 from tests.support.provider_stub import ProviderStub
 
 SECRET = b"gr_the-key-of-the-caller-himself-0123456789"
@@ -47,6 +55,14 @@ def websocket(broker: Broker, clock: Clock) -> AdapterCase:
     return AdapterCase(adapter=WebSocketAdapter(Tickets(broker, clock=clock), clock=clock), keys=(SECRET.decode(),))
 
 
+def smallwebrtc(broker: Broker, clock: Clock) -> AdapterCase:
+    """Return the adapter of session processes that browsers speak with, with a relay between them."""
+    keys: Any = None  # tokens are issued without looking keys up
+    ice = IceServers((), ("turn:turn.example:3478",), "what-the-relay-knows", timedelta(hours=1))
+    adapter = SmallWebRTCAdapter(PeerTokens(Tickets(broker, clock=clock), keys), ice, clock=clock)
+    return AdapterCase(adapter=adapter, keys=(SECRET.decode(), "what-the-relay-knows"))
+
+
 def daily(broker: Broker, clock: Clock) -> AdapterCase:
     """Return the adapter of Daily."""
     del broker
@@ -65,4 +81,25 @@ def daily(broker: Broker, clock: Clock) -> AdapterCase:
     )
 
 
-CASES: dict[str, Callable[[Broker, Clock], AdapterCase]] = {"websocket": websocket, "daily": daily}
+def livekit(broker: Broker, clock: Clock) -> AdapterCase:
+    """Return the adapter of LiveKit."""
+    del broker
+    stub = LiveKitStub(now=lambda: clock.now().timestamp())
+    signer = Signer(livekit_stub.KEY, livekit_stub.SECRET)
+    rest = LiveKitRest(Provider("LiveKit", "https://livekit.example", transport=stub.transport()), signer, clock=clock)
+    adapter = LiveKitAdapter(rest, signer, url="wss://livekit.example", clock=clock)
+    options: tuple[dict[str, Any], ...] = (
+        {},
+        {"max_participants": 5, "user": {"identity": "ada", "name": "Ada", "can_publish": ["microphone"]}},
+    )
+    return AdapterCase(
+        adapter=adapter, options=options, provider=stub, left=lambda: set(stub.rooms), keys=(livekit_stub.SECRET,)
+    )
+
+
+CASES: dict[str, Callable[[Broker, Clock], AdapterCase]] = {
+    "websocket": websocket,
+    "smallwebrtc": smallwebrtc,
+    "daily": daily,
+    "livekit": livekit,
+}

@@ -16,7 +16,8 @@ QUICK = Relaunch(first_s=1.0, longest_s=8.0, max_failures=4, window_s=60.0, stab
 def pin(count: int, pin_id: str = "lobby", **fields: Any) -> Pin:
     """Return a pin of the bot `echo`."""
     known: dict[str, Any] = {"uid": f"uid-{pin_id}", "tenant": "t", "agent": "a", "bot": "echo", "relaunch": QUICK}
-    return Pin(id=pin_id, count=count, **(known | {"changed_at": NEVER} | fields))
+    known |= {"changed_at": NEVER} | fields
+    return Pin(id=pin_id, count=count, **known)
 
 
 async def pinned(broker: Broker) -> list[Session]:

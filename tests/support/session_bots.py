@@ -7,7 +7,7 @@ of 60 ms a word.
 import asyncio
 import math
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -35,7 +35,7 @@ from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
-from pipecat.runner.types import WebSocketRunnerArguments
+from pipecat.runner.types import RunnerArguments
 from pipecat.runner.utils import create_transport
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.services.llm_service import LLMService
@@ -43,7 +43,7 @@ from pipecat.services.settings import LLMSettings, STTSettings, TTSSettings
 from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 from pipecat.transcriptions.language import Language
-from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
@@ -262,19 +262,23 @@ def _params() -> FastAPIWebsocketParams:
     )
 
 
-async def open_transport(runner_args: WebSocketRunnerArguments) -> BaseTransport:
+def _webrtc_params() -> TransportParams:
+    return TransportParams(audio_in_enabled=True, audio_out_enabled=True, audio_out_sample_rate=RATE)
+
+
+async def open_transport(runner_args: RunnerArguments) -> BaseTransport:
     """Return the transport that Pipecat makes of the arguments."""
-    return await create_transport(runner_args, {"websocket": _params})
+    return await create_transport(runner_args, {"websocket": _params, "webrtc": _webrtc_params})
 
 
-async def run_worker(worker: PipelineWorker, runner_args: WebSocketRunnerArguments) -> None:
+async def run_worker(worker: PipelineWorker, runner_args: RunnerArguments) -> None:
     """Run a pipeline until it ends."""
     runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
     await runner.add_workers(worker)
     await runner.run()
 
 
-async def echo(runner_args: WebSocketRunnerArguments) -> None:
+async def echo(runner_args: RunnerArguments) -> None:
     """Echo; ends when the client leaves."""
     transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
@@ -286,13 +290,13 @@ async def echo(runner_args: WebSocketRunnerArguments) -> None:
     await run_worker(worker, runner_args)
 
 
-async def careless(runner_args: WebSocketRunnerArguments) -> None:
+async def careless(runner_args: RunnerArguments) -> None:
     """Echo that doesn't notice when its client leaves."""
     transport = await open_transport(runner_args)
     await run_worker(PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()])), runner_args)
 
 
-async def talker(runner_args: WebSocketRunnerArguments) -> None:
+async def talker(runner_args: RunnerArguments) -> None:
     """A whole voice pipeline: greets, answers by `body["lines"]`, says goodbye when its last line was spoken."""
     body: dict[str, Any] = runner_args.body or {}
     transport = await open_transport(runner_args)
@@ -327,7 +331,7 @@ async def talker(runner_args: WebSocketRunnerArguments) -> None:
     await run_worker(worker, runner_args)
 
 
-async def minded(runner_args: WebSocketRunnerArguments) -> None:
+async def minded(runner_args: RunnerArguments) -> None:
     """Answer with the last message of its context; exposes functions of its own call."""
     transport = await open_transport(runner_args)
     context = LLMContext()
@@ -354,7 +358,7 @@ async def minded(runner_args: WebSocketRunnerArguments) -> None:
     await run_worker(worker, runner_args)
 
 
-async def flowing(runner_args: WebSocketRunnerArguments) -> None:
+async def flowing(runner_args: RunnerArguments) -> None:
     """A flow that begins when the client is there, and goes on to a second node."""
     transport = await open_transport(runner_args)
     model = ScriptedModel(["Hello."])
@@ -375,12 +379,12 @@ async def flowing(runner_args: WebSocketRunnerArguments) -> None:
     await run_worker(worker, runner_args)
 
 
-async def raises(runner_args: WebSocketRunnerArguments) -> None:
+async def raises(runner_args: RunnerArguments) -> None:
     """Raise what a bot may raise."""
     raise ValueError(f"secret of {runner_args.session_id}")
 
 
-async def raises_later(runner_args: WebSocketRunnerArguments) -> None:
+async def raises_later(runner_args: RunnerArguments) -> None:
     """Raise in the middle of a call."""
     transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
@@ -392,11 +396,11 @@ async def raises_later(runner_args: WebSocketRunnerArguments) -> None:
     raise KeyError("in the middle")
 
 
-async def returns(_runner_args: WebSocketRunnerArguments) -> None:
+async def returns(_runner_args: RunnerArguments) -> None:
     """Run nothing."""
 
 
-async def stubborn(runner_args: WebSocketRunnerArguments) -> None:
+async def stubborn(runner_args: RunnerArguments) -> None:
     """Swallow cancellation, as bad code does."""
     transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
@@ -410,7 +414,25 @@ async def stubborn(runner_args: WebSocketRunnerArguments) -> None:
             running.cancel()
 
 
+async def guest(arguments: RunnerArguments) -> None:
+    """Go into the room that is named, and echo; as quickstarts do it, with Pipecat's own way to a transport."""
+    # Only in the session's process: the libraries of rooms don't survive a fork.
+    from pipecat.transports.daily.transport import DailyParams  # noqa: PLC0415
+    from pipecat.transports.livekit.transport import LiveKitParams  # noqa: PLC0415
+
+    rooms: dict[str, Callable[..., TransportParams]] = {
+        "daily": lambda: DailyParams(audio_in_enabled=True, audio_out_enabled=True),
+        "livekit": lambda: LiveKitParams(audio_in_enabled=True, audio_out_enabled=True),
+    }
+    transport = await create_transport(arguments, rooms)
+    worker = PipelineWorker(Pipeline([transport.input(), transport.output()]))
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    await runner.run()
+
+
 BOTS: Final = {
+    "guest": guest,
     "echo": echo,
     "careless": careless,
     "talker": talker,

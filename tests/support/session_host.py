@@ -9,6 +9,7 @@ exit.
 
 import asyncio
 import gc
+import importlib
 import json
 import os
 import select
@@ -37,6 +38,7 @@ _JOIN_S: Final = 5.0
 def main(fd: int) -> None:
     """Serve until the other end is closed."""
     _warm_up()
+    bots = {**BOTS, **WATCHED_BOTS, "cloud": importlib.import_module("tests.support.cloud_bot").bot}
     host = socket.socket(fileno=fd)
     host.send(b"ready")
     while True:
@@ -46,7 +48,7 @@ def main(fd: int) -> None:
             if not packet:
                 return
             settings = load(RunnerSettings, {**os.environ, **json.loads(packet)})
-            context = SessionContext(runner_id="test-runner", settings=settings, bots={**BOTS, **WATCHED_BOTS})
+            context = SessionContext(runner_id="test-runner", settings=settings, bots=bots)
             host.send(f"pid {_fork(host, fds[0], context)}".encode())
         _reap(host)
 

@@ -11,12 +11,13 @@ from msgspec.structs import replace
 from greenroom.common import lifecycle
 from greenroom.common.lifecycle import Ended, Ending, Leased, Outcome, Ready, Requested, Session, Started, State
 from greenroom.common.pins import Pin, PinRecord, Relaunch
+from greenroom.scheduler.pin_keeper import session_id
 from greenroom.scheduler.pins import Asking, backoff_s, document, review
 from tests.support.scheduler_builders import T0
 
 RELAUNCH = Relaunch(first_s=1.0, longest_s=8.0, max_failures=4, window_s=60.0, stable_s=20.0)
 # What the ledger's clients and the recorder keep to.
-WRITE_S, GRACE_S = 15.0, 300.0
+WRITE_S, BEHIND_S, GRACE_S = 15.0, 50.0, 300.0
 BAD = ("bot-failed", Outcome.FAILED)
 ENDS = (BAD, BAD, ("goodbye", Outcome.COMPLETED), ("runner-lost", Outcome.LOST), ("queue-expired", Outcome.EXPIRED))
 
@@ -36,6 +37,7 @@ class Leader:
         self.read = 0
         self.sessions: dict[str, Session] = {}
         self.pending: list[Pending] = []
+        self.heard_at = T0
 
 
 class PinWorld(RuleBasedStateMachine):
@@ -64,7 +66,7 @@ class PinWorld(RuleBasedStateMachine):
         leader = self.leaders[who]
         for session in self.log[leader.read :]:
             leader.sessions[session.id] = session
-        leader.read = len(self.log)
+        leader.read, leader.heard_at = len(self.log), self.now
         leader.record, leader.revision = self.record, self.revision
 
     @rule(who=st.integers(0, 1), stalls=st.sampled_from([False, False, True]))
@@ -81,7 +83,7 @@ class PinWorld(RuleBasedStateMachine):
         for asking in found.ask:
             assert self.pin is not None
             assert 1 <= asking.slot <= self.pin.count
-            leader.pending.append(Pending(document(self.pin, asking, self.now), self.now))
+            leader.pending.append(Pending(document(self.pin, asking, session_id(self.pin, asking), self.now), self.now))
         for stopping in found.stop:
             self.stop(stopping.session.id)
         if not stalls:
@@ -176,8 +178,8 @@ class PinWorld(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         """Time passes; nobody is behind for as long as a minute."""
         self.now += timedelta(seconds=seconds)
-        if seconds > 60:
-            for who in range(2):
+        for who, leader in enumerate(self.leaders):
+            if self.now - leader.heard_at > timedelta(seconds=BEHIND_S):
                 self.hear(who)
         gone = [
             each
@@ -209,12 +211,12 @@ class PinWorld(RuleBasedStateMachine):
 
 
 TestPinWorld = PinWorld.TestCase
-TestPinWorld.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestPinWorld.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 
-def test_asking_is_a_pair_of_numbers() -> None:
-    """A slot and a generation make one id, and others make others."""
-    pin = Pin(id="p", uid="u1", tenant="t", agent="a", bot="echo", count=2)
-    ids = {document(pin, Asking(slot, generation), T0).id for slot in range(1, 20) for generation in range(1, 20)}
-    assert len(ids) == 19 * 19
-    assert document(pin, Asking(3, 4), T0).id == document(pin, Asking(3, 4), T0 + timedelta(days=1)).id
+def test_a_slot_and_a_generation_make_one_id() -> None:
+    """Whoever asks for it, and whenever; others make others, and so does the next pin of that name."""
+    pins = [Pin(id="p", uid=uid, tenant="t", agent="a", bot="echo", count=2) for uid in ("u1", "u2")]
+    askings = [Asking(slot, generation) for slot in range(1, 20) for generation in range(1, 20)]
+    assert len({session_id(pin, asking) for pin in pins for asking in askings}) == 2 * len(askings)
+    assert session_id(pins[0], Asking(3, 4)) == session_id(replace(pins[0], count=9, agent="b"), Asking(3, 4))

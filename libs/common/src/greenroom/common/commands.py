@@ -22,6 +22,8 @@ MAX_ARGUMENTS_BYTES: Final = 16 * 1024
 MAX_RESULT_BYTES: Final = 64 * 1024
 # Replies must be sent within 30 s (`allow_responses` in deploy/nomad/nats).
 MAX_CALL_S: Final = 20.0
+# Of an answer of the bot's own routes: as JSON it must go into one message of 1 MiB.
+MAX_HTTP_BYTES: Final = 512 * 1024
 MAX_SETTINGS: Final = 32
 
 # The lookahead is for Python's `$`, which also matches before a last newline.
@@ -228,6 +230,47 @@ class Listening(msgspec.Struct, frozen=True, kw_only=True):
 
     listeners: int
     rate: int = 16_000
+
+
+# ---------------------------------------------------------------------------- the bot's own HTTP
+
+
+class HttpHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """A header of a request or an answer; a name may come more than once."""
+
+    name: str
+    value: str
+
+
+class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP request for the routes that the bot itself has; `by` is the id of the key it was sent with."""
+
+    by: str
+    method: str
+    # Begins with a slash; decoded.
+    path: str
+    query: str = ""
+    headers: tuple[HttpHeader, ...] = ()
+    body: bytes = b""
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_CALL_S)] = 10.0
+
+
+class HttpAnswered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
+    """What the bot's route answered."""
+
+    status: int
+    headers: tuple[HttpHeader, ...] = ()
+    body: bytes = b""
+
+
+class HttpRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """The bot has no routes, or they failed; `code` is one of the error catalogue."""
+
+    code: str
+    detail: str = ""
+
+
+type HttpAnswer = HttpAnswered | HttpRefused
 
 
 def kind_of(command: Command) -> str:

@@ -175,7 +175,8 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True, tag="requested"):
 class Leased(msgspec.Struct, frozen=True, kw_only=True, tag="leased"):
     """The scheduler granted a slot of `runner_id` until `expires_at`, fenced by `epoch` (the previous one + 1).
 
-    With `cold` the runner isn't there yet: it is launched for this session and claims it by itself.
+    With `cold` the runner isn't there yet: it is launched for this session and claims it by itself. Until it has, the
+    lease may be moved to a slot that has become free: the runner that is launched finds that its epoch is over.
     """
 
     by: Actor = "scheduler"
@@ -248,7 +249,14 @@ type Transition = Requested | Leased | Requeued | Started | Ready | Connected | 
 TABLE: Final[dict[State | None, dict[type, State]]] = {
     None: {Requested: State.REQUESTED},
     State.REQUESTED: {Leased: State.LEASED, Ended: State.ENDED},
-    State.LEASED: {Started: State.STARTED, Requeued: State.REQUESTED, Ending: State.ENDING, Ended: State.ENDED},
+    State.LEASED: {
+        # Only a cold lease, which nobody has claimed yet, to a runner that is there: see `apply`.
+        Leased: State.LEASED,
+        Started: State.STARTED,
+        Requeued: State.REQUESTED,
+        Ending: State.ENDING,
+        Ended: State.ENDED,
+    },
     State.STARTED: {
         Ready: State.READY,
         Connected: State.STARTED,
@@ -295,6 +303,8 @@ def apply(session: Session | None, transition: Transition, at: datetime) -> Sess
         raise StaleEpoch(f"epoch {transition.epoch} isn't the current one, {session.epoch}")
     if isinstance(transition, Started) and transition.runner_id != session.runner_id:
         raise StaleEpoch(f"runner {transition.runner_id} doesn't hold the lease")
+    if isinstance(transition, Leased) and state is State.LEASED and (transition.cold or not session.cold):
+        raise IllegalTransition("only a cold lease can be moved, and only to a runner that is there")
     return msgspec.structs.replace(session, state=target, **_changes(session, transition, at))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from greenroom.common import subjects
-from greenroom.common.commands import CommandAnswer, CommandRequest, Listen, Listening
+from greenroom.common.commands import CommandAnswer, CommandRequest, HttpAnswer, HttpCall, Listen, Listening
 from greenroom.common.messages import (
     ConnectMedia,
     Decision,
@@ -35,6 +35,7 @@ from greenroom.common.messages import (
     StartSession,
     Ticket,
 )
+from greenroom.common.peer_messages import OfferPeer, PeerCandidates, PeerReply
 from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
 from greenroom.common.policy import Policy, Verdicts
 from greenroom.common.subjects import Subject
@@ -118,12 +119,39 @@ CATALOG: Final[tuple[Described, ...]] = (
     ),
     Described(
         subject=subjects.SESSION_CMD,
+        name="http",
+        kind="command",
+        owner="api",
+        message=HttpCall,
+        reply=HttpAnswer,
+        summary="An HTTP request for the bot's own routes.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
         name="listen",
         kind="command",
         owner="api",
         message=Listen,
         reply=Listening,
         summary="Somebody listens in for the next seconds, or has left.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="offer",
+        kind="command",
+        owner="api",
+        message=OfferPeer,
+        reply=PeerReply,
+        summary="A client's SDP offer (SmallWebRTC).",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="ice",
+        kind="command",
+        owner="api",
+        message=PeerCandidates,
+        reply=PeerReply,
+        summary="ICE candidates of a client (SmallWebRTC).",
     ),
     Described(
         subject=subjects.RUNNER_HEARTBEAT,

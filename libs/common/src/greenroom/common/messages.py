@@ -84,6 +84,7 @@ class EventType(enum.StrEnum):
     CALL_COMPLETED = "call_completed"
     RECORDING_SAVED = "recording_saved"
     COMMAND = "command"
+    BOT_HTTP = "bot_http"
     TRANSFER_REQUESTED = "transfer_requested"
     LISTENER_JOINED = "listener_joined"
     LISTENER_LEFT = "listener_left"

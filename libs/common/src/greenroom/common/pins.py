@@ -1,8 +1,8 @@
 """Pinned sessions: so many of an agent are kept running, whatever becomes of each. Data only.
 
 A pin has slots, numbered from 1, with at most one session each. The sessions of a slot come one after the other, in
-generations, and the id of each follows from pin, slot and generation (`session_id`): however many schedulers ask for
-it, and however often, it is one session. What a slot has been through is kept beside the policy (`PinRecords`), written
+generations, and the id of each follows from pin, slot and generation: however many schedulers ask for it, and however
+often, it is one session. What a slot has been through is kept beside the policy (`PinRecords`), written
 before a session is asked for, since the ledger forgets sessions some time after their end.
 """
 
@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from greenroom.common.ids import derived_id
 from greenroom.common.lifecycle import Limits, OnLoss, Priority
 
 type Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -156,8 +155,3 @@ class PinsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     policy_revision: int
     pins: tuple[PinState, ...]
-
-
-def session_id(uid: str, slot: int, generation: int) -> str:
-    """Return the id of a slot's session."""
-    return derived_id("pin", uid, str(slot), str(generation))

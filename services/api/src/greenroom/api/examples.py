@@ -204,3 +204,20 @@ STATUS: Final[dict[str, Any]] = {
     "runners": {"serving": 1, "draining": 0, "lost": 0, "slots": 24, "held": 1},
     "scheduler": {"leader": "sched-1-31", "term": 4},
 }
+
+OFFER: Final = {"sdp": "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\n…", "type": "offer"}
+OFFER_ANSWER: Final = {
+    "sdp": "v=0\r\no=- 3996709620 3996709620 IN IP4 0.0.0.0\r\n…",
+    "type": "answer",
+    "pc_id": "PeerConnection#0-3f8e1bb60e5c4b7d8b4b1c2a9d0e7f16",
+}
+CANDIDATES: Final = {
+    "pc_id": "PeerConnection#0-3f8e1bb60e5c4b7d8b4b1c2a9d0e7f16",
+    "candidates": [
+        {
+            "candidate": "candidate:1 1 udp 2122260223 192.0.2.7 54321 typ host",
+            "sdp_mid": "0",
+            "sdp_mline_index": 0,
+        }
+    ],
+}

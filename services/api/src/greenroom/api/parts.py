@@ -10,13 +10,16 @@ from litestar.types import ASGIApp
 from greenroom.api import app
 from greenroom.api.agents import Agents
 from greenroom.api.auth import Keys
+from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.commands import Commands
 from greenroom.api.edge import MediaEdge
 from greenroom.api.fleet import Fleet
 from greenroom.api.idempotency import Idempotency
 from greenroom.api.listen_tickets import ListenTickets
 from greenroom.api.listening import ListenEdge
+from greenroom.api.offers import Offers
 from greenroom.api.openapi import document
+from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes import all_routes
@@ -67,7 +70,8 @@ class Parts:
             broker=broker, ledger=ledger, tickets=tickets, waiters=waiters, settings=settings, metrics=metrics
         )
         agents = Agents(store, self.fleet)
-        self.transports = Transports(adapters(settings, tickets), broker=broker, ledger=ledger)
+        peer_tokens = PeerTokens(tickets, self.keys)
+        self.transports = Transports(adapters(settings, tickets, peer_tokens), broker=broker, ledger=ledger)
         sessions = Sessions(
             ledger=ledger,
             store=store,
@@ -85,12 +89,15 @@ class Parts:
         self._routes = all_routes(
             sessions=sessions,
             commands=Commands(broker, sessions, metrics),
+            bot_http=BotHttpLink(broker, sessions),
             listen_tickets=listen_tickets,
             store=store,
             policies=policies,
             scheduler=scheduler,
             policy=self.policy,
             streams=self.streams,
+            offers=Offers(broker=broker, ledger=ledger, waiters=waiters, hold_s=settings.media_hold_s),
+            peer_tokens=peer_tokens,
             agents=agents,
             fleet=self.fleet,
             broker=broker,

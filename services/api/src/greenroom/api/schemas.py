@@ -105,6 +105,14 @@ class StopSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 # ---------------------------------------------------------------------------- out
 
 
+class IceServer(msgspec.Struct, frozen=True, kw_only=True):
+    """A STUN or TURN server, as browsers' `RTCPeerConnection` takes it."""
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = None
+
+
 class Transport(msgspec.Struct, frozen=True, kw_only=True):
     """How the client reaches the session."""
 
@@ -118,6 +126,8 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
     sip_uri: str | None = None
     # What is public of it, e.g. the name of the room.
     info: dict[str, str] = {}
+    # How a browser gets through NAT (`smallwebrtc`); only in the answer to the request.
+    ice_servers: tuple[IceServer, ...] = ()
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):

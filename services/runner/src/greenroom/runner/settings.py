@@ -14,6 +14,7 @@ from greenroom.runner.brake import Thresholds
 from greenroom.runner.claim import Claim
 from greenroom.runner.isolation.confinement import Bounds
 from greenroom.runner.isolation.groups import Allowance
+from greenroom.runner.rtc import Network
 from greenroom.runner.sizing import MOST_SLOTS
 
 # 24 sessions hold per processor with p99 frame lateness below 6 ms (48 on two, measured with stub providers); real
@@ -172,6 +173,16 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
             "groups (RLIMIT_NPROC: counts the whole host, exempts root); 0: no limit"
         ),
     ] = 0
+    rtc_addresses: Annotated[
+        tuple[str, ...],
+        Env(help="Addresses of this host that WebRTC calls are taken on; empty: all but loopback and link-local ones"),
+    ] = ()
+    rtc_ports: Annotated[
+        str, Env(help="UDP ports of WebRTC calls, as FIRST-LAST, one per call and address; empty: any")
+    ] = ""
+    rtc_advertised_address: Annotated[
+        str, Env(help="IP address that WebRTC clients are told instead of this host's own, where that is behind NAT")
+    ] = ""
     drain_timeout_s: Annotated[
         float,
         msgspec.Meta(ge=0),
@@ -182,8 +193,8 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         """Check what the types don't say.
 
         Raises:
-            ValueError: the pool can't be part of a subject, or a bot, version, label or claim isn't written as it
-                should be.
+            ValueError: the pool can't be part of a subject, or a bot, version, label, claim, address or range of
+                ports isn't written as it should be.
         """
         if not _TOKEN.fullmatch(self.pool):
             raise ValueError(f"GREENROOM_POOL is {self.pool!r}: letters, digits, _ and - only, {_MAX_ID} at most")
@@ -200,6 +211,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         _check("GREENROOM_LABELS", self.labels, _LABEL, "name=value; letters, digits and _ . - in both")
         _check_once("GREENROOM_BOT_VERSION", self.bot_version)
         _check_once("GREENROOM_LABELS", self.labels)
+        Network.parse(self.rtc_addresses, self.rtc_ports, self.rtc_advertised_address)
         if self.claim:
             try:
                 Claim.parse(self.claim)
@@ -235,6 +247,11 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     def most_slots(self) -> int:
         """How many sessions there are never more than."""
         return MOST_SLOTS if self.slots == "auto" else self.slots
+
+    @property
+    def network(self) -> Network:
+        """Where session processes take calls that come straight to them."""
+        return Network.parse(self.rtc_addresses, self.rtc_ports, self.rtc_advertised_address)
 
     @property
     def label_values(self) -> dict[str, str]:

@@ -301,7 +301,8 @@ class Keeper:
     async def _mend(self, finding: Finding) -> None:
         match finding.remedy:
             case Remedy.TAKE_BACK if finding.session_id and finding.epoch is not None and self._take_back:
-                requeued = Requeued(epoch=finding.epoch, reason=Reason.LAUNCH_FAILED, exclude_runner=False)
+                reason = Reason.LAUNCH_FAILED
+                requeued = Requeued(epoch=finding.epoch, reason=reason, exclude_runner=False, tried=False)
                 await self._take_back(finding.session_id, requeued)
             case Remedy.CANCEL if finding.launch_id is not None:
                 await self._launcher.cancel(finding.launch_id)

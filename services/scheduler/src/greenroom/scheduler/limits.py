@@ -140,7 +140,11 @@ class Tally[L]:
 
     def blocks(self, now: datetime) -> bool:
         """Tell whether no further session may be leased now."""
-        return self.full or (self.starts is not None and self.starts.taken(now) >= self.starts.bucket)
+        return self.full or self.paced_out(now)
+
+    def paced_out(self, now: datetime) -> bool:
+        """Tell whether no further session may start now, however many there are."""
+        return self.starts is not None and self.starts.taken(now) >= self.starts.bucket
 
     def idle(self, now: datetime) -> bool:
         """Tell whether one made anew would say the same."""

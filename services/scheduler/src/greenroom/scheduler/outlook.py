@@ -1,5 +1,6 @@
 """Why sessions wait, for how long, and where they stand: computed when somebody asks, not with each plan."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,9 +9,9 @@ from typing import NamedTuple
 from greenroom.common.messages import QueuePage, QueuePageQuery, WaitingSession
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Waiting
-from greenroom.scheduler.capacity import ColdAllowance
+from greenroom.scheduler.capacity import ColdAllowance, too_late
 from greenroom.scheduler.limits import Tally
-from greenroom.scheduler.placing import Desk
+from greenroom.scheduler.placing import SHORT, Desk
 from greenroom.scheduler.queues import Line
 
 
@@ -74,8 +75,7 @@ class Outlook:
     def for_slots(self, pool: str) -> int:
         """Return how many sessions wait in a pool for nothing but a slot."""
         causes = ((line, self._cause(line)) for line in self._lines(pool))
-        short = (Reason.NO_FREE_SLOT, Reason.RUNNER_DRAINING, Reason.RUNNER_OVERLOADED)
-        return sum(len(line.sessions) for line, cause in causes if cause.reason in short)
+        return sum(len(line.sessions) for line, cause in causes if cause.reason in SHORT)
 
     def _lines(self, pool: str | None = None) -> list[Line]:
         queues = self._desk.queues
@@ -95,7 +95,7 @@ class Outlook:
                     position=position,
                     of=len(order),
                     reason=reason,
-                    text=text,
+                    text=text + self._too_late(pool, session_id, reason),
                     next_s=next_s,
                     expected_s=None if next_s is None else next_s * before[what],
                 )
@@ -139,6 +139,19 @@ class Outlook:
         tighter = allowance.bots.get(bot)
         bound = tighter if allowance.count and tighter is not None else allowance
         return f"; none is launched: {bound.reason}" if not bound.count and bound.reason else ""
+
+    def _too_late(self, pool: str, session_id: str, reason: Reason) -> str:
+        """Return why no runner is launched for a session, if that is because of how long it waits at most."""
+        allowance, now = self._cold.get(pool), self._now
+        if allowance is None or not allowance.count or now is None or reason not in SHORT:
+            return ""
+        session = self._desk.sessions[session_id].session
+        if not too_late(session, allowance, now):
+            return ""
+        left_s = max((session.queue_deadline_at - now).total_seconds(), 0.0)
+        return (
+            f"; none is launched: that takes ~{math.ceil(allowance.usual_s or 0)} s, and it waits {left_s:.0f} s more"
+        )
 
     def _row(self, waiting: Waiting) -> WaitingSession:
         session = self._desk.sessions[waiting.session_id].session

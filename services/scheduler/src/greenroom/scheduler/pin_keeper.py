@@ -21,6 +21,7 @@ from greenroom.common import messages, subjects, telemetry
 from greenroom.common.broker import Broker, MessageTooLarge, WrongLastSequence
 from greenroom.common.clock import Clock
 from greenroom.common.errors import GreenroomError, LedgerConflict
+from greenroom.common.ids import derived_id
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Ended, Ending, Outcome, Requested, Session, State, Transition
 from greenroom.common.pins import Pin, PinRecord, PinRecords, PinsAnswer
@@ -176,7 +177,7 @@ class PinKeeper:
 
     async def _ask(self, pin: Pin, asking: Asking) -> None:
         """Ask for a session of a slot; if that was done before, what became of it is learned."""
-        wanted = document(pin, asking, self._clock.now())
+        wanted = document(pin, asking, session_id(pin, asking), self._clock.now())
         async with self._gate:
             with telemetry.span("session.pin", parent=Context(), attributes={"greenroom.pin": pin.id}):
                 session = replace(wanted, traceparent=telemetry.current_traceparent())
@@ -239,6 +240,11 @@ class PinKeeper:
 
     def _sessions(self, uid: str) -> Iterable[Session]:
         return [entry.session for entry in self._entries.get(uid, {}).values()]
+
+
+def session_id(pin: Pin, asking: Asking) -> str:
+    """Return the id of a slot's session."""
+    return derived_id("pin", pin.uid, str(asking.slot), str(asking.generation))
 
 
 def _is_recorded(session: Session, record: PinRecord) -> bool:

@@ -7,8 +7,8 @@
 A slot is open from when a session is asked for until that one is known to have ended; only then the next one's time is
 reckoned. So there are never two in a slot, whoever leads: the next generation is begun by writing the record, which one
 leader at a time can, and a session that the record tells of and the ledger doesn't is asked for again under the id that
-it has. Only when it has been missing for longer than a write may take, and shorter than the ledger keeps what has
-ended, is it taken for one that came and went while nobody looked.
+it has, for a minute. When it is missing a minute after the last of those may have been written, and before the ledger
+forgets what has ended, it is taken for one that came and went while nobody looked.
 """
 
 from collections import defaultdict
@@ -20,11 +20,22 @@ import msgspec
 from msgspec.structs import replace
 
 from greenroom.common.lifecycle import Outcome, Pinned, Session, State
-from greenroom.common.pins import SLOT, Pin, PinRecord, PinSlot, PinSlotState, PinState, Relaunch, SlotState, session_id
+from greenroom.common.pins import (
+    SLOT,
+    Pin,
+    PinRecord,
+    PinSlot,
+    PinSlotState,
+    PinState,
+    Relaunch,
+    SlotState,
+)
 from greenroom.common.reasons import Reason
 
-# The write of a request is given up after 15 s; what has ended stays in the ledger for five minutes or more.
-UNSEEN: Final = timedelta(seconds=120)
+ASK_AGAIN: Final = timedelta(seconds=60)
+# The write of a request is given up after 15 s, and a watch of the ledger isn't behind by the rest of a minute. What
+# has ended stays in the ledger for five.
+UNSEEN: Final = timedelta(seconds=135)
 _RUNNER_STOPPED: Final = frozenset({Reason.DRAIN_DEADLINE})
 # The exponent is bounded: a float overflows after a thousand failures.
 _MOST_DOUBLINGS: Final = 32
@@ -114,7 +125,7 @@ def _review_slot(now: datetime, pin: Pin | None, slot: PinSlot, sessions: Sequen
             found.said.append(_said(slot, relaunch, current, now))
     elif slot.open and current is None and _is_missing(slot, now):
         slot = replace(slot, ended_at=now, not_before=now, last="it ended while nobody looked")
-    elif slot.open and current is None and is_wanted:
+    elif slot.open and current is None and is_wanted and now - (slot.begun_at or now) < ASK_AGAIN:
         found.ask.append(Asking(slot.number, slot.generation))
     if not is_wanted and current is not None:
         found.stop.append(Stopping(current, _surplus(pin)))
@@ -162,11 +173,11 @@ def backoff_s(relaunch: Relaunch, streak: int) -> float:
     return min(relaunch.first_s * 2.0 ** min(max(streak - 1, 0), _MOST_DOUBLINGS), relaunch.longest_s)
 
 
-def document(pin: Pin, asking: Asking, now: datetime) -> Session:
-    """Return the session that a slot is to have."""
+def document(pin: Pin, asking: Asking, session_id: str, now: datetime) -> Session:
+    """Return the session that a slot is to have; `session_id` follows from the pin's uid, slot and generation alone."""
     number = str(asking.slot)
     return Session(
-        id=session_id(pin.uid, asking.slot, asking.generation),
+        id=session_id,
         tenant=pin.tenant,
         agent=pin.agent,
         agent_version=pin.agent_version,

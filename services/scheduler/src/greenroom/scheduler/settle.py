@@ -101,10 +101,12 @@ def _requested(session: Session, now: datetime, limits: PlanLimits) -> SessionAc
 
 def _leased(tracked: Tracked, now: datetime, fleet: Fleet, limits: PlanLimits) -> SessionAction | None:
     session, key = tracked.session, holder(tracked.session)
-    if session.lease_expires_at is not None and now >= session.lease_expires_at:
-        # A runner that was perhaps never asked, or never came up, hasn't shown that it is of no use.
-        return _requeue(session, Reason.LEASE_EXPIRED, exclude_runner=tracked.asked and not session.cold)
     runner = fleet.runners.get(key) if key else None
+    if session.lease_expires_at is not None and now >= session.lease_expires_at:
+        # A runner that was perhaps never asked, or never came up, hasn't shown that it is of no use; and one that never
+        # came up hasn't tried. How often a session is launched for is bounded by its caller's patience.
+        asked, came_up = tracked.asked and not session.cold, not session.cold or runner is not None
+        return _requeue(session, Reason.LEASE_EXPIRED, exclude_runner=asked, tried=came_up)
     if session.cold and runner is None:
         # It is being launched: nobody can have heard it yet, and its deadline is the lease's.
         return None if tracked.asked else AskLauncher(session_id=session.id, why=_not_asked(session))
@@ -162,8 +164,8 @@ def _lost(session: Session, loss: str) -> SessionAction:
     return MarkLost(session_id=session.id, transition=ended, why=why)
 
 
-def _requeue(session: Session, reason: Reason, *, exclude_runner: bool) -> Requeue:
-    transition = Requeued(epoch=session.epoch, reason=reason, exclude_runner=exclude_runner)
+def _requeue(session: Session, reason: Reason, *, exclude_runner: bool, tried: bool = True) -> Requeue:
+    transition = Requeued(epoch=session.epoch, reason=reason, exclude_runner=exclude_runner, tried=tried)
     why = Why(reason=reason, text=reason.summary.lower(), inputs=_facts(session))
     return Requeue(session_id=session.id, transition=transition, why=why)
 

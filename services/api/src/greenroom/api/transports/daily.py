@@ -9,7 +9,6 @@ room that even that can't reach expires by itself.
 """
 
 import fnmatch
-from datetime import datetime, timedelta
 from typing import Any, Final, override
 from urllib.parse import urlsplit
 
@@ -17,7 +16,7 @@ import msgspec
 
 from greenroom.api.schemas import Transport
 from greenroom.api.transports import daily_options
-from greenroom.api.transports.base import Adapter, Asked, Prepared
+from greenroom.api.transports.base import Adapter, Asked, Prepared, expiry
 from greenroom.api.transports.daily_options import DailyOptions, Dialin, UserWish
 from greenroom.api.transports.daily_rest import DailyRest, Room
 from greenroom.common.clock import Clock, SystemClock
@@ -25,8 +24,6 @@ from greenroom.common.errors import FieldProblem, Forbidden, GreenroomError
 from greenroom.common.lifecycle import Session
 
 NAME: Final = "daily"
-# Room and tokens outlive the longest session by this: they are taken away at its end, and this is for when they aren't.
-MARGIN: Final = timedelta(hours=1)
 
 
 class RoomNotFound(GreenroomError):
@@ -86,7 +83,7 @@ class DailyAdapter(Adapter):
     @override
     async def prepare(self, asked: Asked, session: Session, options: dict[str, Any]) -> Prepared:
         wanted = daily_options.read(options)
-        expires_at = _expiry(session)
+        expires_at = expiry(session)
         exp = int(expires_at.timestamp())
         if wanted.room_url is None:
             room = await self._rest.make_room(_name(session), daily_options.room_properties(wanted, exp=exp))
@@ -170,9 +167,3 @@ def _told(wanted: DailyOptions) -> dict[str, str]:
 def _user(info: dict[str, str]) -> UserWish:
     user: dict[str, Any] = {name: info[name] for name in ("user_name", "user_id") if name in info}
     return msgspec.convert({**user, "can_send": [media for media in info["can_send"].split(",") if media]}, UserWish)
-
-
-def _expiry(session: Session) -> datetime:
-    limits = session.limits
-    longest_s = limits.queue_timeout_s + limits.start_timeout_s + limits.max_duration_s + limits.end_timeout_s
-    return session.requested_at.replace(microsecond=0) + timedelta(seconds=longest_s) + MARGIN

@@ -7,10 +7,12 @@ from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnu
 from pipecat.runner import utils as runner_utils
 from pipecat.runner.types import RunnerArguments, WebSocketRunnerArguments
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
-from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.workers.runner import WorkerRunner
 
+# The transports of the built-in bots: `TRANSPORTS` of their modules.
+TAKEN: Final = ("websocket", "smallwebrtc")
 # Both ways, mono.
 RATE: Final = 16_000
 # Audio goes out in pieces of 60 ms: a third less work than with 20 ms, and still too short to be heard as a delay.
@@ -18,7 +20,7 @@ _OUT_10MS_CHUNKS: Final = 6
 
 
 async def open_transport(runner_args: RunnerArguments) -> BaseTransport:
-    """Return the transport of a session: a WebSocket with Pipecat's Protobuf frames, 16 kHz mono both ways.
+    """Return the transport of a session: a WebSocket with Pipecat's Protobuf frames, or a browser's connection.
 
     Raises:
         ValueError: the session is to run over something else.
@@ -26,7 +28,7 @@ async def open_transport(runner_args: RunnerArguments) -> BaseTransport:
     if isinstance(runner_args, WebSocketRunnerArguments) and runner_args.transport_type is None:
         # Pipecat would wait for the first words of a telephony provider to tell which one it is.
         runner_args.transport_type = "websocket"
-    return await runner_utils.create_transport(runner_args, {"websocket": _websocket_params})
+    return await runner_utils.create_transport(runner_args, {"websocket": _websocket_params, "webrtc": _webrtc_params})
 
 
 def make_worker(pipeline: Pipeline, runner_args: RunnerArguments, *, talks: bool = True) -> PipelineWorker:
@@ -63,6 +65,10 @@ async def run(worker: PipelineWorker, transport: BaseTransport, runner_args: Run
     runner = WorkerRunner(handle_sigint=runner_args.handle_sigint, handle_sigterm=runner_args.handle_sigterm)
     await runner.add_workers(worker)
     await runner.run()
+
+
+def _webrtc_params() -> TransportParams:
+    return TransportParams(audio_in_enabled=True, audio_out_enabled=True, audio_out_10ms_chunks=_OUT_10MS_CHUNKS)
 
 
 def _websocket_params() -> FastAPIWebsocketParams:

@@ -24,7 +24,7 @@ from pipecat.turns.empty_user_turn import EmptyUserTurnConfig
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
-from greenroom.runner.bots._transport import RATE, make_worker, open_transport, run
+from greenroom.runner.bots._transport import RATE, TAKEN, make_worker, open_transport, run
 from greenroom.runner.bots.frontdesk_flow import FrontDeskFlow
 from greenroom.runner.bots.frontdesk_rules import UNCLEAR_MESSAGE, reply
 from greenroom.runner.bots.rule_llm import RuleLLMService
@@ -34,6 +34,7 @@ from greenroom.runner.speech.pocketsphinx_stt import PocketsphinxSTTService
 from greenroom.runner.speech.recognizer import GrammarRecognizer, recognizer
 
 DESCRIPTION: Final = "Front desk of a restaurant: books tables and passes callers on. Works offline."
+TRANSPORTS: Final = TAKEN
 HOUSE: Final = "the Green Room restaurant"
 BODY_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",

@@ -100,7 +100,9 @@ class LiveSession:
         self._root = context_from_traceparent(self.session.traceparent)
         self._spans = TurnSpans(self._root, session.id)
         self._watch = CallWatch(self._clock, self._emitter, self._recorder, self._spans, self._on_end_frame)
-        self._transport = make_transport(self.session, broker, self._on_connected, self._on_disconnected)
+        self._transport = make_transport(
+            self.session, broker, self._on_connected, self._on_disconnected, context.settings.network
+        )
         self._pipelines = Pipelines()
         self._keeper = Watchkeeper(
             session.limits,
@@ -252,7 +254,6 @@ class LiveSession:
             self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, f"not observable: {where_raised(error)}")
             raise
         self._pipelines.attachments.append(attachment)
-        self._desk.attach()
         if attachment.main:
             self._stages.mark("worker")
             if self._clock.begun:

@@ -26,6 +26,7 @@ from greenroom.runner.control import Assign, Cancel, Finished, Pong, Standby, St
 from greenroom.runner.session.attach import announce_setup_file
 from greenroom.runner.session.botlog import redirect_loguru
 from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.commands.bot_http import offer_cloud_module
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.flows import watch_flows
 from greenroom.runner.session.live import LiveSession
@@ -55,6 +56,7 @@ def warm() -> None:
     announce_setup_file()
     watch_flows()
     look_for_voices_inline()
+    offer_cloud_module()
 
 
 def run(control_fd: int, context: SessionContext) -> int:

@@ -62,7 +62,7 @@ class Acts:
         stop: Callable[[bool, str | None], None],
         listeners: Callable[[], int],
     ) -> None:
-        self.muting: Final = Muting()
+        self.muting: Final = Muting(parts)
         self.standing: Final = Standing()
         self._parts = parts
         self._medium = medium
@@ -126,12 +126,12 @@ class Acts:
         return {}
 
     async def _mute(self, command: commands.Mute) -> Result:
-        self.muting.sides.add(command.side)
-        return {"muted": sorted(self.muting.sides)}
+        self.muting.mute(command.side)
+        return {"muted": list(self.muting.sides)}
 
     async def _unmute(self, command: commands.Unmute) -> Result:
-        self.muting.sides.discard(command.side)
-        return {"muted": sorted(self.muting.sides)}
+        self.muting.unmute(command.side)
+        return {"muted": list(self.muting.sides)}
 
     async def _transfer(self, command: commands.Transfer) -> Result:
         by = await transfer(self._medium, self._parts.all(BaseOutputTransport), command.target)
@@ -150,7 +150,7 @@ class Acts:
                 duration_ms=self._clock.now_ms(),
                 node=standing.node,
                 turns=standing.turns,
-                muted=tuple(sorted(self.muting.sides)),
+                muted=self.muting.sides,
                 settings_version=self._settings.version,
                 lines=tuple(standing.lines),
                 media=msgspec.to_builtins(self._medium.counts),

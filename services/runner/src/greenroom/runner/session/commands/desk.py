@@ -23,6 +23,7 @@ from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.commands.acts import Acts, Medium
 from greenroom.runner.session.commands.answered import Answered
 from greenroom.runner.session.commands.auditing import audit
+from greenroom.runner.session.commands.bot_http import BotHttp
 from greenroom.runner.session.commands.exposed import Exposed
 from greenroom.runner.session.commands.parts import Parts
 from greenroom.runner.session.emitter import Emitter
@@ -84,11 +85,11 @@ class Desk:
         self._ears = Ears(
             broker, session, parts=parts, muting=self.acts.muting, emitter=emitter, recorder=recorder, clock=clock
         )
+        self._http = BotHttp(broker, session, exposed=self.exposed, emitter=emitter, context=bot_context)
         self._broker = broker
         self._subject = subjects.SESSION_CMD.format(tenant=session.tenant, session_id=session.id, name="command")
         self._emitter = emitter
         self._clock = clock
-        self._pipelines = pipelines
         self._answered = Answered()
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
@@ -97,13 +98,8 @@ class Desk:
     async def open(self) -> None:
         """Begin to take commands."""
         self._subscription = await self._broker.subscribe(self._subject, self._on_message, max_pending=_MAX_PENDING)
+        await self._http.open()
         await self._ears.open()
-
-    def attach(self) -> None:
-        """A worker was attached: stand where its transport meets its pipeline."""
-        attachment = self._pipelines.attachments[-1]
-        if attachment.main:
-            self.acts.muting.install(attachment.inputs, attachment.outputs)
 
     async def close(self) -> None:
         """Take no more; what is under way is canceled, and answered so."""
@@ -112,6 +108,7 @@ class Desk:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._http.close()
         await self._ears.close()
 
     async def _on_message(self, message: Message) -> None:

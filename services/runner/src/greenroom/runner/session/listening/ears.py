@@ -76,6 +76,8 @@ class Ears:
         self._barged_until_s = 0.0
         self._work: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
+        # A call into which nobody may speak has no ear for it.
+        self._hears_voices = False
 
     @property
     def listeners(self) -> int:
@@ -84,10 +86,7 @@ class Ears:
 
     async def open(self) -> None:
         """Begin to take listeners."""
-        self._subscriptions = [
-            await self._broker.serve(self._listen, self._on_listen),
-            await self._broker.subscribe(self._in, self._on_voice, max_pending=_MAX_PENDING),
-        ]
+        self._subscriptions.append(await self._broker.serve(self._listen, self._on_listen))
 
     async def close(self) -> None:
         """Let all listeners go."""
@@ -109,6 +108,10 @@ class Ears:
             self._leave(asked.listener_id, "left")
         elif asked.listener_id in self._known or len(self._known) < MAX_LISTENERS:
             self._hold(asked)
+            if asked.barge_in and not self._hears_voices:
+                self._hears_voices = True
+                heard = await self._broker.subscribe(self._in, self._on_voice, max_pending=_MAX_PENDING)
+                self._subscriptions.append(heard)
         return encode(Listening(listeners=self.listeners, rate=RATE))
 
     def _hold(self, asked: Listen) -> None:
@@ -144,7 +147,7 @@ class Ears:
                     await self._send(window)
         finally:
             self._recorder.tap = None
-            self._muting.barged_in = False
+            self._muting.give_way()
 
     async def _send(self, window: bytes) -> None:
         frame = media_frames.encode(MediaKind.BINARY, self._sequence, window)
@@ -160,7 +163,7 @@ class Ears:
             if listener.until_s < now_s:
                 self._leave(listener_id, "gone")
         if self._muting.barged_in and now_s > self._barged_until_s:
-            self._muting.barged_in = False
+            self._muting.give_way()
 
     def _now(self) -> int:
         return self._clock.sample(self._clock.monotonic_ns()) if self._clock.begun else 0
@@ -179,7 +182,7 @@ class Ears:
         try:
             output = self._parts.output
             if not self._muting.barged_in:
-                self._muting.barged_in = True
+                self._muting.barge_in()
                 await self._parts.interrupt()
         except GreenroomError as error:
             _log.warning("barge_in_not_possible", code=error.code)

@@ -5,7 +5,7 @@ beside the bot's own handlers and without changing it:
 
     somebody came in                      connected, the first time
     the room has been empty for 5 s       the user has left: who loads a page anew, or changes networks, is back by then
-    the bot was put out, or never got in  the way is lost
+    the bot was put out, or never got in  the way is lost (also where Pipecat calls its transport unusable, and goes on)
 
 What the bot gets in with was laid down by the api and is taken once, when the session is opened.
 """
@@ -98,10 +98,10 @@ class RoomTransport(SessionTransport):
     @override
     def attach(self, attachment: Attachment) -> None:
         for end in (*attachment.inputs, *attachment.outputs):
-            if isinstance(end, self.ends):
+            if isinstance(end, self.ends) and self._first(end):
+                end.add_event_handler("on_usable_changed", self._on_usable)
                 transport: BaseTransport = vars(end)["_transport"]
-                if id(transport) not in self._hooked:
-                    self._hooked.add(id(transport))
+                if self._first(transport):
                     self.hook(transport)
 
     def hook(self, transport: BaseTransport) -> None:
@@ -137,6 +137,17 @@ class RoomTransport(SessionTransport):
     def gone(self, why: str) -> None:
         """Note that the user won't come (any more)."""
         self._end("client", CLOSE_NORMAL, why)
+
+    def _first(self, part: FrameProcessor | BaseTransport) -> bool:
+        """Tell whether a part of the bot's transport is met for the first time."""
+        seen = id(part) in self._hooked
+        self._hooked.add(id(part))
+        return not seen
+
+    def _on_usable(self, _end: FrameProcessor, usable: bool) -> None:  # noqa: FBT001 Pipecat's own signature
+        # Pipecat itself goes on without it, unless the bot says otherwise: silent, and not in the room.
+        if not usable:
+            self.lost("the bot's transport can no longer do its job")
 
     def _on_joined(self, _transport: BaseTransport, client: Mapping[str, Any]) -> None:
         if self._over:
