@@ -30,8 +30,10 @@ HURRY_S: Final = 1.0
 READY_TIMEOUT_S: Final = 15.0
 _BACKOFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _LOOK_S: Final = 1.0
-# Each that waits says so once a second: one that hasn't for this long hangs.
+# Each that waits says so once a second: one that hasn't for this long is handed no session.
 FRESH_S: Final = 4.0
+# One that hasn't for this long hangs; sooner, an overloaded host would be made to fork on top of it.
+HUNG_S: Final = 12.0
 
 
 class StandbyPool:
@@ -94,12 +96,13 @@ class StandbyPool:
 
     def take_ready(self) -> SessionProcess | None:
         """Return a process that waits and is alive, or the one that is about to; None: there is none, fork one."""
-        while self._ready:
-            process = self._ready.pop(0)
+        for process in tuple(self._ready):
+            if process.alive and not process.answers(FRESH_S):
+                continue
+            self._ready.remove(process)
             self._on_change()
-            if process.alive and process.answers(FRESH_S):
+            if process.alive:
                 return process
-            _give_up_on(process)
         warming, self._warming = self._warming, None
         return warming if warming is not None and warming.alive else None
 
@@ -149,7 +152,7 @@ class StandbyPool:
     def _tidy(self) -> None:
         """Let those go that hang, that are more than may wait, or whose successor is there."""
         for process in tuple(self._ready):
-            if not process.answers(FRESH_S):
+            if not process.answers(HUNG_S):
                 self._ready.remove(process)
                 _give_up_on(process)
                 self._on_change()
@@ -208,7 +211,7 @@ class StandbyPool:
 
 def _give_up_on(process: SessionProcess) -> None:
     if process.alive:
-        _log.warning("standby_hangs", pid=process.pid, for_s=FRESH_S)
+        _log.warning("standby_hangs", pid=process.pid, for_s=HUNG_S)
         process.kill()
 
 
