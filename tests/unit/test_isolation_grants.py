@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from greenroom.common import subjects
 from greenroom.common.errors import SettingsInvalid
+from greenroom.common.message_catalog import CATALOG
 from greenroom.runner.isolation.callout import Issuer, new_seed
 from greenroom.runner.isolation.grants import Grant, Tokens, permissions, with_login
 
@@ -75,6 +76,24 @@ def test_a_session_may_do_nothing_to_another(tenant: str, one: str, other: str) 
         assert not any(covers(each, subjects.SESSION_LIFECYCLE.format(**tokens)) for each in allowed)
     everything = (">", "gr.v1.>", "_INBOX.>", "$SYS.REQ.USER.AUTH", "$JS.API.>")
     assert not any(covers(each, subject) for each in allowed for subject in everything)
+
+
+# What two share is told apart by who sends it.
+_SENT = {"direction": ("out", "listen"), "track": ("user", "bot"), "type": ("user_spoke",)}
+
+
+def test_a_session_may_publish_what_the_catalogue_says_is_its_own() -> None:
+    """Each message that a session process owns goes out on a subject that its login may use."""
+    granted = permissions(Grant("acme", "s1", 1))["pub"]["allow"]
+    owned = [row.subject for row in CATALOG if "session process" in row.owner]
+    assert len(owned) >= 5
+    for subject in owned:
+        [rest] = {*subject.fields} - {"tenant", "session_id"} or {""}
+        for value in _SENT.get(rest, ("",)):
+            more = {rest: value} if rest else {}
+            sent = subject.format(tenant="acme", session_id="s1", **more)
+            if (subject, value) not in {(subjects.SESSION_MEDIA, "listen"), (subjects.SESSION_TAP, "out")}:
+                assert any(covers(each, sent) for each in granted), sent
 
 
 def test_who_stands_by_may_practise_and_nothing_else() -> None:

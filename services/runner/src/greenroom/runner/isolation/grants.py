@@ -86,6 +86,7 @@ def permissions(grant: Grant) -> dict[str, Any]:
                 subjects.SESSION_EVENT.wildcard(**tokens),
                 subjects.SESSION_AUDIO.wildcard(**tokens),
                 subjects.SESSION_MEDIA.format(**tokens, direction="out"),
+                subjects.SESSION_TAP.format(**tokens, direction="listen"),
                 secret,
                 f"$JS.API.DIRECT.GET.{SECRETS}.{secret}",
                 # Whether no stream takes a subject, or only nobody answers for it now.
@@ -101,6 +102,7 @@ def permissions(grant: Grant) -> dict[str, Any]:
             "allow": [
                 subjects.SESSION_CMD.wildcard(**tokens),
                 subjects.SESSION_MEDIA.format(**tokens, direction="in"),
+                subjects.SESSION_TAP.format(**tokens, direction="barge"),
                 f"{grant.inbox}.>",
             ]
         },
