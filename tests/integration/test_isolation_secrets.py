@@ -51,8 +51,7 @@ async def test_secrets_reach_the_sessions_of_their_bot_only(nats_url: str, tmp_p
 
 async def test_a_start_without_its_secrets_is_refused(nats_url: str) -> None:
     """A runner that is told to start a bot whose secrets it hasn't got refuses, and says which; names, no values."""
-    env = {"GREENROOM_SECRET_OTHER_KEY": "other-canary"}
-    async with runner_process(nats_url, GREENROOM_BOTS=BOTS, **env) as it:
+    async with runner_process(nats_url, GREENROOM_BOTS=BOTS, GREENROOM_SECRET_OTHER_KEY="other-canary") as it:
         requested = await request(it.ledger, "needy")
         lease = Leased(runner_id=it.runner_id, epoch=1, expires_at=utcnow())
         entry = await it.ledger.advance(requested, lease)

@@ -13,6 +13,7 @@ from typing import Final
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools.embedded.child import Child
 from greenroom.devtools.embedded.nats import find_nats_server
+from greenroom.runner.isolation.callout import Issuer, new_seed
 from tests.support.throwaway_ca import ThrowawayCa
 from tests.support.workspace import ROOT
 
@@ -33,6 +34,8 @@ class DeployedNats:
         folder.mkdir(parents=True, exist_ok=True)
         self.ca: Final = ThrowawayCa(folder / "ca")
         self.port: Final = quiet_port()
+        # Signs the logins of session processes.
+        self.issuer: Final = Issuer(new_seed())
         self._folder = folder
         self._child = Child("nats-server", folder / "nats.log")
 
@@ -75,7 +78,8 @@ class DeployedNats:
             .replace("0.0.0.0:4222", f"{_ADDRESS}:{self.port}")
             .replace("0.0.0.0:8222", f"{_ADDRESS}:{quiet_port()}"),
             "users.conf": (CONF / "users.conf").read_text(),
-            "passwords.conf": "".join(f'{login.upper()}_PASSWORD: "{password(login)}"\n' for login in LOGINS),
+            "passwords.conf": "".join(f'{login.upper()}_PASSWORD: "{password(login)}"\n' for login in LOGINS)
+            + f'SESSION_ISSUER: "{self.issuer.public_key}"\n',
             "site.conf": f'server_name: "nats-0"\n'
             f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}\n'
             f'jetstream {{ store_dir: "{self._folder / "jetstream"}" }}\n',

@@ -5,6 +5,7 @@ or in the root of a hierarchy that this process may write to.
 """
 
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Final
 from greenroom.common.ids import uuid7
 
 VARIABLE: Final = "GREENROOM_TEST_CONTROL_GROUP"
+_EMPTY_S: Final = 10.0
 
 
 def parent_of_groups() -> Path | None:
@@ -40,6 +42,21 @@ def delegated_group(parent: Path) -> Generator[Path]:
         yield folder
     finally:
         (folder / "cgroup.kill").write_text("1")
-        for each in sorted(folder.rglob("*/"), reverse=True):
-            each.rmdir()
-        folder.rmdir()
+        for each in (*sorted(folder.rglob("*/"), reverse=True), folder):
+            _remove(each)
+
+
+def _remove(group: Path) -> None:
+    """Remove a group once those who were killed in it have left it."""
+    deadline = time.monotonic() + _EMPTY_S
+    while True:
+        try:
+            group.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

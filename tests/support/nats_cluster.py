@@ -11,6 +11,7 @@ from typing import Final
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools.embedded.child import Child
 from greenroom.devtools.embedded.nats import find_nats_server
+from greenroom.runner.isolation.callout import Issuer, new_seed
 from tests.support import nomad_templates
 from tests.support.deployed_jobs import job_of, main_task
 from tests.support.deployed_nats import LOGINS, password, quiet_port
@@ -113,6 +114,7 @@ class Cluster:
                     "server_certificate": certificate.read_text(),
                     "server_key": key.read_text(),
                     **{f"{login}_password": password(login) for login in LOGINS},
+                    "session_issuer": Issuer(new_seed()).public_key,
                 },
             },
         )

@@ -171,6 +171,7 @@ job "nats" {
         OPERATOR_PASSWORD: "{{ .operator_password }}"
         PUBLISHER_PASSWORD: "{{ .publisher_password }}"
         ADMIN_PASSWORD: "{{ .admin_password }}"
+        SESSION_ISSUER: "{{ .session_issuer }}"
         {{- end }}
         EOT
       }

@@ -206,6 +206,7 @@ job "runner" {
         data        = <<-EOT
         {{ with $secret := nomadVar "nomad/jobs/runner" -}}
         NATS_URL={{ range $i, $nats := nomadService "nats" }}{{ if $i }},{{ end }}tls://runner:{{ $secret.nats_password }}@{{ $nats.Address }}:{{ $nats.Port }}{{ end }}
+        GREENROOM_NATS_ISSUER_SEED={{ $secret.nats_issuer_seed }}
         {{- end }}
         OTEL_EXPORTER_OTLP_ENDPOINT={{ with nomadService "otlp" }}{{ with index . 0 }}http://{{ .Address }}:{{ .Port }}{{ end }}{{ end }}
         EOT

@@ -32,6 +32,8 @@ LOGINS: Final = {
 INBOX: Final = "_INBOX.>"
 # Where a warm session process practises, with nobody listening but itself.
 PRACTICE: Final = "_INBOX.practice.>"
+# Where servers ask who somebody is that has none of these logins: a session process (runner/isolation/callout.py).
+LOGINS_OF_SESSIONS: Final = "$SYS.REQ.USER.AUTH"
 
 # Types of events that only one of those who publish events may use.
 RECORDING_SAVED: Final = subjects.SESSION_EVENT.wildcard(type="recording_saved")
@@ -115,6 +117,7 @@ def users() -> tuple[User, ...]:
             never=(RECORDING_SAVED, DECIDED),
             subscribe=(
                 INBOX,
+                LOGINS_OF_SESSIONS,
                 LIFECYCLE,
                 subjects.RUNNER_CMD.wildcard(),
                 subjects.SESSION_CMD.wildcard(),
@@ -224,6 +227,13 @@ def render() -> str:
         "  SYS { users: [{ user: admin, password: $ADMIN_PASSWORD }] }",
         "}",
         "system_account: SYS",
+        "authorization {",
+        "  auth_callout {",
+        "    account: GREENROOM",
+        "    issuer: $SESSION_ISSUER",
+        f"    auth_users: [{', '.join([*(user.name for user in users()), 'admin'])}]",
+        "  }",
+        "}",
     ]
     return "\n".join(lines) + "\n"
 

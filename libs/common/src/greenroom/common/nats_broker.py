@@ -33,6 +33,8 @@ _log = structlog.get_logger()
 
 # JetStream API calls that aren't appends answer in a millisecond; a killed leader takes its successor seconds.
 _API_TIMEOUT_S: Final = 5.0
+# nats-py's own.
+INBOX: Final = "_INBOX"
 # What a direct read adds to the headers that the message was stored with.
 _DIRECT_HEADERS: Final = frozenset({"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"})
 # Over TLS nats-py may wait for ever for the other side's goodbye.
@@ -52,13 +54,14 @@ class NatsBroker:
         self._pipeline = Pipeline(client)
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, timeout_s: float = 30.0) -> Self:
+    async def connect(cls, url: str, *, name: str, timeout_s: float = 30.0, inbox: str = INBOX) -> Self:
         """Connect to one of the comma-separated servers of `url`.
 
         Args:
             url: for example `nats://127.0.0.1:4222`; credentials may be in it.
             name: how the connection is called in the server's own reports.
             timeout_s: how long the first connection may take; later ones are tried for ever.
+            inbox: below which subject replies come in.
 
         Raises:
             BrokerUnavailable: no server could be reached in time.
@@ -89,6 +92,7 @@ class NatsBroker:
                     reconnect_time_wait=0.1,  # pyright: ignore[reportArgumentType] - it is slept on, so a float is fine
                     max_reconnect_attempts=-1,
                     ping_interval=5,
+                    inbox_prefix=inbox,
                     max_outstanding_pings=2,
                     error_cb=failed,
                     disconnected_cb=lost,

@@ -42,7 +42,7 @@ class Pipeline:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._inbox = client.new_inbox()
+        self._inbox = ""
         self._subscription: Subscription | None = None
         self._opening = asyncio.Lock()
         self._room = asyncio.Semaphore(_DEPTH)
@@ -83,6 +83,7 @@ class Pipeline:
     async def _open(self) -> None:
         async with self._opening:
             if self._subscription is None:
+                self._inbox = self._client.new_inbox()  # with the prefix that it was connected with
                 self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
 
     async def _acknowledged(self, msg: Msg) -> None:

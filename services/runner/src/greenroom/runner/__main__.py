@@ -21,6 +21,8 @@ from greenroom.runner.coldstart import ColdStart, process_age_s
 from greenroom.runner.discovery import discover
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.isolation import kernel
+from greenroom.runner.isolation.callout import Issuer
+from greenroom.runner.isolation.callout import serve as serve_callout
 from greenroom.runner.isolation.environment import session_environment
 from greenroom.runner.isolation.groups import open_groups
 from greenroom.runner.isolation.secrets import Secrets
@@ -47,7 +49,11 @@ async def serve(service: Service[RunnerSettings]) -> None:
     bots = discover(settings.bots) if claim is None else None
     shown = session_environment(os.environ, settings.session_env)
     groups = open_groups(settings.control_groups, settings.allowance)
-    supervisor = Supervisor(settings, bots, clock=clock, environment=shown, owns_children=True, groups=groups)
+    issuer = Issuer(settings.nats_issuer_seed) if settings.nats_issuer_seed else None
+    theirs = settings if issuer is None else settings.for_sessions(issuer.url_for_practice(settings.nats_url))
+    if issuer is not None:
+        await serve_callout(broker, issuer)
+    supervisor = Supervisor(theirs, bots, clock=clock, environment=shown, owns_children=True, groups=groups)
     runner = Runner(
         settings,
         broker=broker,
@@ -56,6 +62,7 @@ async def serve(service: Service[RunnerSettings]) -> None:
         clock=clock,
         instruments=Instruments(service.metrics),
         secrets=Secrets(os.environ, settings.secrets_folder, plain=settings.secrets_plain),
+        issuer=issuer,
     )
     service.readiness.add("broker", lambda: None if broker.connected else "broker-unavailable")
     service.readiness.add("zygote", lambda: None if supervisor.available else "zygote-not-warm")

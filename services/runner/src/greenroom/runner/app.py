@@ -16,6 +16,7 @@ from greenroom.common.broker import Broker, Message
 from greenroom.common.clock import Clock
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ledger import Ledger
+from greenroom.common.lifecycle import Session
 from greenroom.common.messages import (
     BotOffer,
     Done,
@@ -29,10 +30,11 @@ from greenroom.common.messages import (
 from greenroom.common.telemetry import span_context_of
 from greenroom.runner import orders
 from greenroom.runner.closing_time import ClosingTime
-from greenroom.runner.control import ToSession
+from greenroom.runner.control import Assign, ToSession
 from greenroom.runner.guard import Guard
 from greenroom.runner.handover import first_of
 from greenroom.runner.instruments import Instruments
+from greenroom.runner.isolation.callout import Issuer
 from greenroom.runner.isolation.secrets import Secrets
 from greenroom.runner.load import HostLoad
 from greenroom.runner.orders import Order, Orders
@@ -65,6 +67,7 @@ class Runner:
         clock: time.
         instruments: what is counted and measured.
         secrets: of the bots; None: there are none.
+        issuer: of logins for sessions; None: they use the runner's.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Runner:
         clock: Clock,
         instruments: Instruments,
         secrets: Secrets | None = None,
+        issuer: Issuer | None = None,
     ) -> None:
         self._orders = Orders()
         self._settings = settings
@@ -85,6 +89,7 @@ class Runner:
         self._instruments = instruments
         self._supervisor = supervisor
         self._secrets = secrets or Secrets({})
+        self._issuer = issuer
         self._slots = Slots(settings.runner_id, settings.most_slots)
         self._sizing = Sizing(None if settings.slots == "auto" else settings.slots, default=default_slots())
         self._pool = StandbyPool(
@@ -104,7 +109,7 @@ class Runner:
             clock=clock,
             instruments=instruments,
             changed=self._changed,
-            secrets=self._secrets_of,
+            assign=self._assign,
         )
         self._sessions: dict[Key, RunningSession] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -388,6 +393,7 @@ class Runner:
         """The bots, those that can't run here included; not those that were withdrawn."""
         return tuple(self._secrets.marked(offer) for offer in self._orders.offers(self._supervisor.offers))
 
-    def _secrets_of(self, bot: str) -> dict[str, str]:
-        needed = next((offer.secrets for offer in self._supervisor.offers if offer.name == bot), ())
-        return self._secrets.of(needed)
+    def _assign(self, session: Session) -> Assign:
+        needed = next((offer.secrets for offer in self._supervisor.offers if offer.name == session.bot), ())
+        broker = self._issuer.url_for(self._settings.nats_url, session) if self._issuer else ""
+        return Assign(session=session, secrets=self._secrets.of(needed), broker=broker)

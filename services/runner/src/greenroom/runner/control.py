@@ -17,11 +17,13 @@ MAX_PACKET_BYTES: Final = 160 * 1024
 class Assign(msgspec.Struct, frozen=True, kw_only=True, tag="assign"):
     """Run this session now. Sent once in the life of a session process.
 
-    `secrets` are those of its bot, for its environment.
+    `secrets` are those of its bot, for its environment. `broker` is where to connect for this session, with a login of
+    its own; empty: the connection that is there is good for it.
     """
 
     session: Session
     secrets: dict[str, str] = {}
+    broker: str = ""
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):

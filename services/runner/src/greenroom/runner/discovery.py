@@ -80,8 +80,10 @@ def load(spec: BotSpec) -> Bot:
     except (Exception, SystemExit) as error:  # noqa: BLE001 anything may happen in the code of others; it is reported
         _log.warning("bot_import_failed", bot=spec.name, target=spec.target, exc_info=True)
         return failed(spec.name, last_line(error), error)
+    # What the import has set (from a `.env` beside the bot, as a rule) needn't come from the runner.
+    needed = tuple(name for name in bot.offer.secrets if not changes.get(name))
     return Bot(
-        offer=bot.offer,
+        offer=msgspec.structs.replace(bot.offer, secrets=needed),
         entry=bot.entry and bot_environment.for_good(bot.entry, changes),
         warm=bot.warm and bot_environment.for_a_while(bot.warm, changes),
     )

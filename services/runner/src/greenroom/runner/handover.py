@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from greenroom.common.lifecycle import Session
 from greenroom.runner.control import Assign, ToSession
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.standby import StandbyPool
@@ -13,15 +12,12 @@ from greenroom.runner.standby import StandbyPool
 type Fork = Callable[[ToSession], Awaitable[SessionProcess]]
 
 
-async def hand_over(
-    session: Session, secrets: dict[str, str], pool: StandbyPool, fork: Fork, ends: asyncio.Event
-) -> SessionProcess | None:
+async def hand_over(assign: Assign, pool: StandbyPool, fork: Fork, ends: asyncio.Event) -> SessionProcess | None:
     """Assign a session and return the process that has it; None when the session ends (`ends`) before that.
 
     Raises:
         NoProcess: no process waits, and none can be forked.
     """
-    assign = Assign(session=session, secrets=secrets)
     while not ends.is_set():
         process = pool.take_ready()
         if process is None:

@@ -22,6 +22,7 @@ from greenroom.common.log import bind_session
 from greenroom.common.messages import StartSession
 from greenroom.common.reasons import Reason
 from greenroom.runner.control import (
+    Assign,
     Begun,
     Cancel,
     EndingNotice,
@@ -61,7 +62,7 @@ class Parts:
 
     Attributes:
         fork: makes a process that finds a message when it begins; raises `NoProcess`.
-        secrets: returns those of a bot.
+        assign: makes the message with which a process is given a session.
         changed: must be called after anything in `slots` has changed.
     """
 
@@ -73,7 +74,7 @@ class Parts:
     clock: Clock
     instruments: Instruments
     changed: Callable[[], None]
-    secrets: Callable[[str], dict[str, str]] = lambda _: {}
+    assign: Callable[[Session], Assign] = lambda session: Assign(session=session)
 
 
 class RunningSession:
@@ -168,10 +169,10 @@ class RunningSession:
         with self._parts.pool.starting(), self._timeline.starting():
             if self._predecessor is not None:
                 await first_of(self._predecessor.wait(), self._ends.wait())
+            assign = self._parts.assign(self.session)
             try:
                 for _ in range(_TRIES):
-                    secrets = self._parts.secrets(self.session.bot)
-                    process = await hand_over(self.session, secrets, self._parts.pool, self._parts.fork, self._ends)
+                    process = await hand_over(assign, self._parts.pool, self._parts.fork, self._ends)
                     if process is None or await self._begins(process):
                         return process
                     _log.warning("session_not_taken", pid=process.pid)

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import msgspec
 
@@ -144,6 +144,13 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     hidden: Annotated[
         tuple[str, ...], Env(help="Files and directories that sessions can't read, beside the directory of secrets")
     ] = ()
+    nats_issuer_seed: Annotated[
+        str,
+        Env(
+            help="Seed of the account nkey (SA…) that signs a login for each session; empty: sessions use the runner's",
+            secret=True,
+        ),
+    ] = ""
     control_groups: Annotated[
         str,
         Env(help="Control group (v2) to divide among sessions: auto (the runner's own), off, or its path"),
@@ -267,6 +274,10 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
             user_processes=self.user_processes,
             hidden=(*((self.secrets_dir,) if self.secrets_dir else ()), *self.hidden),
         )
+
+    def for_sessions(self, nats_url: str) -> Self:
+        """Return the settings with another login at the broker, and without what makes logins."""
+        return msgspec.structs.replace(self, nats_url=nats_url, nats_issuer_seed="")
 
     @property
     def secrets_folder(self) -> Path | None:

@@ -18,11 +18,13 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.ids import uuid7
 from greenroom.common.log import bind_session, configure_logging
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.telemetry import session_attributes
 from greenroom.common.tracing import Tracing, setup_tracing
-from greenroom.runner.control import Assign, Cancel, Finished, Pong, Standby, Stop
+from greenroom.runner.control import Assign, Cancel, Finished, Pong, Standby, Stop, ToSession
+from greenroom.runner.isolation.grants import PRACTICE, Grant
 from greenroom.runner.session.attach import announce_setup_file
 from greenroom.runner.session.botlog import redirect_loguru
 from greenroom.runner.session.channel import Channel
@@ -91,26 +93,26 @@ class _SessionProcess:
         self._context = context
         self._name = name
         self._tracing = tracing
+        self._logged_in = False
+        self._closing: asyncio.Task[None] | None = None
 
     async def main(self) -> int:
         self._configure_logs(None)
-        hurry = self._assigned()
         channel = Channel(self._control_fd)
+        first = await channel.receive() if self._assigned() else None
         try:
-            broker = await NatsBroker.connect(
-                self._context.settings.nats_url, name=f"session {self._name}", timeout_s=_CONNECT_TIMEOUT_S
-            )
+            broker = await self._connect(first if isinstance(first, Assign) else None)
         except BrokerUnavailable as error:
             _log.error("standby_failed", code=error.code, detail=error.detail)
             return EXIT_NO_BROKER
         try:
-            if not hurry:
+            if first is None:
                 await self._practise(broker)
             if self._context.settings.otlp_endpoint is not None:
                 self._tracing.export(
                     self._context.settings.otlp_endpoint, trace_content=self._context.settings.trace_content
                 )
-            return await self._stand_by(channel, broker)
+            return await self._stand_by(channel, broker, first)
         finally:
             # A runner that is gone leaves us one second, of which the session has had its part.
             patience_s = _FLUSH_TRACES_ORPHANED_S if channel.closed.is_set() else _FLUSH_TRACES_S
@@ -140,10 +142,11 @@ class _SessionProcess:
         )
         redirect_loguru(settings.log_level, content=settings.trace_content)
 
-    async def _stand_by(self, channel: Channel, broker: NatsBroker) -> int:
+    async def _stand_by(self, channel: Channel, broker: NatsBroker, first: ToSession | None) -> int:
         await channel.send(Standby())
         waiting = asyncio.create_task(_say_that_it_waits(channel), name="standby")
-        while (message := await channel.receive()) is not None:
+        while (message := first or await channel.receive()) is not None:
+            first = None
             match message:
                 case Assign():
                     waiting.cancel()
@@ -160,6 +163,14 @@ class _SessionProcess:
             provider = trace.get_tracer_provider()
             if isinstance(provider, TracerProvider):
                 provider.add_span_processor(SpanLabels(session_attributes(session.id, session.tenant)))
+            if assigned.broker and not self._logged_in:
+                practised = broker
+                try:
+                    broker = await self._connect(assigned)
+                except BrokerUnavailable as error:
+                    _log.error("session_login_failed", code=error.code, detail=error.detail)
+                    return EXIT_NO_BROKER
+                self._closing = asyncio.create_task(practised.close(), name="close-practice")
             try:
                 finished = await self._live(assigned, channel, broker)
             except Exception:  # noqa: BLE001 the end of the line: it is logged, and the runner sees the exit code
@@ -175,6 +186,19 @@ class _SessionProcess:
             )
             await channel.send(finished)
             return EXIT_DONE
+
+    async def _connect(self, assigned: Assign | None) -> NatsBroker:
+        """Connect as the session that was assigned, if it has a login of its own."""
+        if assigned is not None and assigned.broker:
+            session = assigned.session
+            url, name = assigned.broker, f"session {session.id}"
+            inbox = Grant(session.tenant, session.id, 0).inbox
+            self._logged_in = True
+        else:
+            url, name = self._context.settings.nats_url, f"session {self._name}"
+            # All may use it, those that may use nothing else too.
+            inbox = f"{PRACTICE}.{uuid7()}"
+        return await NatsBroker.connect(url, name=name, timeout_s=_CONNECT_TIMEOUT_S, inbox=inbox)
 
     async def _live(self, assigned: Assign, channel: Channel, broker: NatsBroker) -> Finished:
         async def listening() -> None:
