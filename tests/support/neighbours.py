@@ -8,8 +8,9 @@ from typing import Final
 import msgspec
 
 from greenroom.common import media_frames, subjects
-from greenroom.common.broker import Broker, Message
+from greenroom.common.broker import Broker, Message, Subscription
 from greenroom.common.ids import uuid7
+from greenroom.common.media_frames import Close
 from greenroom.common.messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaKind, encode
 from greenroom.devtools import protobuf_frames
 
@@ -53,14 +54,22 @@ class Neighbour:
         self._arrivals: list[tuple[float, float]] = []
         self._seconds = 0.0
         self._lost_before = 0
+        self._subscription: Subscription | None = None
 
     async def connect(self) -> None:
         """Get in."""
-        await self._broker.subscribe(self._media("out"), self._on_frame)
+        self._subscription = await self._broker.subscribe(self._media("out"), self._on_frame)
         subject = subjects.SESSION_CMD.format(tenant="default", session_id=self.session_id, name="connect")
         reply = await self._broker.request(subject, encode(ConnectMedia(connection_id=uuid7())), timeout_s=5)
         answer = msgspec.json.decode(reply.data, type=MediaAnswer)
         assert isinstance(answer, MediaAccepted), answer
+
+    async def hang_up(self) -> None:
+        """Close the line, and listen no more."""
+        close = media_frames.encode_close(self._sent, Close(code=1000, reason=""))
+        await self._broker.publish(self._media("in"), close)
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
 
     async def talk(self) -> None:
         """Send audio in real time until canceled; what is late is made up for, as by a telephone."""
