@@ -29,7 +29,8 @@ async def stub() -> AsyncIterator[OpenAIStub]:
 @pytest.fixture(scope="module")
 async def terminal(stub: OpenAIStub, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Reader]:
     """Somebody with an OpenAI key, in an empty folder."""
-    keys = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": stub.url}
+    # The server, which is OpenAI's for everybody else, has to be let through to the bots.
+    keys = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": stub.url, "GREENROOM_SESSION_ENV": "OPENAI_BASE_URL"}
     async with reader(tmp_path_factory.mktemp("page"), keys) as somebody:
         yield somebody
 

@@ -29,7 +29,11 @@ async def stub() -> AsyncIterator[OpenAIStub]:
 async def stack(stub: OpenAIStub, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningStack]:
     """A stack whose runner offers the files."""
     files = ",".join(str(path) for path in sorted(BOTS.glob("*_bot.py")))
-    keys = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": stub.url}
+    keys = {
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_BASE_URL": stub.url,
+        "GREENROOM_SESSION_ENV": "OPENAI_API_KEY,OPENAI_BASE_URL",
+    }
     async with running_stack(tmp_path_factory.mktemp("quickstarts"), GREENROOM_BOTS=files, **keys) as running:
         yield running
 

@@ -1,0 +1,34 @@
+"""1,000 short sessions on one runner: what there is of everything afterwards that wasn't there after the first 100."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from tests.bench.report import Report
+from tests.support.soak import growth, soaking
+
+_WARM_UP: Final = 100
+_SESSIONS: Final = 1_000
+_MEMORY: Final = "memory_mb."
+# What nats-server has open of its streams comes and goes with its work.
+_NATS: Final = ".nats"
+
+
+async def run(report: Report) -> None:
+    """Hold the sessions, and report growth."""
+    report.step(f"{_SESSIONS:,} short sessions, after {_WARM_UP} to warm up")
+    with tempfile.TemporaryDirectory() as folder:
+        async with soaking(Path(folder)) as soak:
+            await soak.sessions(_WARM_UP)
+            before, began = await soak.usage(), time.monotonic()
+            await soak.sessions(_SESSIONS)
+            took_s = time.monotonic() - began
+            grown = growth(before, await soak.usage())
+    left = sum(abs(count) for name, count in grown.items() if not name.startswith(_MEMORY) and not name.endswith(_NATS))
+    report.add("soak.sessions", _SESSIONS, "", note=f"in {took_s:.0f} s, one after another on two slots")
+    report.add(
+        "soak.left_behind", left, "", note="files, threads, processes, consumers, messages", expected="0", met=left == 0
+    )
+    for process in ("runner", "zygote", "nats"):
+        report.add(f"soak.{process}_mb", grown[_MEMORY + process], "MB", note="resident memory, grown")
