@@ -71,7 +71,7 @@ class Soak:
         return Usage(
             files={name: process.num_fds() for name, process in processes.items()},
             threads={name: process.num_threads() for name, process in processes.items()},
-            # Of the zygote's pages, those that nobody shares just now come and go with its children: resident ones count.
+            # Resident: which of the zygote's pages nobody shares changes with its children.
             memory_mb={name: process.memory_info().rss / 2**20 for name, process in processes.items()},
             processes=len(self._runner.family()),
             messages={name: info.state.messages for name, info in streams.items()},

@@ -29,6 +29,7 @@ from pipecat.runner.types import (
     WebSocketRunnerArguments,
 )
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
+from pipecat.transports.smallwebrtc.transport import RawAudioTrack, SmallWebRTCClient
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 from pipecat.utils.base_object import BaseObject
 from starlette.websockets import WebSocket
@@ -176,6 +177,9 @@ PINNED: dict[str, Callable[[Any], bool]] = {
     "_tracer": lambda worker: worker.turn_trace_observer is not None and hasattr(worker.turn_trace_observer, "_tracer"),
     "_client": lambda worker: inspect.iscoroutinefunction(_transport_of(worker)._client.trigger_client_connected),
     "_params": lambda worker: isinstance(_transport_of(worker)._params.serializer, ProtobufFrameSerializer),
+    "_callbacks": lambda _: "self._callbacks = callbacks" in inspect.getsource(SmallWebRTCClient.__init__),
+    "_chunk_queue": lambda _: len(RawAudioTrack(sample_rate=16_000)._chunk_queue) == 0,
+    "_call_event_handler": lambda _: inspect.iscoroutinefunction(BaseObject._call_event_handler),
     "_set_node": lambda _: inspect.iscoroutinefunction(vars(FlowManager)["_set_node"]),
     "_register_event_handler": lambda _: (
         list(inspect.signature(BaseObject._register_event_handler).parameters) == ["self", "event_name", "sync"]

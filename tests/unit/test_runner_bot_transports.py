@@ -47,4 +47,5 @@ def test_what_the_module_says_goes_first() -> None:
 
 def test_a_module_with_a_file_is_read() -> None:
     """The source of an imported module is found."""
-    assert transports_of(session_bots) == ("websocket",)
+    assert transports_of(session_bots)[0] == "websocket"
+    assert len(transports_of(session_bots)) > 1
