@@ -10,6 +10,7 @@ from litestar.types import ASGIApp
 from greenroom.api import app
 from greenroom.api.agents import Agents
 from greenroom.api.auth import Keys
+from greenroom.api.carriers.telephony import Telephony
 from greenroom.api.edge import MediaEdge
 from greenroom.api.fleet import Fleet
 from greenroom.api.idempotency import Idempotency
@@ -42,6 +43,7 @@ class Parts:
         fleet: the runners, as their heartbeats show them.
         policy: brings the policy to the schedulers.
         transports: the ways to sessions.
+        telephony: phone calls.
         streams: event streams.
         media: media sockets.
     """
@@ -62,7 +64,9 @@ class Parts:
             broker=broker, ledger=ledger, tickets=tickets, waiters=waiters, settings=settings, metrics=metrics
         )
         agents = Agents(store, self.fleet)
-        self.transports = Transports([WebSocketAdapter(tickets)], broker=broker, ledger=ledger)
+        self.telephony = Telephony(settings, store=store, broker=broker, ledger=ledger, tickets=tickets)
+        adapters = (WebSocketAdapter(tickets), *self.telephony.adapters.values())
+        self.transports = Transports(adapters, broker=broker, ledger=ledger)
         sessions = Sessions(
             ledger=ledger,
             store=store,
@@ -82,6 +86,8 @@ class Parts:
             streams=self.streams,
             agents=agents,
             fleet=self.fleet,
+            numbers=self.telephony.numbers,
+            calls=self.telephony.calls(sessions, waiters, metrics),
             broker=broker,
             readiness=readiness,
             settings=settings,
@@ -112,12 +118,14 @@ class Parts:
                         ("policy", self.policy.run()),
                         ("media", self.media.run()),
                         ("transports", self.transports.run()),
+                        ("telephony", self.telephony.run()),
                     )
                 ]
                 yield
                 for task in work:
                     task.cancel()
         finally:
+            await self.telephony.close()
             await self.policy.stop()
             await self.fleet.stop()
             await self.keys.flush()

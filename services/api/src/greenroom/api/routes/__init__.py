@@ -7,17 +7,21 @@ from typing import Any
 from litestar.handlers import HTTPRouteHandler
 
 from greenroom.api.agents import Agents
+from greenroom.api.carriers.calls import Calls
 from greenroom.api.fleet import Fleet
+from greenroom.api.numbers import Numbers
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.limits import limit_routes
+from greenroom.api.routes.numbers import number_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
 from greenroom.api.routes.waiting import queue_routes
+from greenroom.api.routes.webhooks import webhook_routes
 from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
@@ -37,6 +41,8 @@ def all_routes(
     streams: EventStreams,
     agents: Agents,
     fleet: Fleet,
+    numbers: Numbers,
+    calls: Calls,
     broker: Broker,
     readiness: Readiness,
     settings: ApiSettings,
@@ -53,6 +59,8 @@ def all_routes(
         *reservation_routes(policies),
         *rollout_routes(policies, scheduler),
         *weight_routes(policies),
+        *number_routes(numbers, agents, settings.public_url),
+        *webhook_routes(calls, settings.public_url),
         *system_routes(
             agents=agents,
             fleet=fleet,

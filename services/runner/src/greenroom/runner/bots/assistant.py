@@ -26,8 +26,9 @@ from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy, TurnAnaly
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.utils.errors import classify_http_exception, classify_http_status_code
 
-from greenroom.runner.bots._transport import make_worker, open_transport, run
+from greenroom.runner.bots._transport import ALL_TRANSPORTS, make_worker, open_transport, run
 
+TRANSPORTS: Final = ALL_TRANSPORTS
 DESCRIPTION: Final = "General assistant over OpenAI's APIs, or a compatible server; needs OPENAI_API_KEY."
 INSTRUCTIONS: Final = (
     "You are on the phone. Answer in one or two short sentences of plain words, without lists, headings or emoji: "

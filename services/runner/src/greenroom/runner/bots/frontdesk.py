@@ -22,7 +22,7 @@ from pipecat.turns.empty_user_turn import EmptyUserTurnConfig
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
-from greenroom.runner.bots._transport import RATE, make_worker, open_transport, run
+from greenroom.runner.bots._transport import ALL_TRANSPORTS, RATE, make_worker, open_transport, run
 from greenroom.runner.bots.frontdesk_flow import FrontDeskFlow
 from greenroom.runner.bots.frontdesk_rules import UNCLEAR_MESSAGE, reply
 from greenroom.runner.bots.rule_llm import RuleLLMService
@@ -31,6 +31,7 @@ from greenroom.runner.speech.espeak_tts import EspeakTTSService
 from greenroom.runner.speech.pocketsphinx_stt import PocketsphinxSTTService
 from greenroom.runner.speech.recognizer import GrammarRecognizer, recognizer
 
+TRANSPORTS: Final = ALL_TRANSPORTS
 DESCRIPTION: Final = "Front desk of a restaurant: books tables and passes callers on. Works offline."
 HOUSE: Final = "the Green Room restaurant"
 BODY_SCHEMA: Final[dict[str, Any]] = {
