@@ -40,8 +40,9 @@ LONG_S: Final = 8.0
 class Keys(FrameProcessor):
     """Does what keys say."""
 
-    def __init__(self, call: CallData) -> None:
+    def __init__(self, carrier: str, call: CallData) -> None:
         super().__init__()
+        self._carrier = carrier
         self._call = call
 
     @override
@@ -59,7 +60,7 @@ class Keys(FrameProcessor):
             case "3":
                 await self.push_frame(OutputDTMFUrgentFrame(button=KeypadEntry.FIVE))
             case "4":
-                await self.push_frame(OutputTransportMessageUrgentFrame(message=_mark(self._call)))
+                await self.push_frame(OutputTransportMessageUrgentFrame(message=_mark(self._carrier, self._call)))
             case _:
                 await self.push_frame(EndTaskFrame(), FrameDirection.UPSTREAM)
 
@@ -75,7 +76,7 @@ async def bot(runner_args: WebSocketRunnerArguments) -> None:
         audio_in_enabled=True, audio_out_enabled=True, add_wav_header=False, serializer=_serializer(carrier, call)
     )
     transport = FastAPIWebsocketTransport(websocket=runner_args.websocket, params=params)
-    keys = Keys(call)
+    keys = Keys(carrier, call)
     worker = PipelineWorker(
         Pipeline([transport.input(), keys, transport.output()]),
         params=PipelineParams(audio_in_sample_rate=RATE, audio_out_sample_rate=RATE),
@@ -125,12 +126,11 @@ def _serializer(carrier: str, call: CallData) -> FrameSerializer:
             raise ValueError(carrier)
 
 
-def _mark(call: CallData) -> dict[str, Any]:
-    """Return a mark, in a message that has everybody's words."""
-    return {
-        "event": "mark",
-        "streamSid": call.stream_id,
-        "stream_sid": call.stream_id,
-        "streamId": call.stream_id,
-        "mark": {"name": "said"},
-    }
+def _mark(carrier: str, call: CallData) -> dict[str, Any]:
+    match carrier:
+        case "plivo":
+            return {"event": "checkpoint", "streamId": call.stream_id, "name": "said"}
+        case "exotel":
+            return {"event": "mark", "stream_sid": call.stream_id, "mark": {"name": "said"}}
+        case _:
+            return {"event": "mark", "streamSid": call.stream_id, "mark": {"name": "said"}}

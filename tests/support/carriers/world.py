@@ -42,6 +42,7 @@ class CarrierWorld:
         self.runs: dict[str, SessionRun] = {}
         self._host = host
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._forks: set[asyncio.Future[SessionRun]] = set()
 
     @property
     def name(self) -> str:
@@ -112,7 +113,7 @@ class CarrierWorld:
             await watch.close()
             for task in self._tasks.values():
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*self._tasks.values(), *self._forks, return_exceptions=True)
 
     async def open(self, slots: int) -> None:
         """Have more slots; what waits is placed."""
@@ -137,7 +138,10 @@ class CarrierWorld:
         assert entry is not None
         leased = Leased(runner_id=RUNNER, epoch=entry.session.epoch + 1, expires_at=entry.at)
         entry = await self.api.ledger.advance(entry, leased)
-        run = self.runs[session_id] = await self._host.standby()
+        # Never given up halfway: nobody else knows of the new process yet.
+        fork = asyncio.ensure_future(self._host.standby())
+        self._forks.add(fork)
+        run = self.runs[session_id] = await asyncio.shield(fork)
         entry = await self.api.ledger.advance(entry, Started(runner_id=RUNNER, epoch=entry.session.epoch))
         document = {name: getattr(entry.session, name) for name in entry.session.__struct_fields__}
         run.assign(document.pop("bot"), **{**document, "agent": entry.session.agent})
