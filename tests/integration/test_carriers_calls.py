@@ -157,9 +157,9 @@ async def test_a_webhook_that_is_not_the_carriers_is_refused(world: CarrierWorld
     url = f"{world.api.url}/v1/webhooks/{world.name}/answer"
     fields = world.exchange.dialect.asks(leg)
     wrong = dict.fromkeys(world.exchange.dialect.sign("POST", url, fields), "AAAA")
-    refused = await world.exchange.webhook(url, fields, **wrong)
+    refused = await world.exchange.webhook(url, fields, headers=wrong)
     assert problem_of(refused)["code"] == "webhook-unsigned"
-    unsigned = await world.exchange.webhook(url, fields, **dict.fromkeys(wrong, ""))
+    unsigned = await world.exchange.webhook(url, fields, headers=dict.fromkeys(wrong, ""))
     assert problem_of(unsigned)["code"] == "webhook-unsigned"
     assert await world.sessions() == []
 

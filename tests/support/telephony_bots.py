@@ -9,7 +9,7 @@ from typing import Any, Final, override
 
 from pipecat.audio.dtmf.types import KeypadEntry
 from pipecat.frames.frames import (
-    EndTaskFrame,
+    EndWorkerFrame,
     Frame,
     InputDTMFFrame,
     OutputAudioRawFrame,
@@ -62,7 +62,7 @@ class Keys(FrameProcessor):
             case "4":
                 await self.push_frame(OutputTransportMessageUrgentFrame(message=_mark(self._carrier, self._call)))
             case _:
-                await self.push_frame(EndTaskFrame(), FrameDirection.UPSTREAM)
+                await self.push_frame(EndWorkerFrame(), FrameDirection.UPSTREAM)
 
     async def speak(self, seconds: float) -> None:
         """Speak in a tone of 200 Hz."""

@@ -86,10 +86,10 @@ class Exchange:
         return self.dialect.reads(response.status_code, response.content)
 
     async def webhook(
-        self, url: str, fields: dict[str, str], *, at: float | None = None, **headers: str
+        self, url: str, fields: dict[str, str], *, at: float | None = None, headers: dict[str, str] | None = None
     ) -> httpx.Response:
         """Send a webhook, signed; `headers` replace those that it would have."""
-        signed = self.dialect.sign("POST", url, fields, at=at) | headers
+        signed = self.dialect.sign("POST", url, fields, at=at) | (headers or {})
         return await self._http.post(url, data=fields, headers=signed)
 
     async def call(self, api_url: str, leg: Leg | None = None) -> Phone:

@@ -5,6 +5,7 @@ run by a process of its own.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
@@ -103,7 +104,8 @@ class CarrierWorld:
                     case State.REQUESTED:
                         waiting[session.id] = entry
                     case State.ENDING if session.id in self.runs:
-                        self.runs[session.id].stop(reason=session.reason or "client-stop")
+                        with contextlib.suppress(OSError):  # it may have ended by itself
+                            self.runs[session.id].stop(reason=session.reason or "client-stop")
                     case State.ENDED:
                         waiting.pop(session.id, None)
                     case _:
