@@ -43,6 +43,8 @@ class CarrierWorld:
         self.runs: dict[str, SessionRun] = {}
         self._host = host
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # What those said who ended a session, as a runner remembers it.
+        self._details: dict[str, str | None] = {}
         self._forks: set[asyncio.Future[SessionRun]] = set()
 
     @property
@@ -104,6 +106,7 @@ class CarrierWorld:
                     case State.REQUESTED:
                         waiting[session.id] = entry
                     case State.ENDING if session.id in self.runs:
+                        self._details[session.id] = getattr(entry.transition, "detail", None)
                         with contextlib.suppress(OSError):  # it may have ended by itself
                             self.runs[session.id].stop(reason=session.reason or "client-stop")
                     case State.ENDED:
