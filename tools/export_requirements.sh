@@ -37,6 +37,8 @@ compile() {
 mkdir -p requirements
 compile build 3.11 --group pyproject.toml:build # 3.11: the Python that fetches uv may be older than ours
 compile dev 3.12 pyproject.toml --group pyproject.toml:dev
-for service in api recorder runner scheduler; do
+for service in api recorder scheduler; do
     compile "$service" 3.12 "services/$service/pyproject.toml"
 done
+# Its image takes every transport; the built-in front desk's offline speech is for demonstrations.
+compile runner 3.12 services/runner/pyproject.toml --extra webrtc

@@ -9,7 +9,7 @@ import uvloop
 from rich.console import Console
 
 from greenroom.common.log import configure_logging
-from tests.bench import api, leases, media, memory, plan, start
+from tests.bench import api, density, leases, media, memory, plan, start
 from tests.bench.report import Report
 
 BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "memory": memory.run,
     "api": api.run,
     "media": media.run,
+    "density": density.run,
     "leases": leases.run,
     "plan": plan.run,
 }

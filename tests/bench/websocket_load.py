@@ -73,12 +73,16 @@ class Call(asyncio.Protocol):
                 return
             self._buffer = bytearray(rest)
             self.open.set_result(None)
-        now = time.monotonic_ns()
         while (frame := self._next_frame()) is not None:
-            if len(frame) >= _TIMES.size:
-                sent, arrived = _TIMES.unpack_from(frame)
-                self.inbound_ms.append((arrived - sent) / 1e6)
-                self.outbound_ms.append((now - arrived) / 1e6)
+            self.on_message(frame)
+
+    def on_message(self, payload: bytes) -> None:
+        """Time a frame that came back."""
+        if len(payload) >= _TIMES.size:
+            now = time.monotonic_ns()
+            sent, arrived = _TIMES.unpack_from(payload)
+            self.inbound_ms.append((arrived - sent) / 1e6)
+            self.outbound_ms.append((now - arrived) / 1e6)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail a handshake that is still under way."""

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 import msgspec
 
-from greenroom.common import messages
+from greenroom.common import commands, messages
 from greenroom.common.message_catalog import CATALOG
 from greenroom.common.messages import ExternalEvent
 
@@ -34,6 +34,7 @@ _TEXTS: Final = {
     "tenant": "acme",
     "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     "runner_id": "runner-1",
+    "digits": "1042#",
     "reason": "grüße, “goodbye” \u2028 🎧",
     "subject": "gr.v1.session.acme.019c2183-5b20-7e3a-9d41-6f0e2a7b8c9d.event.crm.ticket_opened",
 }
@@ -71,6 +72,7 @@ def _reachable() -> dict[str, Any]:
         messages.AudioHeader,
         messages.MediaKind,
         messages.Track,
+        commands.SessionState,
     ]
     while waiting:
         kind = waiting.pop()

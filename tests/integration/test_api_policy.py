@@ -44,8 +44,10 @@ CHANGES: list[tuple[str, str, Any]] = [
     ("PUT", "/v1/agents/echo/rollout", {"current": 1}),
     ("DELETE", "/v1/agents/echo/rollout", None),
     ("PUT", "/v1/weights/acme", {"weight": 3}),
+    ("PUT", "/v1/pins/lobby", {"agent": "echo"}),
+    ("DELETE", "/v1/pins/lobby", None),
 ]
-READS = ["/v1/limits", "/v1/pools", "/v1/reservations", "/v1/weights", "/v1/agents/echo/rollout"]
+READS = ["/v1/limits", "/v1/pools", "/v1/reservations", "/v1/weights", "/v1/agents/echo/rollout", "/v1/pins"]
 
 
 @pytest.fixture

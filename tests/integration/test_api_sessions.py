@@ -402,3 +402,25 @@ async def first_session(world: ApiWorld) -> str:
     finally:
         await reader.close()
     raise AssertionError("the reader was closed")
+
+
+async def test_garbage_in_the_ledger_is_a_problem_with_a_code(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """Looking, stopping and following say what is wrong, and it is counted; what was stored before is still shown."""
+    recorded = (await world.request()).session.id
+    await world.make_ready(recorded)
+    await world.end(recorded)
+    await world.record()
+    fresh = (await client.post("/v1/sessions", json={"agent": "echo"})).json()["id"]
+    for session_id in (fresh, recorded):
+        subject = subjects.SESSION_LIFECYCLE.format(tenant="default", session_id=session_id)
+        await world.broker.append(subject, b"\xff{")
+    answers = [
+        await client.get(f"/v1/sessions/{fresh}"),
+        await client.post(f"/v1/sessions/{fresh}/stop"),
+        await client.get(f"/v1/sessions/{fresh}/events"),
+    ]
+    for answer in answers:
+        problem = problem_of(answer)
+        assert (problem["status"], problem["code"], problem["retryable"]) == (500, "ledger-corrupt", False)
+    assert (await client.get(f"/v1/sessions/{recorded}")).json()["state"] == "ended"
+    assert world.counted("api_ledger_corrupt_total") == 4

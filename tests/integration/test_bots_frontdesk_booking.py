@@ -3,6 +3,7 @@
 import pytest
 
 from greenroom.runner.bots import frontdesk
+from greenroom.runner.session.notices import CALL_ENDING_SOON, notice
 from tests.support.bot_line import RATE, call_to, loudness
 
 # The bot talks fast here, the caller doesn't: recognition is part of the test, patience isn't.
@@ -46,3 +47,19 @@ async def test_a_table_is_booked(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EspeakTTSService", "TTFBMetricsData"),
         ("EspeakTTSService", "TTSUsageMetricsData"),
     } <= seen.metrics
+
+
+async def test_a_call_that_has_lasted_long_enough_ends_with_a_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by a client's message that the call ends soon, the front desk says so, says goodbye and hangs up."""
+    async with call_to(frontdesk, monkeypatch, BODY) as call:
+        await call.answered(1)
+        await call.tell(notice(frontdesk.ENDING_SOON, {"seconds_left": 30}))
+        await call.closed.wait()
+    assert call.seen.said.endswith("I'm sorry, our time is up. Please call again. Goodbye!")
+    assert [end.reason for end in call.seen.ends] == ["goodbye"]
+    assert call.seen.errors == []
+
+
+def test_the_front_desk_and_the_watch_mean_the_same_message() -> None:
+    """The bot knows nothing of Greenroom, so what it listens for is written down twice."""
+    assert frontdesk.ENDING_SOON == CALL_ENDING_SOON

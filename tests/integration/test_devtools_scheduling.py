@@ -1,4 +1,4 @@
-"""`greenroom fleet`, `queue`, `why` and `limits`, against a running api."""
+"""`greenroom fleet`, `queue`, `why`, `limits` and `pins`, against a running api."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -25,6 +25,7 @@ from greenroom.common.messages import (
     PoolState,
     WaitingSession,
 )
+from greenroom.common.pins import PinSlotState, PinState
 from greenroom.devtools import fleet, why
 from greenroom.devtools.cli import cli
 from greenroom.devtools.client import ApiProblem
@@ -241,3 +242,30 @@ async def test_the_queue_is_listed_in_its_order(world: ApiWorld) -> None:
     assert "place 2" in everybody
     assert "and 1 more" in everybody
     assert [msgspec.json.decode(line)["position"] for line in lines] == [1, 3]
+
+
+# ---------------------------------------------------------------------------- pins
+
+
+async def test_pins_are_set_listed_and_deleted(world: ApiWorld) -> None:
+    """With what each session does, or why there is none."""
+    assert "no pins" in (await command("pins")).output
+    made = await command("pins", "set", "lobby", "--agent", "echo", "--count", "2", "--room", "lobby-{slot}")
+    assert made.exit_code == 0
+    async with world.client() as client:
+        stored = (await client.get("/v1/pins/lobby")).json()
+        assert (stored["agent"], stored["count"], stored["room"]) == ("echo", 2, "lobby-{slot}")
+    assert "no scheduler leads" in (await command("pins", "list")).output
+    await world.parts.policy.publish()
+    (pin,) = world.parts.policy.current.pins
+    slots = (
+        PinSlotState(slot=1, state="running", session_id="a-session"),
+        PinSlotState(slot=2, state="given_up", text="given up: 10 failures within 600 s"),
+    )
+    async with LeadingScheduler(world.broker, pins=[PinState(id="lobby", uid=pin.uid, running=1, slots=slots)]):
+        listed = (await command("pins")).output
+        assert "1/2" in listed
+        assert "a-session" in listed
+        assert "given up: 10 failures within 600 s" in listed
+    assert "kept running no longer" in (await command("pins", "delete", "lobby")).output
+    assert "no pins" in (await command("pins")).output

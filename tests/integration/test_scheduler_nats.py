@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from greenroom.common.lifecycle import OnLoss, Outcome, Session, State
+from greenroom.common.policy import Policy
 from greenroom.devtools.embedded.nats import EmbeddedNats
+from tests.support.pinned import crash, live, pin, pinned, place
 from tests.support.scheduler_field import PATIENCE_S, WAITS_LONG, Field, field_on, started
 from tests.support.simulated_runner import request_session
 
@@ -125,3 +127,34 @@ async def test_a_killed_broker_loses_no_session_and_no_runner(own_nats: Embedded
         await field.reach(waiting, State.READY)
         assert (await field.reach(running, State.READY)).epoch == 1
         assert started(runner, other) == Counter([running.id, waiting.id])
+
+
+async def test_a_killed_leader_leaves_as_many_pinned_sessions_as_there_should_be(field: Field) -> None:
+    """It is killed as it asks for them; the next one completes them, one in each slot, and replaces what fails."""
+    processes = {name: await field.scheduler(name) for name in ("one", "two", "three")}
+    await field.runner("r1", slots=60)
+    first = await field.leader()
+    await field.reach(await request_session(field.ledger), State.READY)
+    count = 40
+    await field.decide(Policy(revision=1, pins=(pin(count),)))
+    async with asyncio.timeout(PATIENCE_S):
+        while not await pinned(field.broker):
+            await asyncio.sleep(0.001)
+    processes[first].send_signal(signal.SIGKILL)
+    await field.leader(other_than=first)
+
+    async def reach(expected: list[tuple[int, int]]) -> list[Session]:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                sessions = await pinned(field.broker)
+                running = [place(each) for each in sessions if each.state is State.READY]
+                if running == expected:
+                    return sessions
+                assert max(Counter(slot for slot, _ in live(sessions)).values()) == 1
+                await asyncio.sleep(0.05)
+
+    sessions = await reach([(slot, 1) for slot in range(1, count + 1)])
+    await crash(field.ledger, sessions[0])
+    await reach([(1, 2), *((slot, 1) for slot in range(2, count + 1))])
+    await asyncio.sleep(1.5)
+    assert len(await pinned(field.broker)) == count + 1

@@ -13,6 +13,7 @@ from greenroom.common.ledger import Ledger, LedgerReader
 from greenroom.common.lifecycle import Ended, Leased, Outcome, Session, State, Transition
 from greenroom.common.messages import PoolsAnswer, QueuePage, QueuePageQuery, WaitingSession
 from greenroom.common.nats_broker import NatsBroker
+from greenroom.common.pins import PinsAnswer, PinState
 
 type Decide = Callable[[Session], Transition | None]
 
@@ -46,6 +47,7 @@ class LeadingScheduler:
         decide: what becomes of a session that is requested; None: nothing.
         pools: what it answers when it is asked for pools.
         waiting: the queue, of all tenants.
+        pins: what it answers when it is asked for pins.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class LeadingScheduler:
         decide: Decide | None = None,
         pools: PoolsAnswer | None = None,
         waiting: Sequence[WaitingSession] = (),
+        pins: Sequence[PinState] = (),
     ) -> None:
         self.pools = pools or PoolsAnswer(policy_revision=0, leader="sched-1", pools=())
         self.waiting = waiting
+        self.pins = pins
         self.asked: list[QueuePageQuery] = []
         self._broker = broker
         self._ledger = Ledger(broker)
@@ -67,7 +71,7 @@ class LeadingScheduler:
 
     async def __aenter__(self) -> Self:
         """Begin to answer and to decide."""
-        questions: dict[str, Responder] = {"waiting": self._on_waiting, "pools": self._on_pools}
+        questions: dict[str, Responder] = {"waiting": self._on_waiting, "pools": self._on_pools, "pins": self._on_pins}
         for name, responder in questions.items():
             subject = subjects.REQUEST.format(service="scheduler", name=name)
             self._subscriptions.append(await self._broker.serve(subject, responder))
@@ -98,6 +102,9 @@ class LeadingScheduler:
 
     async def _on_pools(self, _message: Message) -> bytes:
         return messages.encode(self.pools)
+
+    async def _on_pins(self, _message: Message) -> bytes:
+        return messages.encode(PinsAnswer(policy_revision=self.pools.policy_revision, pins=tuple(self.pins)))
 
     async def _on_waiting(self, message: Message) -> bytes:
         query = messages.decode(message.data, QueuePageQuery)

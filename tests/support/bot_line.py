@@ -5,6 +5,7 @@ The bot is run as any host of Pipecat bots runs it: nothing of Greenroom is betw
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 from array import array
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
+import pipecat.frames.protobufs.frames_pb2 as frame_protos
 import pytest
 import soxr
 import uvicorn
@@ -46,6 +48,8 @@ from greenroom.runner.speech import espeak
 RATE: Final = 16_000
 _FRAME_BYTES: Final = RATE // 50 * 2
 _FRAME_S: Final = 0.02
+# protoc writes classes that type checkers don't see.
+_PROTOBUF: Final[Any] = vars(frame_protos)["Frame"]
 
 
 @dataclass(eq=False)
@@ -149,6 +153,12 @@ class Call:
         """Play PCM16 mono at 16 kHz; returns when it has been played."""
         self._outgoing += pcm
         await self.until(lambda: not self._outgoing)
+
+    async def tell(self, message: dict[str, Any]) -> None:
+        """Send a message, as a client of RTVI does."""
+        frame = _PROTOBUF()
+        frame.message.data = json.dumps(message)
+        await self._connection.send(frame.SerializeToString())
 
     async def answered(self, turns: int) -> None:
         """Wait until the bot has spoken this many times, and is silent."""

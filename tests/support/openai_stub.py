@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
@@ -89,8 +89,8 @@ class Received:
 class OpenAIStub:
     """The state of a stub server: what it will answer, what it was asked.
 
-    Each request takes the next entry of its queue; an empty queue gives `default_reply` and `default_transcript`.
-    Trouble, while there is any for a path, comes before answers.
+    Each request takes the next entry of its queue; an empty queue gives `default_reply` and `default_transcript`, or
+    what `think` makes of the messages. Trouble, while there is any for a path, comes before answers.
     """
 
     def __init__(self, url: str) -> None:
@@ -100,6 +100,7 @@ class OpenAIStub:
         self.transcripts: deque[str] = deque()
         self.default_reply: Says | Calls = Says("All right.")
         self.default_transcript = "hello"
+        self.think: Callable[[list[dict[str, Any]]], Says | Calls] = lambda _: self.default_reply
         self.trouble: dict[str, deque[Trouble]] = {CHAT: deque(), TRANSCRIPTIONS: deque(), SPEECH: deque()}
         self.received: list[Received] = []
         self.closing = asyncio.Event()
@@ -116,7 +117,7 @@ class OpenAIStub:
             return refusal
         if not body.get("model") or not body.get("messages"):
             return _error(400, "you must provide a model and messages")
-        reply = self.replies.popleft() if self.replies else self.default_reply
+        reply = self.replies.popleft() if self.replies else self.think(body["messages"])
         usage = bool(body.get("stream_options", {}).get("include_usage"))
         return StreamingResponse(
             _events(body["model"], reply, usage=usage, broken=broken), media_type="text/event-stream"

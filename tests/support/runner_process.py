@@ -15,7 +15,7 @@ from greenroom.common.broker import Message
 from greenroom.common.clock import utcnow
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
-from greenroom.common.lifecycle import Leased, Limits, Requested, Session, State
+from greenroom.common.lifecycle import Ending, Leased, Limits, Outcome, Requested, Session, State
 from greenroom.common.messages import Heartbeat, StartAccepted, StartAnswer, StartSession, decode, encode
 from greenroom.common.nats_broker import NatsBroker
 from tests.support.runner_rig import environment, until
@@ -26,6 +26,7 @@ _BOTS: Final = {
     "echo": "tests.support.session_bots:echo",
     "spawner": "tests.support.standin_bots:spawner",
     "frozen": "tests.support.standin_bots:frozen",
+    "blocking": "tests.support.watched_bots:blocking",
     "broken": "tests.support.no_such_module:bot",
 }
 
@@ -44,9 +45,20 @@ class RunnerProcess:
         """Take a heartbeat."""
         self.heartbeats.append(decode(message.data, Heartbeat))
 
-    async def start(self, bot: str, *, wait: State | None = State.READY) -> str:
+    async def start(self, bot: str, *, wait: State | None = State.READY, **fields: Any) -> str:
         """Have a session started; return its id once it is in a state."""
-        requested = await request(self.ledger, bot)
+        return await self.begin(await request(self.ledger, bot, **fields), wait=wait)
+
+    async def stop(self, session_id: str) -> None:
+        """Write into the ledger that a client wants it to end."""
+        await self.ledger.move(
+            "default",
+            session_id,
+            lambda now: Ending(by="client", epoch=now.epoch, outcome=Outcome.COMPLETED, reason="client-stop"),
+        )
+
+    async def begin(self, requested: Entry, *, wait: State | None = State.READY) -> str:
+        """Have a session started that was requested; return its id once it is in a state."""
         lease = Leased(runner_id=self.runner_id, epoch=1, expires_at=utcnow() + timedelta(seconds=10))
         entry = await self.ledger.advance(requested, lease)
         subject = subjects.RUNNER_CMD.format(pool="default", runner_id=self.runner_id, name="start")

@@ -17,7 +17,7 @@ from greenroom.common.clock import SystemClock, utcnow
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Leased, Limits, Requested, Session, State, Transition
-from greenroom.common.messages import Heartbeat, StartAccepted, StartAnswer, StartSession, decode, encode
+from greenroom.common.messages import Event, Heartbeat, StartAccepted, StartAnswer, StartSession, decode, encode
 from greenroom.common.metrics import Metrics
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.runner.app import Runner
@@ -148,14 +148,32 @@ class Rig:
         ]
         return psutil.Process(pid)
 
+    async def events(self, session_id: str, kind: str) -> list[dict[str, Any]]:
+        """Return the data of a session's events of a type, in order; all that were published by now."""
+        subject = subjects.SESSION_EVENT.format(tenant="default", session_id=session_id, type=kind)
+        return [decode(message.data, Event).data for message in await read_all(self.broker, subject)]
+
     async def warm(self) -> None:
         """Wait until nothing runs, as many processes stand by as shall, and the heartbeat says so."""
 
         def idle(heartbeat: Heartbeat) -> bool:
-            standby = min(self.settings.standby_target, self.settings.slots)
+            standby = self.settings.standby_target
             return not heartbeat.sessions and heartbeat.standby == standby and bool(heartbeat.bots)
 
         await until(lambda: idle(self.runner.heartbeat()) and self.heartbeats and idle(self.now))
+
+
+async def read_all(broker: NatsBroker, subject: str) -> list[Message]:
+    """Return the messages of a subject of the stream of sessions."""
+    count = await broker.count("SESSIONS", subject)
+    found: list[Message] = []
+    reader = await broker.read("SESSIONS", [subject], after=0)
+    messages = aiter(reader)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(found) < count:
+            found.append(await anext(messages))
+    await reader.close()
+    return found
 
 
 @asynccontextmanager

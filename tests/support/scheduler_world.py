@@ -289,7 +289,9 @@ class BoardWorld(RuleBasedStateMachine):
                 continue
             session = self.known[action.session_id].session
             leased = lifecycle.apply(session, action.transition, self.now)
-            active.append(leased)
+            # One that is moved was active before; only a cold lease can be.
+            assert session.cold or session.state is State.REQUESTED
+            active = [each for each in active if each.id != leased.id] + [leased]
             self.check_version(leased, action.transition)
             for limit in self.policy.limits:
                 self.check_limit(limit, leased, active)

@@ -7,9 +7,10 @@ of 60 ms a word.
 import asyncio
 import math
 import struct
-from collections.abc import AsyncGenerator
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Final, Literal
 
+import msgspec
 from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADParams
 from pipecat.flows import FlowManager, NodeConfig
 from pipecat.frames.frames import (
@@ -34,15 +35,15 @@ from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
-from pipecat.runner.types import WebSocketRunnerArguments
+from pipecat.runner.types import RunnerArguments
 from pipecat.runner.utils import create_transport
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.services.llm_service import LLMService
-from pipecat.services.settings import STTSettings, TTSSettings
+from pipecat.services.settings import LLMSettings, STTSettings, TTSSettings
 from pipecat.services.stt_service import SegmentedSTTService
 from pipecat.services.tts_service import TTSService
 from pipecat.transcriptions.language import Language
-from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
@@ -136,6 +137,24 @@ class ScriptedModel(LLMService[Any]):
         await self.push_frame(FunctionCallResultFrame(name, "call-1", arguments, {"booked": True}, run_llm=False))
 
 
+class Parrot(LLMService[Any]):
+    """Says the last message of its context back."""
+
+    def __init__(self) -> None:
+        super().__init__(settings=LLMSettings(model="parrot", temperature=0.5))
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """Answer each context."""
+        await super().process_frame(frame, direction)
+        if not isinstance(frame, LLMContextFrame):
+            await self.push_frame(frame, direction)
+            return
+        last: Any = frame.context.get_messages()[-1]
+        await self.push_frame(LLMFullResponseStartFrame())
+        await self.push_frame(LLMTextFrame(f"You said {last['content']}."))
+        await self.push_frame(LLMFullResponseEndFrame())
+
+
 class ToneVoice(TTSService):
     """Speaks a tone of 60 ms for each word, a word at a time."""
 
@@ -173,6 +192,67 @@ class Echo(FrameProcessor):
             await self.push_frame(frame, direction)
 
 
+class Point(msgspec.Struct):
+    """An argument with parts."""
+
+    x: int
+    y: int = 0
+
+
+def add(a: int, b: int = 1) -> int:
+    """Add."""
+    return a + b
+
+
+async def shift(point: Point, by: Literal["left", "right"]) -> Point:
+    """Shift a point."""
+    return Point(x=point.x + (1 if by == "right" else -1), y=point.y)
+
+
+async def sleep(seconds: float) -> str:
+    """Sleep."""
+    await asyncio.sleep(seconds)
+    return "awake"
+
+
+def fail() -> None:
+    """Raise what must not be told."""
+    raise ValueError("the caller's card is 4111 1111")
+
+
+def huge() -> str:
+    """Return too much."""
+    return "x" * 100_000
+
+
+# Counts how often it was called, in this process.
+CALLS: Final[list[str]] = []
+
+
+def count(name: str) -> int:
+    """Count."""
+    CALLS.append(name)
+    return len(CALLS)
+
+
+def configure(mode: str | None, values: dict[str, Any]) -> None:
+    """Take a mode and values."""
+    if mode == "impossible":
+        raise ValueError(mode)
+    CALLS.append(f"{mode} {sorted(values)}")
+
+
+EXPOSED: Final[dict[str, Any]] = {
+    "add": add,
+    "shift": shift,
+    "sleep": sleep,
+    "fail": fail,
+    "huge": huge,
+    "count": count,
+    "configure": configure,
+}
+
+
 def _params() -> FastAPIWebsocketParams:
     return FastAPIWebsocketParams(
         audio_in_enabled=True,
@@ -182,38 +262,44 @@ def _params() -> FastAPIWebsocketParams:
     )
 
 
-async def _transport(runner_args: WebSocketRunnerArguments) -> BaseTransport:
-    return await create_transport(runner_args, {"websocket": _params})
+def _webrtc_params() -> TransportParams:
+    return TransportParams(audio_in_enabled=True, audio_out_enabled=True, audio_out_sample_rate=RATE)
 
 
-async def _run(worker: PipelineWorker, runner_args: WebSocketRunnerArguments) -> None:
+async def open_transport(runner_args: RunnerArguments) -> BaseTransport:
+    """Return the transport that Pipecat makes of the arguments."""
+    return await create_transport(runner_args, {"websocket": _params, "webrtc": _webrtc_params})
+
+
+async def run_worker(worker: PipelineWorker, runner_args: RunnerArguments) -> None:
+    """Run a pipeline until it ends."""
     runner = WorkerRunner(handle_sigint=runner_args.handle_sigint)
     await runner.add_workers(worker)
     await runner.run()
 
 
-async def echo(runner_args: WebSocketRunnerArguments) -> None:
+async def echo(runner_args: RunnerArguments) -> None:
     """Echo; ends when the client leaves."""
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
 
     @transport.event_handler("on_client_disconnected")
     async def on_client_disconnected(_transport: BaseTransport, _client: object) -> None:
         await worker.cancel()
 
-    await _run(worker, runner_args)
+    await run_worker(worker, runner_args)
 
 
-async def careless(runner_args: WebSocketRunnerArguments) -> None:
+async def careless(runner_args: RunnerArguments) -> None:
     """Echo that doesn't notice when its client leaves."""
-    transport = await _transport(runner_args)
-    await _run(PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()])), runner_args)
+    transport = await open_transport(runner_args)
+    await run_worker(PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()])), runner_args)
 
 
-async def talker(runner_args: WebSocketRunnerArguments) -> None:
+async def talker(runner_args: RunnerArguments) -> None:
     """A whole voice pipeline: greets, answers by `body["lines"]`, says goodbye when its last line was spoken."""
     body: dict[str, Any] = runner_args.body or {}
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     strategies = UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.3)])
     aggregators = LLMContextAggregatorPair(
         LLMContext(),
@@ -242,12 +328,39 @@ async def talker(runner_args: WebSocketRunnerArguments) -> None:
     async def on_client_disconnected(_transport: BaseTransport, _client: object) -> None:
         await worker.cancel()
 
-    await _run(worker, runner_args)
+    await run_worker(worker, runner_args)
 
 
-async def flowing(runner_args: WebSocketRunnerArguments) -> None:
+async def minded(runner_args: RunnerArguments) -> None:
+    """Answer with the last message of its context; exposes functions of its own call."""
+    transport = await open_transport(runner_args)
+    context = LLMContext()
+    aggregators = LLMContextAggregatorPair(context, user_params=LLMUserAggregatorParams(vad_analyzer=LoudVad()))
+    worker = PipelineWorker(
+        Pipeline(
+            [
+                transport.input(),
+                FixedRecognizer(),
+                aggregators.user(),
+                Parrot(),
+                ToneVoice(),
+                transport.output(),
+                aggregators.assistant(),
+            ]
+        )
+    )
+
+    async def remembered(*, last: int = 10) -> list[Any]:
+        """Return the messages of the context."""
+        return [dict(message) for message in context.get_messages() if isinstance(message, dict)][-last:]
+
+    EXPOSED["remembered"] = remembered
+    await run_worker(worker, runner_args)
+
+
+async def flowing(runner_args: RunnerArguments) -> None:
     """A flow that begins when the client is there, and goes on to a second node."""
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     model = ScriptedModel(["Hello."])
     aggregators = LLMContextAggregatorPair(LLMContext())
     worker = PipelineWorker(
@@ -263,17 +376,17 @@ async def flowing(runner_args: WebSocketRunnerArguments) -> None:
         await flow.initialize(node)
         await flow.set_node_from_config({**node, "name": "booking"})
 
-    await _run(worker, runner_args)
+    await run_worker(worker, runner_args)
 
 
-async def raises(runner_args: WebSocketRunnerArguments) -> None:
+async def raises(runner_args: RunnerArguments) -> None:
     """Raise what a bot may raise."""
     raise ValueError(f"secret of {runner_args.session_id}")
 
 
-async def raises_later(runner_args: WebSocketRunnerArguments) -> None:
+async def raises_later(runner_args: RunnerArguments) -> None:
     """Raise in the middle of a call."""
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
@@ -283,13 +396,13 @@ async def raises_later(runner_args: WebSocketRunnerArguments) -> None:
     raise KeyError("in the middle")
 
 
-async def returns(_runner_args: WebSocketRunnerArguments) -> None:
+async def returns(_runner_args: RunnerArguments) -> None:
     """Run nothing."""
 
 
-async def stubborn(runner_args: WebSocketRunnerArguments) -> None:
+async def stubborn(runner_args: RunnerArguments) -> None:
     """Swallow cancellation, as bad code does."""
-    transport = await _transport(runner_args)
+    transport = await open_transport(runner_args)
     worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
@@ -301,10 +414,29 @@ async def stubborn(runner_args: WebSocketRunnerArguments) -> None:
             running.cancel()
 
 
+async def guest(arguments: RunnerArguments) -> None:
+    """Go into the room that is named, and echo; as quickstarts do it, with Pipecat's own way to a transport."""
+    # Only in the session's process: the libraries of rooms don't survive a fork.
+    from pipecat.transports.daily.transport import DailyParams  # noqa: PLC0415
+    from pipecat.transports.livekit.transport import LiveKitParams  # noqa: PLC0415
+
+    rooms: dict[str, Callable[..., TransportParams]] = {
+        "daily": lambda: DailyParams(audio_in_enabled=True, audio_out_enabled=True),
+        "livekit": lambda: LiveKitParams(audio_in_enabled=True, audio_out_enabled=True),
+    }
+    transport = await create_transport(arguments, rooms)
+    worker = PipelineWorker(Pipeline([transport.input(), transport.output()]))
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    await runner.run()
+
+
 BOTS: Final = {
+    "guest": guest,
     "echo": echo,
     "careless": careless,
     "talker": talker,
+    "minded": minded,
     "flowing": flowing,
     "raises": raises,
     "raises_later": raises_later,

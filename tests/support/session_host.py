@@ -9,6 +9,7 @@ exit.
 
 import asyncio
 import gc
+import importlib
 import json
 import os
 import select
@@ -21,14 +22,16 @@ from typing import Final
 from loguru import logger
 
 from greenroom.common import tracing
-from greenroom.common.settings import ServiceSettings, load
+from greenroom.common.settings import load
 from greenroom.runner import warmup
 from greenroom.runner.bots import echo as built_in_echo
 from greenroom.runner.rehearsal import rehearse
 from greenroom.runner.session import process
 from greenroom.runner.session.context import SessionContext
+from greenroom.runner.settings import RunnerSettings
 from tests.support import telephony_bots
 from tests.support.session_bots import BOTS
+from tests.support.watched_bots import WATCHED_BOTS
 
 # What comes with us, by a name of its own where a test has one of that name.
 _BOTS: Final = {**BOTS, "line": built_in_echo.bot, "phone": telephony_bots.bot}
@@ -39,6 +42,7 @@ _JOIN_S: Final = 5.0
 def main(fd: int) -> None:
     """Serve until the other end is closed."""
     _warm_up()
+    bots = {**BOTS, **WATCHED_BOTS, "cloud": importlib.import_module("tests.support.cloud_bot").bot}
     host = socket.socket(fileno=fd)
     host.send(b"ready")
     while True:
@@ -47,8 +51,8 @@ def main(fd: int) -> None:
             packet, fds, _, _ = socket.recv_fds(host, 4096, 1)
             if not packet:
                 return
-            settings = load(ServiceSettings, {**os.environ, **json.loads(packet)})
-            context = SessionContext(runner_id="test-runner", settings=settings, bots=_BOTS)
+            settings = load(RunnerSettings, {**os.environ, **json.loads(packet)})
+            context = SessionContext(runner_id="test-runner", settings=settings, bots={**_BOTS, **bots})
             host.send(f"pid {_fork(host, fds[0], context)}".encode())
         _reap(host)
 

@@ -220,7 +220,11 @@ class SessionRun:
 
     def assign(self, bot: str, **fields: Any) -> None:
         """Assign a session of `bot`."""
-        self.session = new_session(bot, **fields)
+        self.assign_this(new_session(bot, **fields))
+
+    def assign_this(self, session: Session) -> None:
+        """Assign a session."""
+        self.session = session
         self.assigned_at = time.monotonic()
         self.tell(Assign(session=self.session))
 

@@ -22,11 +22,21 @@ from greenroom.runner.control import (
     FromSession,
     MediaConnected,
     PipelineReady,
+    Pong,
     Standby,
     Stop,
     ToSession,
 )
 from greenroom.runner.session.context import SessionContext
+
+_PONG_S = 0.5
+# What a session has eaten of its memory.
+eaten = bytearray()
+
+
+def block() -> None:
+    """Be where no message is heard."""
+    time.sleep(600)
 
 
 class Link:
@@ -55,7 +65,7 @@ def run(control_fd: int, _context: SessionContext) -> int:
     if os.environ.get("STANDIN_DIES"):
         return 9
     link.say(Standby())
-    assigned = link.hear(None)
+    assigned = _wait(link)
     if not isinstance(assigned, Assign):
         return 64
     script: dict[str, Any] = assigned.session.body
@@ -73,16 +83,36 @@ def run(control_fd: int, _context: SessionContext) -> int:
     link.say(PipelineReady(stages_ms={"bot": 1.0, "worker": 2.0, "pipeline": 3.0}))
     if script.get("connect"):
         link.say(MediaConnected())
+    _misbehave(script)
     told = _until_told(link, script)
     if "raise" in script:
         raise RuntimeError(script["raise"])
     return _end(link, script, told)
 
 
+def _wait(link: Link) -> ToSession:
+    """Wait for the session, and say so all the time."""
+    while (message := link.hear(_PONG_S)) is None:
+        link.say(Pong(loop_lag_ms=0.0))
+    return message
+
+
+def _misbehave(script: dict[str, Any]) -> None:
+    """Do what a runner has to find out by itself."""
+    if script.get("blocks"):
+        block()
+    if (megabytes := script.get("eats_mb")) is not None:
+        eaten.extend(b"x" * (megabytes * 2**20))
+    if script.get("stops"):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def _until_told(link: Link, script: dict[str, Any]) -> Stop | Cancel | None:
     deadline = time.monotonic() + script.get("finish_after_s", 600)
     while (left := deadline - time.monotonic()) > 0:
-        message = link.hear(left)
+        if script.get("pongs"):
+            link.say(Pong(loop_lag_ms=0.0))
+        message = link.hear(min(left, _PONG_S) if script.get("pongs") else left)
         if isinstance(message, Stop | Cancel) and not script.get("deaf"):
             return message
     return None

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import msgspec
+
 from greenroom.api.fleet import Fleet
 from greenroom.api.store import Store
 from greenroom.common import messages, subjects
@@ -37,9 +39,9 @@ def make() -> tuple[Fleet, AgentStore, HandClock]:
 
 async def beat(fleet: Fleet, *bots: str, runner_id: str = "r-1", pool: str = "default", **fields: Any) -> None:
     """Let the fleet hear a heartbeat."""
-    values: dict[str, Any] = {"seq": 1, "slots": 4, "started_at": BEGAN, **fields}
     offers = tuple(BotOffer(name=bot) for bot in bots)
-    heartbeat = Heartbeat(runner_id=runner_id, pool=pool, at=BEGAN, bots=offers, **values)
+    values: dict[str, Any] = {"seq": 1, "slots": 4, "started_at": BEGAN, "bots": offers, **fields}
+    heartbeat = Heartbeat(runner_id=runner_id, pool=pool, at=BEGAN, **values)
     subject = subjects.RUNNER_HEARTBEAT.format(pool=pool, runner_id=runner_id)
     await fleet._on_heartbeat(Message(subject=subject, data=messages.encode(heartbeat)))
 
@@ -98,3 +100,20 @@ async def test_bots_are_announced_when_they_are_new_or_changed() -> None:
     await beat(fleet, "echo", "new", seq=2)
     assert await fleet._announce()
     assert store.announced == [("default", "echo"), ("default", "new")]
+
+
+async def test_secrets_that_are_missing_everywhere_are_known() -> None:
+    """A bot lacks secrets in a pool while each of its runners there lacks some; where none has it, nobody knows."""
+    fleet, _, clock = make()
+    assert fleet.missing_secrets("default", "echo") == ()
+    lacks = BotOffer(name="echo", secrets=("A", "B"), missing_secrets=("B",))
+    await beat(fleet, runner_id="r-1", bots=(lacks,))
+    await beat(fleet, runner_id="r-2", bots=(msgspec.structs.replace(lacks, missing_secrets=("A",)),))
+    assert fleet.missing_secrets("default", "echo") == ("A", "B")
+    assert fleet.missing_secrets("gpu", "echo") == ()
+    assert set(fleet.offers()) == {"echo"}
+    await beat(fleet, runner_id="r-2", bots=(msgspec.structs.replace(lacks, missing_secrets=()),), seq=2)
+    assert fleet.missing_secrets("default", "echo") == ()
+    clock.seconds = 6.5
+    await beat(fleet, runner_id="r-1", bots=(lacks,), seq=2)
+    assert fleet.missing_secrets("default", "echo") == ("B",)

@@ -14,6 +14,7 @@ from greenroom.common.errors import (
     BrokerUnavailable,
     IllegalTransition,
     LedgerConflict,
+    LedgerCorrupt,
     StaleEpoch,
 )
 from greenroom.common.ledger import Entry, Ledger
@@ -240,6 +241,50 @@ KINDS: dict[str, Callable[[Session, int], Transition]] = {
     ),
 }
 WRITER = st.integers(0, 2)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xff\x00", b"{}", b"[1]", b'{"id": "x", "session": {}}'])
+def test_what_is_no_entry_is_an_error_with_a_code(garbage: bytes) -> None:
+    """Reading, moving and the history say so, count it, and write nothing over it; other sessions go on."""
+
+    async def scenario() -> None:
+        broker, found = MemoryBroker(), list[bool]()
+        ledger = Ledger(broker, clock=LoopClock(), on_corrupt=lambda: found.append(True))
+        await ledger.create(request("s1"))
+        revision = await broker.append(subjects.SESSION_LIFECYCLE.format(tenant="acme", session_id="s1"), garbage)
+        for attempt in (ledger.last, ledger.history):
+            with pytest.raises(LedgerCorrupt, match=f"Message {revision} of"):
+                await attempt("acme", "s1")
+        with pytest.raises(LedgerCorrupt):
+            await ledger.move("acme", "s1", lambda _: leased())
+        assert len(found) == 3
+        assert await broker.count("SESSIONS", "gr.v1.session.acme.s1.lifecycle") == 2
+        assert (await ledger.create(request("s2"))).revision == revision + 1
+
+    run_virtual(scenario())
+
+
+def test_a_watch_passes_over_what_is_no_entry() -> None:
+    """What was there before is counted too, and the next entries come as ever."""
+
+    async def scenario() -> None:
+        broker, found = MemoryBroker(), list[bool]()
+        ledger = Ledger(broker, clock=LoopClock(), on_corrupt=lambda: found.append(True))
+        garbage = subjects.SESSION_LIFECYCLE.format(tenant="acme", session_id="s0")
+        await broker.append(garbage, b"{")
+        reader = await ledger.watch()
+        await ledger.create(request("s1"))
+        await broker.append(garbage, b"\xff")
+        await ledger.create(request("s2"))
+        seen: list[str] = []
+        async for entry in reader:
+            seen.append(entry.session.id)
+            if len(seen) == 2:
+                break
+        await reader.close()
+        assert (seen, len(found)) == (["s1", "s2"], 2)
+
+    run_virtual(scenario())
 
 
 class Writers(RuleBasedStateMachine):

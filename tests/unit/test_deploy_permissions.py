@@ -57,7 +57,8 @@ def test_users_conf_is_what_the_catalogue_says() -> None:
 
 # A subject that several share is cut into parts: media by direction, events by type, leaders by name.
 _SHARED: Final = {"gr.v1.session.{tenant}.{session_id}.event.{type*}", "gr.v1.leader.{name}"} | {
-    "gr.v1.session.{tenant}.{session_id}.media.{direction}"
+    "gr.v1.session.{tenant}.{session_id}.media.{direction}",
+    "gr.v1.session.{tenant}.{session_id}.tap.{direction}",
 }
 
 
@@ -77,6 +78,9 @@ def test_only_owners_publish(row: Described) -> None:
     [
         ("gr.v1.session.t.s.media.in", {"api"}),
         ("gr.v1.session.t.s.media.out", {"runner"}),
+        ("gr.v1.session.t.s.tap.barge", {"api"}),
+        ("gr.v1.session.t.s.tap.listen", {"runner"}),
+        ("gr.v1.session.t.s.cmd.command", {"api"}),
         ("gr.v1.session.t.s.event.user_spoke", {"runner"}),
         ("gr.v1.session.t.s.event.recording_saved", {"recorder"}),
         ("gr.v1.session.t.s.event.scheduler.decision", {"scheduler"}),

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +90,8 @@ STATES = tuple(State)
 def test_the_table_decides_what_is_legal(state: State, kind: type) -> None:
     """From each state exactly the transitions of the table are possible, and lead where it says."""
     session = in_state(state)
+    if (state, kind) == (State.LEASED, Leased):
+        session = msgspec.structs.replace(session, cold=True)
     transition = transition_of(kind, session.epoch)
     target = TABLE[state].get(kind)
     if target is None:
@@ -96,6 +99,25 @@ def test_the_table_decides_what_is_legal(state: State, kind: type) -> None:
             lifecycle.apply(session, transition, LATER)
     else:
         assert lifecycle.apply(session, transition, LATER).state is target
+
+
+@pytest.mark.parametrize(("was_cold", "is_cold"), [(False, False), (False, True), (True, True)])
+def test_only_a_cold_lease_is_moved_and_only_to_a_runner_that_is_there(was_cold: bool, is_cold: bool) -> None:  # noqa: FBT001
+    """A runner that was asked may be about to claim; a second launch helps nobody."""
+    leased = msgspec.structs.replace(in_state(State.LEASED), cold=was_cold)
+    moved = Leased(runner_id="r2", epoch=2, expires_at=LATER, cold=is_cold)
+    with pytest.raises(IllegalTransition):
+        lifecycle.apply(leased, moved, LATER)
+
+
+def test_whoever_was_launched_for_a_lease_that_was_moved_comes_too_late() -> None:
+    """The new lease is another epoch and another runner's; nothing else of the session has changed."""
+    before = msgspec.structs.replace(in_state(State.LEASED), cold=True)
+    after = lifecycle.apply(before, Leased(runner_id="r2", epoch=2, expires_at=LATER), LATER)
+    assert (after.state, after.epoch, after.runner_id, after.cold) == (State.LEASED, 2, "r2", False)
+    assert (after.attempt, after.refused_by, after.queue_deadline_at) == (1, (), before.queue_deadline_at)
+    with pytest.raises(StaleEpoch):
+        lifecycle.apply(after, Started(runner_id="r1", epoch=1), LATER)
 
 
 def test_a_life_begins_with_a_request_and_nothing_else() -> None:

@@ -44,6 +44,17 @@ def test_processor_pressure_brakes_where_it_is_asked_for() -> None:
     assert play((0.0, busy), (4.0, busy), thresholds=Thresholds(loop_lag_ms=50)).reason is None
 
 
+def test_a_throttled_group_brakes() -> None:
+    """A quota that is used up in many periods engages the brake, and lets go when it is used up in few."""
+    thresholds = Thresholds(throttled_percent=10)
+    short, fine = Reading(throttled_percent=34), Reading(throttled_percent=2)
+    assert play((0.0, short), (3.0, short), thresholds=thresholds).reason == "CPU throttled in 34 % of periods for 3 s"
+    engaged = ((0.0, short), (3.0, short), (4.0, fine))
+    assert play(*engaged, (8.9, fine), thresholds=thresholds).reason is not None
+    assert play(*engaged, (9.0, fine), thresholds=thresholds) == Brake()
+    assert play((0.0, Reading()), (9.0, Reading()), thresholds=thresholds).reason is None
+
+
 def test_all_reasons_are_told() -> None:
     """Two measures beyond their thresholds are both in the reason."""
     bad = Reading(loop_lag_ms=120, memory_available_percent=1)

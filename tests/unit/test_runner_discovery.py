@@ -95,6 +95,18 @@ def test_a_bot_that_cannot_run_is_offered_with_the_reason(modules: Path, name: s
     assert bot.offer.error == error
 
 
+def test_the_traceback_of_an_import_is_told(modules: Path) -> None:
+    """Its end, with the calls nearest to the error, bounded however deep and long it is."""
+    (modules / "bot_raises_inside.py").write_text("def inner():\n    raise KeyError('x' * 9000)\n\ninner()\n")
+    offer = load(BotSpec(name="b", target="bot_raises_inside:bot")).offer
+    assert len(offer.traceback) <= 2001
+    (modules / "bot_raises_plainly.py").write_text("def inner():\n    raise KeyError('no')\n\ninner()\n")
+    offer = load(BotSpec(name="b", target="bot_raises_plainly:bot")).offer
+    assert "bot_raises_plainly.py" in offer.traceback
+    assert "line 2, in inner" in offer.traceback
+    assert offer.traceback.endswith("KeyError: 'no'")
+
+
 def test_a_schema_has_a_size_limit(modules: Path) -> None:
     """Offers are sent each second: a schema of over 16 KiB is refused."""
     bot = load(write(modules, "bot_with_large_schema", "BODY_SCHEMA = {'x': 'y' * 20000}\nasync def bot(a): pass"))

@@ -1,6 +1,7 @@
 """What the runner reads of its host, and what it makes of it."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,37 @@ def test_the_pressure_is_that_of_the_own_group(root: Path) -> None:
     group(root, "task", limit="max", used=1)
     write(root / "cgroup" / "task" / "cpu.pressure", PRESSURE.format("98.00"))
     assert host(root).cpu_pressure_percent() == 98.0
+
+
+def test_a_quota_is_what_there_is_of_processors(root: Path) -> None:
+    """A control group with a quota has that share of the processors, one without has those it may run on."""
+    group(root, "task", limit="max", used=1)
+    write(root / "cgroup" / "task" / "cpu.max", "max 100000\n")
+    assert host(root).processors() == len(os.sched_getaffinity(0))
+    write(root / "cgroup" / "task" / "cpu.max", "50000 100000\n")
+    assert host(root).processors() == 0.5
+
+
+def test_throttling_is_told_where_there_is_a_quota(root: Path) -> None:
+    """The group, own or above, that was kept waiting most counts; one without a quota has no periods."""
+    assert host(root).throttling() is None
+    group(root, "slice", limit="max", used=1)
+    write(root / "cgroup" / "slice" / "cpu.stat", "usage_usec 5\nnr_periods 200\nnr_throttled 30\n")
+    group(root, "slice/task", limit="max", used=1)
+    write(root / "cgroup" / "slice" / "task" / "cpu.stat", "usage_usec 5\nnr_periods 0\nnr_throttled 0\n")
+    assert host(root).throttling() == (30, 200)
+
+
+async def test_a_throttled_host_brakes(root: Path) -> None:
+    """The load sees in how many of the periods since its last look the group was kept waiting."""
+    group(root, "task", limit="max", used=1)
+    stat = root / "cgroup" / "task" / "cpu.stat"
+    write(stat, "nr_periods 1000\nnr_throttled 900\n")
+    load = HostLoad(Thresholds(throttled_percent=10), clock=SystemClock(), on_change=lambda: None, host=host(root))
+    assert load._throttled_percent() == 0.0
+    write(stat, "nr_periods 1010\nnr_throttled 905\n")
+    assert load._throttled_percent() == 50.0
+    assert load._throttled_percent() == 0.0
 
 
 def test_this_host_can_be_read() -> None:

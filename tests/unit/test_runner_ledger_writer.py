@@ -197,3 +197,19 @@ async def test_a_write_whose_answer_was_lost_is_not_written_twice() -> None:
         history = await it.others.history("default", "s1")
         assert [type(entry.transition).__name__ for entry in history] == ["Requested", "Leased", "Started", "Ready"]
         assert not it.fenced
+
+
+async def test_a_call_whose_ledger_is_garbage_goes_on_and_frees_its_slot_at_its_end() -> None:
+    """Nothing can be written, and nobody is cut off for it; at the end the runner lets go without having written."""
+    async with scene() as made:
+        made.writer.put(Started(runner_id=RUNNER, epoch=1))
+        await made.until("Started")
+        await made.broker.append("gr.v1.session.default.s1.lifecycle", b"{")
+        made.writer.put(Ready(epoch=1))
+        await asyncio.sleep(0.1)
+        assert (made.fenced, made.stored) == ([], ["Started"])
+        made.writer.put(end())
+        async with asyncio.timeout(DEADLINE_S):
+            while not made.fenced:
+                await asyncio.sleep(0.005)
+        assert "is no entry" in made.fenced[0]

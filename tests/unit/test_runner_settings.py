@@ -61,7 +61,9 @@ def test_versions_are_for_all_bots_or_for_one(written: str, echo: int, other: in
 
 def test_the_brake_can_be_switched_off() -> None:
     """`GREENROOM_BRAKE=false` takes all thresholds away, whatever they are."""
-    assert load(RunnerSettings, {}).thresholds == Thresholds(loop_lag_ms=100, memory_percent=5, refuse_memory_percent=2)
+    assert load(RunnerSettings, {}).thresholds == Thresholds(
+        loop_lag_ms=100, throttled_percent=10, memory_percent=5, refuse_memory_percent=2
+    )
     assert load(RunnerSettings, {"GREENROOM_BRAKE": "false"}).thresholds == Thresholds()
 
 
@@ -75,7 +77,8 @@ def test_settings_survive_the_way_to_the_zygote() -> None:
     ("name", "value", "complaint"),
     [
         ("GREENROOM_POOL", "eu.west", "GREENROOM_POOL is 'eu.west'"),
-        ("GREENROOM_BOTS", "echo", "GREENROOM_BOTS has 'echo' (expected: name=module:function)"),
+        ("GREENROOM_BOTS", "echo", "GREENROOM_BOTS has 'echo' (expected: name=module:function"),
+        ("GREENROOM_BOTS", "b/my bot.py", "GREENROOM_BOTS has 'b/my bot.py' (expected: "),
         ("GREENROOM_SLOTS", "0", "GREENROOM_SLOTS is '0'"),
         ("GREENROOM_LABELS", "gpu", "GREENROOM_LABELS has 'gpu' (expected: name=value"),
         ("GREENROOM_LABELS", "gpu=", "GREENROOM_LABELS has 'gpu='"),
@@ -92,3 +95,13 @@ def test_unusable_settings_are_named(name: str, value: str, complaint: str) -> N
     with pytest.raises(SettingsInvalid) as caught:
         load(RunnerSettings, {name: value})
     assert complaint in caught.value.detail
+
+
+def test_slots_may_be_left_to_what_is_measured() -> None:
+    """`auto` stands for as many as the host takes, and is a value like any other to whoever reads of settings."""
+    settings = load(RunnerSettings, {"GREENROOM_SLOTS": "auto"})
+    assert (settings.slots, settings.most_slots) == ("auto", 512)
+    with pytest.raises(SettingsInvalid, match="GREENROOM_SLOTS is 'many'"):
+        load(RunnerSettings, {"GREENROOM_SLOTS": "many"})
+    with pytest.raises(SettingsInvalid, match="GREENROOM_SLOTS"):
+        load(RunnerSettings, {"GREENROOM_SLOTS": "513"})

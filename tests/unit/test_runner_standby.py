@@ -1,6 +1,7 @@
 """When a process is forked to wait, and which one a start gets."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
@@ -19,9 +20,15 @@ class FakeProcess:
         self.pid = pid
         self.alive = True
         self.hung_up = False
+        self.hangs = False
+        self.forked_at = time.monotonic()
         self.standby = asyncio.Event()
         self._exited = asyncio.Event()
         self._calls: list[Callable[[Exit], None]] = []
+
+    def answers(self, _within_s: float) -> bool:
+        """Whether it doesn't hang."""
+        return not self.hangs
 
     def on_exit(self, call: Callable[[Exit], None]) -> None:
         """Remember whom to tell."""
@@ -52,12 +59,21 @@ class FakeProcess:
 class World:
     """A pool, and the processes it has forked."""
 
-    def __init__(self, target: int, *, ready: bool = True) -> None:
+    def __init__(self, target: int, *, ready: bool = True, max_age_s: float = 0.0) -> None:
         self.forked: list[FakeProcess] = []
         self.target = target
         self.ready = ready
         self.failing = False
-        self.pool = StandbyPool(self.fork, lambda: self.target, clock=SystemClock(), on_change=lambda: None)
+        # More than this are let go; more than the target only wait for slots.
+        self.most = 64
+        self.pool = StandbyPool(
+            self.fork,
+            lambda: self.target,
+            clock=SystemClock(),
+            on_change=lambda: None,
+            most=lambda: self.most,
+            max_age_s=max_age_s,
+        )
 
     async def fork(self) -> SessionProcess:
         """Make a process."""
@@ -78,9 +94,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(target: int = 2, *, ready: bool = True) -> AsyncGenerator[World]:
+async def world(target: int = 2, *, ready: bool = True, max_age_s: float = 0.0) -> AsyncGenerator[World]:
     """A running pool."""
-    made = World(target, ready=ready)
+    made = World(target, ready=ready, max_age_s=max_age_s)
     running = asyncio.create_task(made.pool.run())
     try:
         yield made
@@ -170,3 +186,70 @@ async def test_a_closed_pool_lets_its_processes_go() -> None:
         assert all(process.hung_up for process in it.forked)
         await asyncio.sleep(0.2)
         assert (it.pool.ready, len(it.forked)) == (0, 2)
+
+
+async def test_a_process_that_hangs_is_never_handed_out() -> None:
+    """A start gets the next one, at once, and the one that hangs is killed."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        it.forked[0].hangs = True
+        taken = it.pool.take_ready()
+        assert taken is not None
+        assert taken.pid == 1
+        assert not it.forked[0].alive
+
+
+async def test_a_process_that_hangs_is_replaced_before_anybody_wants_it() -> None:
+    """The pool looks after those that wait."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        it.forked[0].hangs = True
+        await it.until(lambda: len(it.forked) == 3 and it.pool.ready == 2)
+        assert not it.forked[0].alive
+
+
+async def test_an_old_process_is_replaced_by_its_successor() -> None:
+    """One that has waited for long goes when another is there, so that there are never fewer; the others stay."""
+    async with world(max_age_s=1000.0) as it:
+        await it.until(lambda: it.pool.ready == 2)
+        it.forked[0].forked_at -= 2000.0
+        fewest = it.pool.ready
+
+        def replaced() -> bool:
+            nonlocal fewest
+            fewest = min(fewest, it.pool.ready)
+            return it.forked[0].hung_up
+
+        await it.until(replaced)
+        await it.until(lambda: it.pool.ready == 2)
+        assert fewest == 2
+        assert len(it.forked) == 3
+        assert not it.forked[1].hung_up
+
+
+async def test_those_that_are_too_many_are_let_go() -> None:
+    """A lower target lets the oldest go; fewer free slots don't, for they come back."""
+    async with world(3) as it:
+        await it.until(lambda: it.pool.ready == 3)
+        it.target = 1
+        it.pool.wake()
+        await asyncio.sleep(0.1)
+        assert it.pool.ready == 3
+        it.most = 2
+        it.pool.wake()
+        await it.until(lambda: it.pool.ready == 2)
+        assert [process.hung_up for process in it.forked] == [True, False, False]
+
+
+async def test_a_released_pool_is_filled_again_when_it_is_wanted() -> None:
+    """Unlike a closed one."""
+    async with world() as it:
+        await it.until(lambda: it.pool.ready == 2)
+        it.target = 0
+        it.pool.release()
+        assert all(process.hung_up for process in it.forked)
+        await asyncio.sleep(0.1)
+        assert it.pool.ready == 0
+        it.target = 2
+        it.pool.wake()
+        await it.until(lambda: it.pool.ready == 2)

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from greenroom.common import lifecycle
 from greenroom.common.lifecycle import Ended, Outcome, Requeued, Session
 from greenroom.common.policy import AtLimit, Limit, Policy, Scope
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Lease, Refuse
 from greenroom.scheduler.core import Tracked
-from greenroom.scheduler.history import History
+from greenroom.scheduler.history import ENOUGH, History
 from greenroom.scheduler.limits import Starts, key_of, retry_after_s
 from tests.support.scheduler_builders import (
     T0,
@@ -150,6 +151,35 @@ def test_a_limit_may_refuse_what_is_beyond() -> None:
     ] * 2
     assert ends[0].detail == "limit acme-20: tenant acme at 4/4"
     assert decided.waiting == []
+
+
+def test_when_to_ask_again_is_worked_out_from_the_limits_own_sessions() -> None:
+    """Ten of a key say more of it than all of the pool; fewer don't."""
+    policy = limited(
+        Limit(id="fax", scope=Scope.TENANT, tenant="fax", max_sessions=2, at_limit=AtLimit.REFUSE),
+        Limit(id="openai", scope=Scope.ACCOUNT, key="openai", max_sessions=2, at_limit=AtLimit.REFUSE),
+    )
+    board = board_of(fleet(heartbeat(**ROOMY)), (), policy=policy)
+
+    def end(count: int, after_s: float, **fields: Any) -> None:
+        ended = Ended(by="runner", epoch=1, outcome=Outcome.COMPLETED, reason="goodbye")
+        for number in range(count):
+            over = lifecycle.apply(running(f"o{number}", "r1", **fields), ended, at(after_s))
+            board.witnessed(ended, over)
+
+    end(40, 200.0, tenant="desk", accounts=("openai",))
+    end(ENOUGH - 1, 20.0, tenant="fax")
+    sessions = [*asked(3, "f", tenant="fax"), *asked(3, "d", tenant="desk", accounts=("openai",))]
+
+    def after_s() -> dict[str, float | None]:
+        decided = decide(1, fleet(heartbeat(**ROOMY)), *sessions, policy=policy, history=board.history)
+        return {each.session_id: each.transition.retry_after_s for each in decided.actions if isinstance(each, Refuse)}
+
+    pool_s = board.history.mean_s("default")
+    assert pool_s is not None
+    assert after_s() == {"f2": pytest.approx(pool_s / 2), "d2": 100.0}
+    end(1, 20.0, tenant="fax")
+    assert after_s() == {"f2": 10.0, "d2": 100.0}
 
 
 def test_who_waits_for_a_slot_below_a_refusing_limit_waits() -> None:

@@ -1,15 +1,21 @@
 """Which runner takes a session, and what is launched when none can."""
 
-import pytest
+from typing import Any
 
-from greenroom.common.lifecycle import Leased, Limits, State
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenroom.common import lifecycle
+from greenroom.common.lifecycle import Leased, Limits, Priority, State
 from greenroom.common.messages import BotOffer, Heartbeat
 from greenroom.common.policy import Limit, Policy, PoolPolicy, Scope
 from greenroom.scheduler.actions import AskLauncher, ColdLease, Lease, Requeue
 from greenroom.scheduler.capacity import BotAllowance, ColdAllowance
 from greenroom.scheduler.core import PlanLimits, Tracked
 from greenroom.scheduler.ranking import Ranking
-from tests.support.scheduler_builders import T0, at, board_of, decide, fleet, heartbeat, running, session
+from tests.support.scheduler_builders import T0, at, begin, board_of, decide, fleet, heartbeat, running, session
 
 COLD = {"default": ColdAllowance(count=2, deadline_s=90.0)}
 
@@ -191,10 +197,20 @@ def cold_lease(*, asked: bool = True) -> Tracked:
 
 def test_a_runner_that_is_being_launched_is_not_lost() -> None:
     """Nobody can have heard it yet; when its deadline has passed, the session waits again."""
-    assert decide(89, fleet(heartbeat(), heard=89), cold_lease()).actions == ()
-    (action,) = decide(90, fleet(heartbeat(), heard=89), cold_lease()).actions
+    full = heartbeat(slots=0)
+    assert decide(89, fleet(full, heard=89), cold_lease()).actions == ()
+    (action,) = decide(90, fleet(full, heard=89), cold_lease()).actions
     assert isinstance(action, Requeue)
     assert (action.transition.reason, action.transition.exclude_runner) == ("lease-expired", False)
+
+
+@pytest.mark.parametrize("came_up", [True, False])
+def test_only_a_runner_that_came_up_has_tried(came_up: bool) -> None:  # noqa: FBT001
+    """A launch that comes to nothing takes none of the session's tries, of which there are few."""
+    launched = (heartbeat("cold-s-1", claim="s-1", slots=0),) if came_up else ()
+    (action,) = decide(90, fleet(heartbeat(slots=0), *launched, heard=89), cold_lease()).actions
+    assert isinstance(action, Requeue)
+    assert action.transition.tried is came_up
 
 
 def test_a_launched_runner_that_falls_silent_is_lost() -> None:
@@ -218,7 +234,133 @@ def test_a_cold_lease_counts_for_limits_and_takes_no_slot() -> None:
     """It is an active session; its runner isn't there."""
     policy = Policy(limits=(Limit(id="t", scope=Scope.TENANT, max_sessions=2),))
     waiting = [session("a", requested=0.1), session("b", requested=0.2)]
-    decided = decide(1, fleet(heartbeat(slots=4)), cold_lease(), *waiting, policy=policy)
+    decided = decide(1, fleet(heartbeat(slots=1)), cold_lease(), *waiting, policy=policy)
     assert decided.leased_to == {"a": "r1"}
     assert decided.texts == ["1st of 1: tenant t at 2/2"]
     assert cold_lease().session.state is State.LEASED
+
+
+# ---------------------------------------------------------------------------- secrets
+
+
+def _lacking(*names: str) -> tuple[BotOffer, ...]:
+    return (BotOffer(name="echo", secrets=("A", "B"), missing_secrets=names),)
+
+
+@pytest.mark.parametrize(
+    ("beats", "text"),
+    [
+        ((heartbeat("r1", bots=_lacking("B")),), "secret B is missing on 1 runner of pool default"),
+        (
+            (heartbeat("r1", bots=_lacking("B")), heartbeat("r2", bots=_lacking("B", "A"))),
+            "secrets A, B are missing on 2 runners of pool default",
+        ),
+        (
+            (heartbeat("r1", bots=_lacking("A")), heartbeat("r2", bots=())),
+            "secret A is missing on 1 runner of pool default",
+        ),
+    ],
+)
+def test_a_runner_without_the_secrets_of_a_bot_isn_t_given_it(beats: tuple[Heartbeat, ...], text: str) -> None:
+    """Its sessions wait, and are told which secrets are missing where; one that has them is given them."""
+    decided = decide(1, fleet(*beats), session("s"))
+    assert (decided.leased_to, decided.texts) == ({}, [f"1st of 1: {text}"])
+    assert decide(1, fleet(*beats, heartbeat("r9", bots=_lacking())), session("s")).leased_to == {"s": "r9"}
+
+
+@given(st.lists(st.sets(st.sampled_from("AB")), min_size=1, max_size=6), st.integers(1, 8))
+def test_no_session_is_ever_placed_where_a_secret_is_missing(missing: list[set[str]], asked: int) -> None:
+    """Whatever the fleet lacks, leases go to runners that lack nothing; and where one does, somebody gets it."""
+    beats = [heartbeat(f"r{index}", bots=_lacking(*sorted(names))) for index, names in enumerate(missing)]
+    leased = decide(1, fleet(*beats), *(session(f"s{index}") for index in range(asked))).leased_to
+    able = {f"r{index}" for index, names in enumerate(missing) if not names}
+    assert set(leased.values()) <= able
+    assert len(leased) == min(asked, 4 * len(able))
+
+
+# ---------------------------------------------------------------------------- moved to a slot that became free
+
+
+def test_a_session_whose_runner_is_being_launched_gets_a_slot_that_nobody_waits_for() -> None:
+    """Under a new epoch, so that the one that comes up finds its lease gone; by class, then who waits for longest."""
+    leases = [
+        Tracked(session=session(name, lease, requested=requested, priority=priority), seen_at=T0, asked=True)
+        for name, requested, priority in (("a", 2, Priority.NORMAL), ("b", 1, Priority.NORMAL), ("c", 3, Priority.HIGH))
+        for lease in [Leased(runner_id=f"cold-{name}-1", epoch=1, expires_at=at(90), cold=True)]
+    ]
+    decided = decide(5, fleet(heartbeat(slots=2), heard=5), *leases)
+    assert decided.leased_to == {"c": "r1", "b": "r1"}
+    moved = decided.actions[0]
+    assert isinstance(moved, Lease)
+    assert moved.transition == Leased(runner_id="r1", epoch=2, expires_at=at(10), agent_version=1)
+    assert lifecycle.apply(leases[2].session, moved.transition, at(5)).cold is False
+
+
+@pytest.mark.parametrize("why", ["wanted", "up", "busy", "unasked", "refused", "version", "label", "pool", "paced"])
+def test_a_cold_lease_stays_where_it_is(why: str) -> None:
+    """Others want the slot, its runner is up, something is under way, the slot is for others, or it may not start."""
+    granted = cold_lease()
+    changes: dict[str, dict[str, Any]] = {
+        "refused": {"refused_by": ("r1",)},
+        "version": {"agent_version": 2},
+        "label": {"requires": {"gpu": "l4"}},
+        "pool": {"pool": "gpu"},
+    }
+    granted = msgspec.structs.replace(
+        granted,
+        busy=why == "busy",
+        asked=why != "unasked",
+        session=msgspec.structs.replace(granted.session, **changes.get(why, {})),
+    )
+    up = (heartbeat("cold-s-1", claim="s-1", slots=0),) if why == "up" else ()
+    others = [session("w", requested=1)] if why == "wanted" else []
+    others += [running("x", "r2", tenant="t")] if why == "paced" else []
+    policy = Policy(limits=(Limit(id="slow", scope=Scope.TENANT, max_starts_per_s=1.0),) if why == "paced" else ())
+    now = 0.5 if why == "paced" else 5
+    known = fleet(heartbeat(slots=1), *up, heard=now)
+    assert "s" not in decide(now, known, granted, *others, policy=policy).leased_to
+    plain = decide(5, fleet(heartbeat(slots=1), heard=5), cold_lease())
+    assert plain.leased_to == {"s": "r1"}
+
+
+def test_a_moved_lease_counts_as_one_session_and_one_start() -> None:
+    """No limit sees it twice, while it is being written and after."""
+    policy = Policy(limits=(Limit(id="t", scope=Scope.TENANT, max_sessions=1, max_starts_per_s=1.0),))
+    board = board_of(fleet(heartbeat(slots=2), heard=5), [cold_lease()], policy=policy)
+    (action,) = board.plan(at(5)).actions
+    assert board.plan(at(5)).actions == (action,)
+    begin(board, [action], at(5))
+    assert [(each.active, each.waiting) for each in board.usage()] == [(1, 0)]
+    assert board.cold_leases("default") == frozenset()
+    assert [each.starts.taken(at(5)) for each in board._book.tallies() if each.starts] == [1]
+    assert not board.history.departed
+
+
+# ---------------------------------------------------------------------------- launches that would come too late
+
+
+def test_nobody_is_launched_for_who_will_not_wait_for_it() -> None:
+    """Half of the launches take longer than it has patience: it is told so, and the next one gets the launch."""
+    hurried = session("h", limits=Limits(queue_timeout_s=10))
+    patient = session("p", limits=Limits(queue_timeout_s=60), requested=0.5)
+    cold = {"default": ColdAllowance(count=1, deadline_s=90.0, usual_s=20.0)}
+    decided = decide(1, fleet(heartbeat(slots=0)), hurried, patient, cold=cold)
+    assert [(type(each), each.session_id) for each in decided.actions if isinstance(each, ColdLease)] == [
+        (ColdLease, "p")
+    ]
+    more = {"default": ColdAllowance(count=2, deadline_s=90.0, usual_s=20.0)}
+    assert decide(1, fleet(heartbeat(slots=0)), hurried, cold=more).texts == [
+        "1st of 1: no free slot in pool default (0/0 busy); none is launched: that takes ~20 s, and it waits 9 s more"
+    ]
+    unknown = {"default": ColdAllowance(count=2, deadline_s=90.0)}
+    assert len(decide(1, fleet(heartbeat(slots=0)), hurried, patient, cold=unknown).actions) == 2
+
+
+def test_many_without_patience_hold_up_nobody() -> None:
+    """They are passed over, keep their places, and are refused or expire as they would."""
+    hurried = [session(f"h{number:03}", limits=Limits(queue_timeout_s=10)) for number in range(200)]
+    patient = session("p", limits=Limits(queue_timeout_s=60), requested=0.5)
+    cold = {"default": ColdAllowance(count=3, deadline_s=90.0, usual_s=20.0)}
+    decided = decide(1, fleet(heartbeat(slots=0)), *hurried, patient, cold=cold)
+    assert [each.session_id for each in decided.actions if isinstance(each, ColdLease)] == ["p"]
+    assert [each.session_id for each in decided.waiting] == [each.id for each in hurried]

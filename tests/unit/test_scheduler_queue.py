@@ -176,7 +176,7 @@ def test_what_a_limit_holds_is_expected_by_the_limits_use() -> None:
 
 def test_the_estimate_follows_how_long_calls_take() -> None:
     """A running mean that forgets; each pool's by itself."""
-    durations = Durations()
+    durations: Durations[str] = Durations()
     assert durations.mean_s("default") is None
     for _ in range(10):
         durations.add("default", 100.0)
@@ -186,6 +186,19 @@ def test_the_estimate_follows_how_long_calls_take() -> None:
         durations.add("default", 10.0)
     assert durations.mean_s("default") == pytest.approx(10.0, abs=1.0)
     assert durations.mean_s("gpu") == 5.0
+    assert durations.mean_s("gpu", least=2) is None
+
+
+def test_estimates_of_what_is_gone_make_room() -> None:
+    """Numbers and accounts come and go by the thousand: the one that nothing has ended under for longest is dropped."""
+    durations: Durations[int] = Durations()
+    for key in range(10_000):
+        durations.add(key, 1.0)
+        durations.add(0, 2.0)
+    assert durations.mean_s(0) == pytest.approx(2.0, abs=0.1)
+    assert durations.mean_s(1) is None
+    assert durations.mean_s(9_999) == 1.0
+    assert len(durations._means) < 5_000
 
 
 def test_the_queue_is_read_in_pages() -> None:

@@ -459,3 +459,27 @@ def test_a_placement_is_a_span_of_the_session() -> None:
         assert runner.traceparents == [f"00-{own.trace_id:032x}-{own.span_id:016x}-01"]
 
     play(scenario)
+
+
+def test_garbage_in_the_ledger_costs_nobody_else_anything() -> None:
+    """Neither a leader nor one that comes up ends by it; both count it, and place what else is asked for."""
+
+    async def scenario(rig: Rig) -> None:
+        leader = rig.scheduler("one")
+        await rig.clock.sleep(1)
+        waiting = await rig.request(limits=Limits(queue_timeout_s=5))
+        await rig.broker.append(f"gr.v1.session.t.{waiting.id}.lifecycle", b"\xff{")
+        await rig.broker.append("gr.v1.session.t.nobody.lifecycle", b"")
+        await rig.clock.sleep(10)  # it would expire by now, if anybody could write that
+        second = rig.scheduler("two")
+        await rig.runner()
+        await rig.reach(await rig.request(), State.READY)
+        await leader.stop()
+        await rig.reach(await rig.request(), State.READY)
+        assert second.scheduler.leading
+        assert leader.counters.corrupt.value() >= 3  # two by the watch, one by the attempt to end it
+        assert leader.counters.failed.value(code="ledger-conflict") >= 1
+        assert second.counters.corrupt.value() == 2
+        assert (await rig.position(waiting.id)).of == 0
+
+    play(scenario)

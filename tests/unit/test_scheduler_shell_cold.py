@@ -50,11 +50,15 @@ def test_who_waits_for_a_launch_is_told_of_it_and_pools_show_it() -> None:
         await rig.clock.sleep(2)
         state = await rig.pool()
         assert (state.cold_starts_in_flight, state.waiting, state.instances) == (1, 1, 1)
-        assert (await rig.position(sessions[0].id)).reason == "it doesn't wait: it is leased"
+        assert (await rig.position(sessions[0].id)).reason == "a runner is being launched for it; given up in 88 s"
         assert "1 of at most 1 launches are under way" in (await rig.position(sessions[1].id)).reason
         await rig.reach(sessions[0], State.ENDED)
         await rig.clock.sleep(1.5)
         assert (await rig.pool()).cold_start_p95_s == pytest.approx(3.0, abs=0.1)
+        third = await ask(rig)
+        await rig.reach(third, State.LEASED)
+        await rig.clock.sleep(1.2)
+        assert (await rig.position(third.id)).reason == "a runner is being launched for it; expected in ~2 s"
 
     play(scenario)
 
@@ -472,5 +476,75 @@ def test_a_new_leader_knows_the_breaker() -> None:
         assert state.held_back is not None
         assert "3 launches failed in a row" in state.held_back
         assert len(launcher.asked) <= asked + 1
+
+    play(scenario)
+
+
+# ---------------------------------------------------------------------------- slots that become free meanwhile
+
+
+def test_a_session_that_is_launched_for_takes_a_slot_that_becomes_free() -> None:
+    """It starts there at once; the runner that comes up finds its lease gone, and leaves without having run it."""
+
+    async def scenario(rig: Rig) -> None:
+        launcher = await growing(rig, launcher={"delay_s": 20.0})
+        warm = await rig.runner("warm", slots=1)
+        first = await ask(rig)
+        await rig.reach(first, State.READY)
+        session = await ask(rig)
+        await rig.clock.sleep(5)
+        assert (await rig.now(session)).runner_id == f"cold-{session.id}-1"
+        await warm.end(first.id)
+        moved = await rig.reach(session, State.READY, within_s=1)
+        assert (moved.runner_id, moved.epoch, moved.attempt, moved.cold) == ("warm", 2, 1, False)
+        assert await rig.steps(session) == [
+            "requested",
+            f"leased cold-{session.id}-1 1",
+            "leased warm 2",
+            "started",
+            "ready",
+        ]
+        await rig.clock.sleep(30)
+        assert [each for each in await rig.decided(session) if "wait" not in each] == [
+            "cold_start launching",
+            "lease slot-free",
+        ]
+        assert launcher.cold == []
+        assert (await rig.now(session)).state is State.READY
+        assert [each.started for each in launcher.runners()] in ([], [[]])
+        state = await rig.pool()
+        assert (state.cold_starts_in_flight, state.held_back, state.cold_start_p95_s) == (0, None, None)
+
+    play(scenario)
+
+
+def test_a_launched_runner_that_is_up_keeps_its_session() -> None:
+    """It is about to claim: a slot that becomes free then is for others."""
+
+    async def scenario(rig: Rig) -> None:
+        launcher = await growing(rig, launcher={"delay_s": 3.0, "cold": {"warm_s": 5.0}})
+        warm = await rig.runner("warm", slots=1)
+        first = await ask(rig)
+        await rig.reach(first, State.READY)
+        session = await ask(rig)
+        await rig.clock.sleep(5)
+        assert len(launcher.cold) == 1
+        await warm.end(first.id)
+        await rig.reach(session, State.READY)
+        assert (await rig.steps(session))[-3:] == [f"leased cold-{session.id}-1 1", "started", "ready"]
+
+    play(scenario)
+
+
+def test_launches_that_come_to_nothing_use_up_no_tries() -> None:
+    """Whatever becomes of the launcher, a session is tried on runners as often as it may."""
+
+    async def scenario(rig: Rig) -> None:
+        launcher = await growing(rig, cold_deadline_s=5.0)
+        launcher.comes_up = False
+        session = await ask(rig)
+        await rig.clock.sleep(120)
+        assert (await rig.steps(session)).count("requeued lease-expired") >= 3
+        assert (await rig.now(session)).attempt == 1
 
     play(scenario)

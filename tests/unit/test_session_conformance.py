@@ -2,15 +2,19 @@
 
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.audio.vad.vad_analyzer import VADState
 from pipecat.flows import FlowManager
 from pipecat.frames.frames import (
     CancelFrame,
@@ -43,7 +47,9 @@ from greenroom.runner.session.flows import NODE_WATCH, watch_flows
 from greenroom.runner.session.recording import Recorder
 from greenroom.runner.session.transports.websocket import WebSocketTransport
 from greenroom.runner.session.turns import TurnSpans
+from greenroom.runner.session.voice import look_for_voices_inline
 from greenroom.runner.session.watch import CallWatch
+from tests.support.bot_line import spoken
 from tests.support.memory_broker import MemoryServer
 from tests.support.session_bots import ScriptedModel, ToneVoice
 from tests.support.session_rig import new_session
@@ -310,3 +316,28 @@ async def test_nodes_are_seen_as_they_are_entered(world: World) -> None:
         await manager.set_node_from_config(node)
     NODE_WATCH.set(None)
     assert nodes == [(None, "greeting"), ("greeting", "booking")]
+
+
+async def test_silero_works_where_it_is_called() -> None:
+    """Its analyzers find on the event loop what they find in a thread, and start none."""
+    speech = np.frombuffer(spoken("is anybody there"), dtype="<i2").tobytes()
+    pieces = [speech[start : start + 1920] for start in range(0, len(speech), 1920)]
+
+    async def found() -> list[VADState]:
+        analyzer = SileroVADAnalyzer(sample_rate=16_000)
+        analyzer.set_sample_rate(16_000)
+        states = [await analyzer.analyze_audio(piece) for piece in pieces]
+        await analyzer.cleanup()
+        return states
+
+    look_for_voices_inline()
+    threads = threading.active_count()
+    inline = await found()
+    assert threading.active_count() == threads
+    patched: Any = SileroVADAnalyzer.analyze_audio
+    del SileroVADAnalyzer.analyze_audio
+    try:
+        assert await found() == inline
+    finally:
+        SileroVADAnalyzer.analyze_audio = patched
+    assert VADState.SPEAKING in inline

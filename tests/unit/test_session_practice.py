@@ -3,14 +3,14 @@
 import pytest
 
 from greenroom.common.broker import Message
-from greenroom.common.settings import ServiceSettings
 from greenroom.runner.session import practice
 from greenroom.runner.session.attach import SETUP_VARIABLE, announce_setup_file
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.practice import practise
+from greenroom.runner.settings import RunnerSettings
 from tests.support.memory_broker import MemoryServer
 
-CONTEXT = SessionContext(runner_id="r", settings=ServiceSettings(), bots={})
+CONTEXT = SessionContext(runner_id="r", settings=RunnerSettings(), bots={})
 
 
 @pytest.fixture(autouse=True)

@@ -80,7 +80,7 @@ def test_a_pool_grows_and_goes_back() -> None:
     result = play(GROWING, callers=callers(when=CROWD), duration_s=600)
     summary = result.summary
     assert summary.outcomes == {"completed": summary.sessions}
-    assert summary.cold_leases == summary.cold_started > 0
+    assert summary.cold_leases > summary.cold_started > 0  # the others got slots of the group before theirs were up
     assert 10 < summary.waited.longest_s < 25
     assert summary.pool_decisions["retire idle"] > 2
     assert result.moments[-1].slots < summary.most_slots / 2

@@ -207,6 +207,19 @@ job "api" {
         EOT
       }
 
+      # Of transports: GREENROOM_DAILY_API_KEY, LIVEKIT_URL and the like, under the settings' own names; the variable of the
+      # group, so that what an installation doesn't use isn't there.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/transports.env"
+        env         = true
+        change_mode = "noop"
+        data        = <<-EOT
+        {{ if nomadVarExists "nomad/jobs/api/api" }}{{ range $key, $value := nomadVar "nomad/jobs/api/api" }}
+        {{ $key }}={{ $value }}
+        {{ end }}{{ end }}
+        EOT
+      }
+
       template {
         destination = "${NOMAD_SECRETS_DIR}/ca/${var.nats_ca_hash}.0"
         change_mode = "noop"

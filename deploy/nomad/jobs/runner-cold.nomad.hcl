@@ -152,6 +152,8 @@ job "runner-cold" {
         GREENROOM_BOT_VERSION     = var.bot_version
         SSL_CERT_FILE             = "/etc/ssl/certs/ca-certificates.crt"
         SSL_CERT_DIR              = "${NOMAD_SECRETS_DIR}/ca"
+        GREENROOM_SECRETS_DIR     = "${NOMAD_SECRETS_DIR}/bots"
+        GREENROOM_HIDDEN          = "${NOMAD_SECRETS_DIR}/service.env"
       }
 
       # The secrets of the warm runners: policies/runner-cold.hcl lets it read them.
@@ -168,8 +170,7 @@ job "runner-cold" {
       }
 
       template {
-        destination = "${NOMAD_SECRETS_DIR}/bots.env"
-        env         = true
+        destination = "${NOMAD_SECRETS_DIR}/bots/secrets.env"
         change_mode = "noop"
         data        = <<-EOT
         {{ if nomadVarExists "nomad/jobs/runner/runner" }}{{ range $key, $value := nomadVar "nomad/jobs/runner/runner" }}

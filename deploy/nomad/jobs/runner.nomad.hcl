@@ -195,6 +195,8 @@ job "runner" {
         GREENROOM_BOT_VERSION     = var.bot_version
         SSL_CERT_FILE             = "/etc/ssl/certs/ca-certificates.crt"
         SSL_CERT_DIR              = "${NOMAD_SECRETS_DIR}/ca"
+        GREENROOM_SECRETS_DIR     = "${NOMAD_SECRETS_DIR}/bots"
+        GREENROOM_HIDDEN          = "${NOMAD_SECRETS_DIR}/service.env"
       }
 
       template {
@@ -210,10 +212,9 @@ job "runner" {
       }
 
       # What the bots need: OPENAI_API_KEY and the like, under their own names; the variable of the group, so that it is
-      # apart from the runner's own.
+      # apart from the runner's own. A change of it reaches the sessions that begin a second later; nothing restarts.
       template {
-        destination = "${NOMAD_SECRETS_DIR}/bots.env"
-        env         = true
+        destination = "${NOMAD_SECRETS_DIR}/bots/secrets.env"
         change_mode = "noop"
         data        = <<-EOT
         {{ if nomadVarExists "nomad/jobs/runner/runner" }}{{ range $key, $value := nomadVar "nomad/jobs/runner/runner" }}

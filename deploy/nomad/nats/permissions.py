@@ -85,7 +85,13 @@ def users() -> tuple[User, ...]:
                 *_pulls("api"),
                 *_checks_topology(),
             ),
-            subscribe=(INBOX, HEARTBEATS, LIFECYCLE, subjects.SESSION_MEDIA.wildcard(direction="out")),
+            subscribe=(
+                INBOX,
+                HEARTBEATS,
+                LIFECYCLE,
+                subjects.SESSION_MEDIA.wildcard(direction="out"),
+                subjects.SESSION_TAP.wildcard(direction="listen"),
+            ),
         ),
         User(
             name="scheduler",
@@ -118,6 +124,7 @@ def users() -> tuple[User, ...]:
                 subjects.RUNNER_CMD.wildcard(),
                 subjects.SESSION_CMD.wildcard(),
                 subjects.SESSION_MEDIA.wildcard(direction="in"),
+                subjects.SESSION_TAP.wildcard(direction="barge"),
             ),
             responds=True,
         ),
@@ -155,14 +162,14 @@ def _logins(row: Described) -> set[str]:
 def _published(row: Described, login: str) -> str:
     """Return what `login` may publish of a row: the whole, except where several share a subject."""
     match row.subject, login:
-        case subjects.SESSION_EVENT, "recorder":
-            return RECORDING_SAVED
-        case subjects.SESSION_EVENT, "api":
-            return CALLS
+        case subjects.SESSION_EVENT, "recorder" | "api":
+            return {"recorder": RECORDING_SAVED, "api": CALLS}[login]
         case subjects.LEADER, "recorder":
             return RECORDER_LEADS
         case subjects.SESSION_MEDIA, _:
             return row.subject.wildcard(direction={"api": "in", "runner": "out"}[login])
+        case subjects.SESSION_TAP, _:
+            return row.subject.wildcard(direction={"api": "barge", "runner": "listen"}[login])
         case subjects.REQUEST, _:
             return row.subject.wildcard(service="scheduler", name=row.name or "")
         case _:

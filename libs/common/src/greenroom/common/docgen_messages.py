@@ -1,4 +1,4 @@
-"""Generates docs/messages.md, docs/asyncapi.json and the lifecycle diagram from the code.
+"""Generates docs/messages.md, docs/asyncapi.json, docs/reasons.md and the lifecycle diagram from the code.
 
 `python -m greenroom.common.docgen_messages DOCS_DIR` writes them; a test fails when they differ from the code.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from greenroom.common import lifecycle, messages, topology
+from greenroom.common import ends, lifecycle, messages, topology
 from greenroom.common.message_catalog import CATALOG, Described
 
 _REF: Final = "#/components/schemas/{name}"
@@ -26,6 +26,7 @@ def generate() -> dict[str, str]:
         "asyncapi.json": msgspec.json.format(msgspec.json.encode(_asyncapi(), order="sorted"), indent=2).decode()
         + "\n",
         "lifecycle.md": _lifecycle_page(),
+        "reasons.md": f"{_GENERATED}\n{ends.page()}",
     }
 
 

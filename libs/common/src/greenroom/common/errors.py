@@ -218,6 +218,19 @@ class RecordingNotReady(GreenroomError):
     default_retry_after_s = 1.0
 
 
+class SecretMissing(GreenroomError):
+    """No runner of the pool has the secrets that the agent's bot needs, so no session of it could start.
+
+    The detail names them. Put them into the directory that GREENROOM_SECRETS_DIR of the runners names (in
+    deploy/nomad: into the Nomad variable of the runner's group), or into their GREENROOM_SECRET_… variables; a
+    directory is read again within a second.
+    """
+
+    code = "secret-missing"
+    status = 409
+    title = "A secret is missing"
+
+
 class IdempotencyMismatch(GreenroomError):
     """The `Idempotency-Key` was used within 24 h with another body. Use a new key for a new request."""
 
@@ -262,6 +275,19 @@ class LedgerConflict(GreenroomError):
     status = 409
     title = "The session was changed in between"
     retryable = True
+
+
+class LedgerCorrupt(GreenroomError):
+    """What stands last in the ledger on this session is no entry, so nobody can tell its state or move it on.
+
+    Somebody published to its lifecycle subject who shouldn't, or a service that is newer than the one that answers did.
+    The recorder parks the message with the reason (stream PARKED), and what it stored of the session before still
+    holds. Check who may publish to `gr.v1.session.*.*.lifecycle`, upgrade what is older, and ask for a new session.
+    """
+
+    code = "ledger-corrupt"
+    status = 500
+    title = "The session's ledger can't be read"
 
 
 class SessionEnded(GreenroomError):

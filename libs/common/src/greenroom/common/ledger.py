@@ -10,14 +10,17 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
+import structlog
 
 from greenroom.common import lifecycle, messages, subjects, telemetry
 from greenroom.common.broker import Broker, Message, Reader, WrongLastSequence
 from greenroom.common.clock import Clock, SystemClock
-from greenroom.common.errors import BrokerUnavailable, LedgerConflict, SessionNotFound
+from greenroom.common.errors import BrokerUnavailable, LedgerConflict, LedgerCorrupt, SessionNotFound
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Requested, Session, Transition
 from greenroom.common.messages import LedgerEntry
+
+_log = structlog.get_logger()
 
 STREAM: Final = "SESSIONS"
 
@@ -28,6 +31,8 @@ _RETRY_S: Final = 0.2
 _MOVE_TRIES: Final = 10
 # A session's history is a dozen messages: they are read in some milliseconds.
 _READ_TIMEOUT_S: Final = 5.0
+
+type OnCorrupt = Callable[[], None]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,11 +62,18 @@ def decode_entry(message: Message) -> Entry:
 
 
 class Ledger:
-    """Reads and writes sessions. Every write is checked against the lifecycle table first."""
+    """Reads and writes sessions. Every write is checked against the lifecycle table first.
 
-    def __init__(self, broker: Broker, *, clock: Clock | None = None) -> None:
+    Args:
+        broker: has the stream.
+        clock: time.
+        on_corrupt: called with each message that is read and isn't an entry, to count it; it is logged here.
+    """
+
+    def __init__(self, broker: Broker, *, clock: Clock | None = None, on_corrupt: OnCorrupt | None = None) -> None:
         self._broker = broker
         self._clock = clock or SystemClock()
+        self._on_corrupt = on_corrupt
 
     async def create(self, request: Requested) -> Entry:
         """Store a new session: once this returns, it can't be lost.
@@ -96,6 +108,7 @@ class Ledger:
 
         Raises:
             SessionNotFound: the ledger doesn't hold it (any more).
+            LedgerCorrupt: what it holds last is no entry.
             IllegalTransition, StaleEpoch, BrokerUnavailable: as `advance`.
             LedgerConflict: others were first ten times in a row.
         """
@@ -116,20 +129,22 @@ class Ledger:
         """Return a session's last entry, or None when the ledger doesn't hold it (any more).
 
         Raises:
+            LedgerCorrupt: what it holds last is no entry.
             BrokerUnavailable: the ledger can't be read now.
         """
         subject = subjects.SESSION_LIFECYCLE.format(tenant=tenant, session_id=session_id)
         message = await self._broker.last(STREAM, subject)
-        return decode_entry(message) if message else None
+        return self._entry(message) if message else None
 
     async def history(self, tenant: str, session_id: str) -> list[Entry]:
         """Return all entries of a session in order; empty when the ledger doesn't hold it (any more).
 
         Raises:
+            LedgerCorrupt: some message among them is no entry.
             BrokerUnavailable: the ledger can't be read now.
         """
         subject = subjects.SESSION_LIFECYCLE.format(tenant=tenant, session_id=session_id)
-        return [decode_entry(message) for message in await self._read(subject, after=0)]
+        return [self._entry(message) for message in await self._read(subject, after=0)]
 
     async def watch(self) -> "LedgerReader":
         """Follow all sessions: first the last entry of each, then every entry as it is written.
@@ -139,7 +154,14 @@ class Ledger:
             TopologyMissing: the stream isn't there.
         """
         wildcard = subjects.SESSION_LIFECYCLE.wildcard()
-        return LedgerReader(await self._broker.read(STREAM, [wildcard], last_per_subject=True))
+        return LedgerReader(await self._broker.read(STREAM, [wildcard], last_per_subject=True), self._on_corrupt)
+
+    def _entry(self, message: Message) -> Entry:
+        try:
+            return decode_entry(message)
+        except msgspec.MsgspecError as error:
+            _tell(message, error, self._on_corrupt)
+            raise LedgerCorrupt(f"Message {message.stream_seq} of {message.subject} is no entry.") from error
 
     async def _write(self, before: Session | None, revision: int, transition: Transition) -> Entry:
         at = self._clock.now()
@@ -217,19 +239,28 @@ class Ledger:
 class LedgerReader:
     """Iterates over entries. `caught_up` is set once everything that was there at the start has been read."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, on_corrupt: OnCorrupt | None = None) -> None:
         self._reader = reader
+        self._on_corrupt = on_corrupt
         self.caught_up: asyncio.Event = reader.caught_up
 
     async def __aiter__(self) -> AsyncIterator[Entry]:
-        """Iterate; messages that aren't entries are passed over (the recorder parks them)."""
+        """Iterate; messages that aren't entries are logged and passed over (the recorder parks them)."""
         async for message in self._reader:
             try:
                 entry = decode_entry(message)
-            except msgspec.MsgspecError:
+            except msgspec.MsgspecError as error:
+                _tell(message, error, self._on_corrupt)
                 continue
             yield entry
 
     async def close(self) -> None:
         """Stop following."""
         await self._reader.close()
+
+
+def _tell(message: Message, error: msgspec.MsgspecError, on_corrupt: OnCorrupt | None) -> None:
+    """Have it known that a message of the ledger is none; what stands in it isn't ours to log."""
+    _log.error("ledger_corrupt", subject=message.subject, stream_seq=message.stream_seq, error=str(error))
+    if on_corrupt is not None:
+        on_corrupt()

@@ -71,6 +71,26 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     join_timeout_s: float = 120.0
     # The end ladder as a whole, goodbye included.
     end_timeout_s: float = 10.0
+    # How long before `max_duration_s` the bot hears that its time runs out, half of it at most; 0: it doesn't.
+    ending_soon_s: float = 30.0
+    # From the connection to the bot's first sound; 0: it may be silent as long as it likes.
+    first_audio_timeout_s: float = 0.0
+    # Audio comes in, but nothing moves through the pipeline; 0: for ever. A slow answer of a model is no such thing.
+    no_progress_timeout_s: float = 60.0
+    # Neither side speaks; 0: that is left to the pipeline's own idle limit.
+    silence_timeout_s: float = 0.0
+    # Everybody has left and may come back, where the transport allows that; 0: the session ends with the connection.
+    rejoin_timeout_s: float = 0.0
+
+
+class Pinned(msgspec.Struct, frozen=True, kw_only=True):
+    """Which slot of which pin a session keeps filled; see greenroom.common.pins."""
+
+    pin: str
+    uid: str
+    slot: int
+    # 1 for the first session of the slot, one more for each that follows.
+    generation: int
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,6 +127,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accounts: tuple[str, ...] = ()
     # Sessions of one key get the same version of the agent while a canary runs; None: each session decides anew.
     sticky_key: str | None = None
+    # An operator keeps it running; None: somebody asked for it.
+    pin: Pinned | None = None
 
     state: State = State.REQUESTED
     epoch: int = 0
@@ -153,7 +175,8 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True, tag="requested"):
 class Leased(msgspec.Struct, frozen=True, kw_only=True, tag="leased"):
     """The scheduler granted a slot of `runner_id` until `expires_at`, fenced by `epoch` (the previous one + 1).
 
-    With `cold` the runner isn't there yet: it is launched for this session and claims it by itself.
+    With `cold` the runner isn't there yet: it is launched for this session and claims it by itself. Until it has, the
+    lease may be moved to a slot that has become free: the runner that is launched finds that its epoch is over.
     """
 
     by: Actor = "scheduler"
@@ -226,7 +249,14 @@ type Transition = Requested | Leased | Requeued | Started | Ready | Connected | 
 TABLE: Final[dict[State | None, dict[type, State]]] = {
     None: {Requested: State.REQUESTED},
     State.REQUESTED: {Leased: State.LEASED, Ended: State.ENDED},
-    State.LEASED: {Started: State.STARTED, Requeued: State.REQUESTED, Ending: State.ENDING, Ended: State.ENDED},
+    State.LEASED: {
+        # Only a cold lease, which nobody has claimed yet, to a runner that is there: see `apply`.
+        Leased: State.LEASED,
+        Started: State.STARTED,
+        Requeued: State.REQUESTED,
+        Ending: State.ENDING,
+        Ended: State.ENDED,
+    },
     State.STARTED: {
         Ready: State.READY,
         Connected: State.STARTED,
@@ -273,6 +303,8 @@ def apply(session: Session | None, transition: Transition, at: datetime) -> Sess
         raise StaleEpoch(f"epoch {transition.epoch} isn't the current one, {session.epoch}")
     if isinstance(transition, Started) and transition.runner_id != session.runner_id:
         raise StaleEpoch(f"runner {transition.runner_id} doesn't hold the lease")
+    if isinstance(transition, Leased) and state is State.LEASED and (transition.cold or not session.cold):
+        raise IllegalTransition("only a cold lease can be moved, and only to a runner that is there")
     return msgspec.structs.replace(session, state=target, **_changes(session, transition, at))
 
 

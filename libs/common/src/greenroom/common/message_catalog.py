@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from greenroom.common import subjects
+from greenroom.common.commands import CommandAnswer, CommandRequest, HttpAnswer, HttpCall, Listen, Listening
 from greenroom.common.messages import (
     CallRecord,
     ConnectMedia,
@@ -29,12 +30,16 @@ from greenroom.common.messages import (
     QueuePosition,
     QueueQuery,
     ReleasePlan,
+    Resume,
     SessionSecrets,
+    SetStandby,
     StartAnswer,
     StartSession,
     Ticket,
     WebhookSeen,
 )
+from greenroom.common.peer_messages import OfferPeer, PeerCandidates, PeerReply
+from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
 from greenroom.common.policy import Policy, Verdicts
 from greenroom.common.subjects import Subject
 
@@ -91,6 +96,13 @@ CATALOG: Final[tuple[Described, ...]] = (
         summary="A live WebSocket frame, from (`in`) or to (`out`) the client.",
     ),
     Described(
+        subject=subjects.SESSION_TAP,
+        kind="media",
+        owner="api, session process",
+        message=bytes,
+        summary="Live audio while somebody listens in: of the call (`listen`), and a supervisor's into it (`barge`).",
+    ),
+    Described(
         subject=subjects.SESSION_CMD,
         name="connect",
         kind="command",
@@ -98,6 +110,51 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=ConnectMedia,
         reply=MediaAnswer,
         summary="A client's WebSocket has come for the session.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="command",
+        kind="command",
+        owner="api",
+        message=CommandRequest,
+        reply=CommandAnswer,
+        summary="A command to the live session; the same id is answered the same.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="http",
+        kind="command",
+        owner="api",
+        message=HttpCall,
+        reply=HttpAnswer,
+        summary="An HTTP request for the bot's own routes.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="listen",
+        kind="command",
+        owner="api",
+        message=Listen,
+        reply=Listening,
+        summary="Somebody listens in for the next seconds, or has left.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="offer",
+        kind="command",
+        owner="api",
+        message=OfferPeer,
+        reply=PeerReply,
+        summary="A client's SDP offer (SmallWebRTC).",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="ice",
+        kind="command",
+        owner="api",
+        message=PeerCandidates,
+        reply=PeerReply,
+        summary="ICE candidates of a client (SmallWebRTC).",
     ),
     Described(
         subject=subjects.RUNNER_HEARTBEAT,
@@ -123,6 +180,24 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=Drain,
         reply=Done,
         summary="Take no new sessions.",
+    ),
+    Described(
+        subject=subjects.RUNNER_CMD,
+        name="resume",
+        kind="command",
+        owner="operator, scheduler",
+        message=Resume,
+        reply=Done,
+        summary="Take new sessions again.",
+    ),
+    Described(
+        subject=subjects.RUNNER_CMD,
+        name="standby",
+        kind="command",
+        owner="scheduler",
+        message=SetStandby,
+        reply=Done,
+        summary="Keep so many processes waiting.",
     ),
     Described(
         subject=subjects.LEADER,
@@ -160,6 +235,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         summary="How pools and limits stand (service `scheduler`).",
     ),
     Described(
+        subject=subjects.REQUEST,
+        name="pins",
+        kind="request",
+        owner="api",
+        message=PinsQuery,
+        reply=PinsAnswer,
+        summary="How the pins stand (service `scheduler`).",
+    ),
+    Described(
         subject=subjects.POLICY,
         name="current",
         kind="state",
@@ -176,6 +260,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=Verdicts,
         stream="POLICY",
         summary="Which canaries were rolled back, by compare-and-set.",
+    ),
+    Described(
+        subject=subjects.POLICY,
+        name="pins",
+        kind="state",
+        owner="scheduler",
+        message=PinRecords,
+        stream="POLICY",
+        summary="What the slots of pins have been through, by compare-and-set.",
     ),
     Described(
         subject=subjects.DECISION,
@@ -239,7 +332,7 @@ CATALOG: Final[tuple[Described, ...]] = (
         owner="api",
         message=IdempotencyRecord,
         stream="IDEMPOTENCY",
-        summary="What was answered to an `Idempotency-Key`.",
+        summary="What was answered to an `Idempotency-Key`, or to a command.",
     ),
     Described(
         subject=subjects.PARKED,

@@ -82,9 +82,21 @@ class EventType(enum.StrEnum):
     CALL_STATUS = "call_status"
     CALL_ANSWERED_BY = "call_answered_by"
     CALL_DISCONNECTED = "call_disconnected"
+    # `seconds_left`: the longest duration is near, and the bot has been told.
+    CALL_ENDING_SOON = "call_ending_soon"
+    # `kind` (`first-audio`, `no-progress`), `for_s`: a watchdog waits for something that doesn't come.
+    CALL_STALLED = "call_stalled"
     CALL_COMPLETED = "call_completed"
     RECORDING_SAVED = "recording_saved"
+    COMMAND = "command"
+    BOT_HTTP = "bot_http"
+    TRANSFER_REQUESTED = "transfer_requested"
+    LISTENER_JOINED = "listener_joined"
+    LISTENER_LEFT = "listener_left"
     SCHEDULER_DECISION = "scheduler.decision"
+    # By the runner, of the session's process: `bytes`, `warn_bytes`; and `cause`, `text`: where its threads were.
+    MEMORY_HIGH = "memory_high"
+    STACK_DUMP = "stack_dump"
 
 
 # ---------------------------------------------------------------------------- audio
@@ -105,6 +117,8 @@ class AudioHeader(enum.StrEnum):
 
 
 type Track = Literal["user", "bot"]
+# How a listener gets the two: mixed into one, or side by side.
+type Tracks = Literal["mixed", "both"]
 
 
 # ---------------------------------------------------------------------------- media (live frames)
@@ -161,6 +175,11 @@ class BotOffer(msgspec.Struct, frozen=True, kw_only=True):
     body_schema: dict[str, Any] | None = None
     # Why it can't run here (its import failed), the last line of the traceback; it is never scheduled then.
     error: str | None = None
+    # The end of that traceback, innermost call last; empty where there is none.
+    traceback: str = ""
+    # Names of the secrets that it needs, and of those that aren't here: it is never scheduled while there are any.
+    secrets: tuple[str, ...] = ()
+    missing_secrets: tuple[str, ...] = ()
 
 
 class HeldSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +203,20 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     loop_lag_ms: float = 0.0
 
 
+class BotDensity(msgspec.Struct, frozen=True, kw_only=True):
+    """What one session of a bot costs its host, as measured there, and how many more of them the host takes.
+
+    `cores` of one processor and `memory` in bytes (its own) are means; `seen` counts the measurements, one each ten
+    seconds of a session.
+    """
+
+    bot: str
+    cores: float
+    memory: int
+    seen: int
+    more: int
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner says of itself each second, and at once when it changes."""
 
@@ -201,6 +234,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     load: Load = Load()
     # Why it takes nothing more although it has slots: what was measured, e.g. `loop lag 80 ms`; None: it doesn't brake.
     brake: str | None = None
+    # What sessions of its bots cost here; only bots that ran for long enough.
+    density: tuple[BotDensity, ...] = ()
     # What sessions may require or prefer, e.g. `{"gpu": "l4", "region": "eu"}`.
     labels: dict[str, str] = {}
     # What the launcher knows it by: its allocation or its process; empty for a runner that was started by hand.
@@ -235,7 +270,8 @@ class StartRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     """The runner doesn't take it.
 
     `code` is `no-slot`, `draining`, `overloaded` (the host has all but no memory left; `detail` has the share),
-    `bot-unknown` (not installed here, or in another version), `bot-import-failed`, `stale-epoch` or `malformed`.
+    `bot-unknown` (not installed here, or in another version), `bot-import-failed`, `secret-missing`, `stale-epoch` or
+    `malformed`.
     """
 
     code: str
@@ -246,15 +282,36 @@ type StartAnswer = StartAccepted | StartRefused
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
-    """No new sessions; the ones that run may finish."""
+    """No new sessions; the ones that run may finish.
+
+    With `agent_version` only bots of that version are withdrawn; a runner that has no others drains as a whole.
+    """
+
+    reason: str = ""
+    agent_version: int | None = None
+
+
+class Resume(msgspec.Struct, frozen=True, kw_only=True):
+    """New sessions again: takes back every `Drain`. A runner that is being stopped goes on to drain."""
 
     reason: str = ""
 
 
+class SetStandby(msgspec.Struct, frozen=True, kw_only=True):
+    """So many warm processes shall wait; said again before `for_s` is over, or the runner's own setting holds again.
+
+    The runner keeps within its bounds: never more than it has slots for, nor than 64.
+    """
+
+    target: int
+    for_s: float = 60.0
+
+
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """A command was carried out."""
+    """A command was carried out; with `done` false it wasn't, and `detail` says why."""
 
     detail: str = ""
+    done: bool = True
 
 
 # ---------------------------------------------------------------------------- leadership
@@ -380,7 +437,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler decided and what from; the `data` of a `scheduler.decision` event, and a pool's message.
 
     `decision` is `lease`, `wait`, `refuse`, `requeue`, `expire`, `give_up`, `lost`, `end`, `cold_start`, `scale`,
-    `retire`, `hold_back`, `roll_back` or `reconcile`.
+    `retire`, `hold_back`, `roll_back`, `reconcile`, `pin_start`, `pin_stop`, `pin_back_off` or `pin_give_up`.
     """
 
     decision: str
@@ -401,10 +458,14 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     session_id: str
     expires_at: datetime
+    # Of one for listening in (kept under another digest, so that it opens nothing else): who listens, and how.
+    by: str = ""
+    tracks: Tracks = "mixed"
+    barge_in: bool = False
 
 
 class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered to an `Idempotency-Key`; there is no `answer` while the first request is under way."""
+    """What was answered to an `Idempotency-Key`, or to a command; no `answer` while the first request is under way."""
 
     body_sha256: str
     session_id: str
@@ -412,6 +473,8 @@ class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 0
     # The JSON as it was sent. (Raw and None together msgspec doesn't decode.)
     answer: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    # Of a command: the epoch of the session process that it went to.
+    epoch: int = 0
 
 
 # ---------------------------------------------------------------------------- what transports need

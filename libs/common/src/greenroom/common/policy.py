@@ -1,4 +1,4 @@
-"""What operators decide about scheduling: limits, pools, reservations, rollouts. Data only.
+"""What operators decide about scheduling: limits, pools, reservations, rollouts, pins. Data only.
 
 PostgreSQL has the original, edited over the API. The api publishes the whole of it as one message, so that a scheduler
 applies all of a change or nothing, needs no database, and finds the policy that holds even while PostgreSQL is away.
@@ -9,6 +9,8 @@ from datetime import datetime, time
 from typing import Annotated, Literal
 
 import msgspec
+
+from greenroom.common.pins import Pin
 
 type Positive = Annotated[float, msgspec.Meta(gt=0)]
 type Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -152,6 +154,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[PoolPolicy, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     rollouts: tuple[Rollout, ...] = ()
+    pins: tuple[Pin, ...] = ()
     weights: dict[str, Positive] = {}
 
     def pool(self, name: str) -> PoolPolicy:

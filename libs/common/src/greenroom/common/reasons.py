@@ -62,6 +62,13 @@ class Reason(enum.StrEnum):
         "Canceled while waiting",
         "The session was stopped before a runner had it.",
     )
+    UNPINNED = (
+        "unpinned",
+        "completed",
+        False,
+        "Its pin was lowered or deleted",
+        "An operator keeps fewer sessions of the agent running than before; `GET /v1/pins` shows how many.",
+    )
     MAX_DURATION_EXCEEDED = (
         "max-duration-exceeded",
         "completed",
@@ -121,6 +128,16 @@ class Reason(enum.StrEnum):
         (
             "No live runner of the pool announces the agent's bot. Is the bot installed on the runners, and did "
             "its import succeed?"
+        ),
+    )
+    RUNNER_LACKS_SECRET = (
+        "runner-lacks-secret",
+        None,
+        True,
+        "No runner has the secrets that the bot needs",
+        (
+            "The bot names secrets (`SECRETS`) that its runners don't have; the detail names them. Put them into the "
+            "directory that GREENROOM_SECRETS_DIR names, or into GREENROOM_SECRET_… variables of the runners."
         ),
     )
     ATTEMPTS_EXHAUSTED = (
@@ -186,6 +203,62 @@ class Reason(enum.StrEnum):
         (
             "The process was killed by a signal or exited by itself; the detail has the signal. Signal 9 most "
             "often is the kernel's out-of-memory killer: see `dmesg` and the memory metrics."
+        ),
+    )
+    NO_FIRST_AUDIO = (
+        "no-first-audio",
+        "failed",
+        True,
+        "The bot never spoke",
+        (
+            "Somebody was connected for `limits.first_audio_timeout_s` and the bot had made no sound. Look for a "
+            "provider that doesn't answer in the session's `error` and `metrics` events; a bot that listens first "
+            "needs a longer limit, or 0."
+        ),
+    )
+    NO_PROGRESS = (
+        "no-progress",
+        "failed",
+        True,
+        "The pipeline stood still",
+        (
+            "Audio came in for `limits.no_progress_timeout_s`, but nothing came through the pipeline. Some processor "
+            "waits for what doesn't come: the `stack_dump` event has where every task was."
+        ),
+    )
+    SILENCE_TIMEOUT = (
+        "silence-timeout",
+        "completed",
+        False,
+        "Neither side spoke for too long",
+        "`limits.silence_timeout_s` passed without a word of the caller or the bot. Nothing to do.",
+    )
+    ROOM_EMPTY = (
+        "room-empty",
+        "completed",
+        False,
+        "Everybody left and nobody came back",
+        "The last participant left, and `limits.rejoin_timeout_s` passed without anybody's coming back. Nothing to do.",
+    )
+    UNRESPONSIVE = (
+        "unresponsive",
+        "failed",
+        True,
+        "The session's process didn't answer",
+        (
+            "Its event loop was blocked for GREENROOM_UNRESPONSIVE_S, so it was killed. The `stack_dump` event has "
+            "what its threads were doing: code that computes or waits without `await` belongs into a thread."
+        ),
+    )
+    OUT_OF_MEMORY = (
+        "out-of-memory",
+        "failed",
+        False,
+        "The session used more memory than it may",
+        (
+            "It went over GREENROOM_MEMORY_KILL_MB and was ended, or over GREENROOM_SESSION_MEMORY_MB, the limit of "
+            "its control group, and the kernel killed it; the detail says which. The `memory_high` and `stack_dump` "
+            "events say when and where. Raise the limits, or look for what the bot keeps."
         ),
     )
     RUNNER_LOST = (

@@ -197,6 +197,7 @@ def _written(value: Any) -> str:
 
 
 def _type_name(plain: Any) -> str:
+    plain, _ = _annotation(plain)
     if typing.get_origin(plain) is Literal:
         return " | ".join(str(choice) for choice in typing.get_args(plain))
     choices = [choice for choice in typing.get_args(plain) if choice is not type(None)]

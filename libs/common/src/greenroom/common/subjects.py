@@ -86,6 +86,7 @@ SESSION_EVENT: Final = Subject("gr.v1.session.{tenant}.{session_id}.event.{type*
 SESSION_AUDIO: Final = Subject("gr.v1.session.{tenant}.{session_id}.audio.{track}")
 SESSION_CMD: Final = Subject("gr.v1.session.{tenant}.{session_id}.cmd.{name}")
 SESSION_MEDIA: Final = Subject("gr.v1.session.{tenant}.{session_id}.media.{direction}")
+SESSION_TAP: Final = Subject("gr.v1.session.{tenant}.{session_id}.tap.{direction}")
 SESSION_ALL: Final = Subject("gr.v1.session.{tenant}.{session_id}.{rest*}")
 
 # A runner: its heartbeat each second, and what it is told.

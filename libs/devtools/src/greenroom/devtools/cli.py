@@ -11,7 +11,7 @@ from rich.table import Table
 
 from greenroom.common.errors import GreenroomError
 from greenroom.common.log import configure_logging
-from greenroom.devtools import scheduling_cli
+from greenroom.devtools import scheduling_cli, steering_cli
 from greenroom.devtools.sim.command import sim
 from greenroom.devtools.terminal import console
 
@@ -23,7 +23,7 @@ click.rich_click.COMMAND_GROUPS = {
     "greenroom": [
         {"name": "Run", "commands": ["up", "demo", "call"]},
         {"name": "Look", "commands": ["fleet", "queue", "sessions", "why", "tail", "trace", "doctor", "error"]},
-        {"name": "Steer", "commands": ["limits"]},
+        {"name": "Steer", "commands": ["say", "cmd", "listen", "limits", "pins"]},
         {"name": "Foresee", "commands": ["sim"]},
         {"name": "Set up", "commands": ["migrate", "topology", "keys"]},
     ]
@@ -71,6 +71,21 @@ def _run[T](work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
+def _bot_files(_context: click.Context, _option: click.Parameter, bots: tuple[str, ...]) -> tuple[str, ...]:
+    """Check what `--bot` names, before anything is started."""
+    from greenroom.runner import botfiles  # noqa: PLC0415
+
+    for bot in bots:
+        try:
+            name, target = botfiles.parse(bot)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+        file = target.rpartition(":")[0]
+        if file.endswith(botfiles.SUFFIX) and not Path(file).is_file():
+            raise click.BadParameter(f"{name}: there is no file {file}")
+    return bots
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="greenroom-devtools", message="greenroom %(version)s")
 def cli() -> None:
@@ -79,7 +94,15 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--api-port", default=8080, show_default=True, help="Port of the API; another one if it is taken.")
-def up(api_port: int) -> None:
+@click.option(
+    "--bot",
+    "bots",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    callback=_bot_files,
+    help="Offer the bot in this file; again for more.",
+)
+def up(api_port: int, bots: tuple[str, ...]) -> None:
     """Run a whole Greenroom here until Ctrl-C.
 
     NATS and PostgreSQL are embedded unless NATS_URL and DATABASE_URL name yours; state is kept under .greenroom/.
@@ -87,7 +110,7 @@ def up(api_port: int) -> None:
     """
     from greenroom.devtools import state, up  # noqa: PLC0415 - `--help` must not load PostgreSQL drivers and speech
 
-    _run(up.run(_console, state.state_dir(), api_port=api_port))
+    _run(up.run(_console, state.state_dir(), api_port=api_port, bots=bots))
 
 
 @cli.command()
@@ -275,7 +298,7 @@ def keys_revoke(prefix: str) -> int:
     return 0 if _run(setup_commands.revoke_key(_console, prefix)) else 1
 
 
-for _command in (*scheduling_cli.COMMANDS, sim):
+for _command in (*scheduling_cli.COMMANDS, *steering_cli.COMMANDS, sim):
     cli.add_command(_command)
 
 if __name__ == "__main__":

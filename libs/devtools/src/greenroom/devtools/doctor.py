@@ -23,6 +23,8 @@ from greenroom.recorder import migrate
 
 _CHECK_TIMEOUT_S: Final = 10.0
 # Read by the command itself.
+# Secrets of bots, which name them.
+_SECRETS: Final = "GREENROOM_SECRET_"
 _OWN_VARIABLES: Final = frozenset({"GREENROOM_API_URL", "GREENROOM_API_KEY", "GREENROOM_STATE_DIR"})
 _MIN_FREE_BYTES: Final = 2 * 1024**3
 
@@ -91,7 +93,8 @@ async def _pipecat() -> str:
 
 async def _settings() -> str:
     ours = [*configuration.SERVICES.values()]
-    unknown = unknown_variables((name for name in os.environ if name not in _OWN_VARIABLES), ours)
+    theirs = (name for name in os.environ if name not in _OWN_VARIABLES and not name.startswith(_SECRETS))
+    unknown = unknown_variables(theirs, ours)
     if unknown:
         name, meant = next(iter(unknown.items()))
         raise _NotWell(

@@ -1,4 +1,4 @@
-"""The commands that show and steer scheduling: `greenroom fleet`, `queue`, `why` and `limits`."""
+"""The commands that show and steer scheduling: `greenroom fleet`, `queue`, `why`, `limits` and `pins`."""
 
 import asyncio
 
@@ -102,4 +102,44 @@ def limits_delete(limit: str) -> None:
     asyncio.run(limits.delete(_console, limit))
 
 
-COMMANDS = (fleet, queue, why, limits)
+@click.group(invoke_without_command=True)
+@click.pass_context
+def pins(context: click.Context) -> None:
+    """Sessions that are kept running: so many of an agent, always."""
+    if context.invoked_subcommand is None:
+        context.invoke(pins_list)
+
+
+@pins.command("list")
+def pins_list() -> None:
+    """List pins, and what each of their sessions does or waits for."""
+    from greenroom.devtools import pins  # noqa: PLC0415
+
+    asyncio.run(pins.show(_console))
+
+
+@pins.command("set")
+@click.argument("pin")
+@click.option("--agent", required=True, help="Whose sessions.")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(0, 100), help="How many.")
+@click.option("--tenant", help="For which tenant; default: the key's own.")
+@click.option("--pool", help="On which runners; default: the agent's.")
+@click.option("--room", help="In which room; `{slot}` stands for the number of the session.")
+def pins_set(pin: str, agent: str, count: int, tenant: str | None, pool: str | None, room: str | None) -> None:  # noqa: PLR0917 - click passes options by name
+    """Keep sessions running under the name PIN, or change how many; schedulers go by it within two seconds."""
+    from greenroom.devtools import pins  # noqa: PLC0415
+
+    wish = {"agent": agent, "count": count, "tenant": tenant, "pool": pool, "room": room}
+    asyncio.run(pins.put(_console, pin, wish))
+
+
+@pins.command("delete")
+@click.argument("pin")
+def pins_delete(pin: str) -> None:
+    """Keep nothing of PIN running any more; its sessions are stopped in order."""
+    from greenroom.devtools import pins  # noqa: PLC0415
+
+    asyncio.run(pins.delete(_console, pin))
+
+
+COMMANDS = (fleet, queue, why, limits, pins)

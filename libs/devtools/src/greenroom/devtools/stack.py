@@ -195,6 +195,8 @@ class Stack:
             "GREENROOM_LOG_FORMAT": "console",
             # Whoever stops a development stack doesn't wait for calls to come to their own end.
             "GREENROOM_DRAIN_TIMEOUT_S": "2",
+            # The keys of whoever tries a bot out are in his shell, under their own names.
+            "GREENROOM_SECRETS_PLAIN": "true",
             **self._env,
             "NATS_URL": self.nats_url,
             "DATABASE_URL": self.database_url,

@@ -6,7 +6,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +18,11 @@ from greenroom.common.errors import GreenroomError
 from greenroom.devtools import growing
 from greenroom.devtools.stack import Stack
 from greenroom.devtools.state import UpState, read_state, write_state
+from greenroom.runner import botfiles
 
 COLOURS: Final = {"api": "cyan", "scheduler": "magenta", "runner": "yellow", "recorder": "blue"}
 _NAME_WIDTH: Final = 9
+_BOTS: Final = "GREENROOM_BOTS"
 # A service that ends by itself is started again after this, and given up when it keeps ending.
 _RESTART_AFTER_S: Final = 1.0
 _MAX_RESTARTS: Final = 5
@@ -78,17 +80,24 @@ def table_of(state: UpState) -> Table:
     return table
 
 
-async def run(console: Console, folder: Path, *, api_port: int) -> None:
+async def run(console: Console, folder: Path, *, api_port: int, bots: Sequence[str] = ()) -> None:
     """Run until SIGINT or SIGTERM; a second one kills.
+
+    Args:
+        console: where to show what happens.
+        folder: the state folder.
+        api_port: preferred port of the API.
+        bots: to be offered beside those of `GREENROOM_BOTS`, in its form.
 
     Raises:
         AlreadyUp: another one runs here.
         GreenroomError: something didn't start.
     """
     with only_one(folder):
+        offered = ",".join(filter(None, (os.environ.get(_BOTS), *bots)))
         stack = Stack(
             folder,
-            env={growing.LAUNCHER: "process", **os.environ},
+            env={growing.LAUNCHER: "process", **os.environ, _BOTS: offered},
             on_line=lambda name, line: console.print(service_line(name, line), soft_wrap=True, highlight=False),
             on_step=lambda step: console.print(f"[dim]{step} …[/]"),
             api_port=api_port,
@@ -106,8 +115,9 @@ async def run(console: Console, folder: Path, *, api_port: int) -> None:
         write_state(folder, stack.state())
         console.print(f"\n[bold green]Greenroom is up[/] [dim]in {time.monotonic() - began:.1f} s[/]")
         console.print(table_of(stack.state()))
+        agent = botfiles.parse(bots[0])[0] if bots else "frontdesk"
         console.print(
-            '\nTry [bold]greenroom call frontdesk --say "what time is it"[/] in another terminal; Ctrl-C stops.\n'
+            f'\nTry [bold]greenroom call {agent} --say "what time is it"[/] in another terminal; Ctrl-C stops.\n'
         )
         try:
             await _watch(console, stack, stop)

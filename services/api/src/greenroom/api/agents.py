@@ -9,7 +9,7 @@ from greenroom.api.cache import Cache
 from greenroom.api.fleet import Fleet
 from greenroom.api.store import Agent, Store
 from greenroom.common.clock import Clock
-from greenroom.common.errors import AgentNotFound, DatabaseUnavailable
+from greenroom.common.errors import AgentNotFound, DatabaseUnavailable, SecretMissing
 
 # How long a change of an agent may go unnoticed.
 AGENT_TTL_S: Final = 2.0
@@ -57,6 +57,15 @@ class Agents:
         if known is None:
             raise AgentNotFound(f"There is no agent {name!r}.")
         return known
+
+    def check_secrets(self, pool: str, bot: str) -> None:
+        """Check that a runner of a pool has the secrets that a bot needs, as far as is known.
+
+        Raises:
+            SecretMissing: none has.
+        """
+        if missing := self._fleet.missing_secrets(pool, bot):
+            raise SecretMissing(f"No runner of pool {pool} has {', '.join(missing)}, which bot {bot} needs.")
 
     async def all(self, tenant: str) -> list[Agent]:
         """Return the agents that `tenant` may use, by name; only those that can run now while PostgreSQL is away."""

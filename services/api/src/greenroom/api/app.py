@@ -11,6 +11,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from greenroom.api import handshake, problem
 from greenroom.api.auth import Keys, guard
 from greenroom.api.edge import MediaEdge
+from greenroom.api.listen_tickets import PATH as LISTEN_PATH
 from greenroom.api.observe import Observed
 from greenroom.api.settings import ApiSettings
 from greenroom.common.errors import NotFound
@@ -56,14 +57,16 @@ def http_app(routes: Sequence[HTTPRouteHandler], keys: Keys, settings: ApiSettin
     return Observed(litestar, metrics)
 
 
-def compose(http: ASGIApp, media: MediaEdge) -> ASGIApp:
-    """Return the whole: sockets go to the media edge before anything of HTTP touches them."""
+def compose(http: ASGIApp, media: MediaEdge, listening: ASGIApp) -> ASGIApp:
+    """Return the whole: sockets go to the edges before anything of HTTP touches them."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await http(scope, receive, send)
         elif scope["path"].startswith(handshake.PATH):
             await media(scope, receive, send)
+        elif scope["path"].startswith(LISTEN_PATH):
+            await listening(scope, receive, send)
         else:
             await receive()
             await handshake.refuse(NotFound(), scope, send)
@@ -77,7 +80,7 @@ def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
         return None
     return CORSConfig(
         allow_origins=list(origins),
-        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=_PAGES_SEND,
         expose_headers=_PAGES_READ,
     )

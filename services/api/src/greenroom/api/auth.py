@@ -30,6 +30,11 @@ _MAX_KEY_BYTES: Final = 256
 
 SESSIONS_READ: Final = "sessions:read"
 SESSIONS_WRITE: Final = "sessions:write"
+# Commands to live sessions; of those, a supervisor's alone; and listening in. None of them comes with another scope.
+SESSIONS_CONTROL: Final = "sessions:control"
+SESSIONS_WHISPER: Final = "sessions:whisper"
+SESSIONS_BARGE_IN: Final = "sessions:barge_in"
+SESSIONS_LISTEN: Final = "sessions:listen"
 # What operators decide about scheduling, of all tenants; whoever may change it may see it.
 POLICY_READ: Final = "policy:read"
 POLICY_WRITE: Final = "policy:write"

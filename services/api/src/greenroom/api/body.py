@@ -85,13 +85,14 @@ def _unknown_fields(given: object, kind: Any, place: str) -> list[str]:
     if not isinstance(given, dict) or not _is_struct(kind):
         return []
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    fields |= {_tag_field(kind): str} if _tag_field(kind) else {}
     found: list[str] = []
     for name, value in cast("dict[str, object]", given).items():
         where = place + pointer(name)
         if name not in fields:
             found.append(where)
         else:
-            found += _unknown_fields(value, _struct_in(fields[name]), where)
+            found += _unknown_fields(value, _struct_in(fields[name], value), where)
     return found
 
 
@@ -99,10 +100,18 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _struct_in(annotation: Any) -> Any:
-    """Return the struct of an annotation `S`, `S | None` or `Annotated[S, …]`."""
+def _struct_in(annotation: Any, value: object) -> Any:
+    """Return the struct of `S`, `S | None` or `Annotated[S, …]`; of several, the one whose tag `value` has."""
+    annotation = getattr(annotation, "__value__", annotation)
     inner = [part for part in getattr(annotation, "__args__", ()) if _is_struct(part)]
+    if len(inner) > 1 and isinstance(value, dict):
+        tagged = cast("dict[str, object]", value)
+        return next((part for part in inner if tagged.get(_tag_field(part)) == part.__struct_config__.tag), annotation)
     return inner[0] if inner else annotation
+
+
+def _tag_field(kind: Any) -> str:
+    return kind.__struct_config__.tag_field or ""
 
 
 def _problem(message: str) -> FieldProblem:

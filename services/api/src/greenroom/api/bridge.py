@@ -22,6 +22,7 @@ from greenroom.common.broker import Broker, Message, NoResponder, RequestTimeout
 from greenroom.common.errors import (
     BrokerUnavailable,
     GreenroomError,
+    LedgerCorrupt,
     MediaAlreadyConnected,
     SessionEnded,
 )
@@ -307,7 +308,7 @@ class Bridge:
             await watch.changed(_LOOK_EVERY_S)
             try:
                 entry = await self._ledger.last(self._session.tenant, self._session.id)
-            except BrokerUnavailable:
+            except (BrokerUnavailable, LedgerCorrupt):
                 continue
             if entry is None or entry.session.ended:
                 await asyncio.sleep(_LAST_FRAMES_S)

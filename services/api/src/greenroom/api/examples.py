@@ -25,6 +25,11 @@ LIMITS: Final = {
     "max_duration_s": 7200.0,
     "join_timeout_s": 120.0,
     "end_timeout_s": 10.0,
+    "ending_soon_s": 30.0,
+    "first_audio_timeout_s": 0.0,
+    "no_progress_timeout_s": 60.0,
+    "silence_timeout_s": 0.0,
+    "rejoin_timeout_s": 0.0,
 }
 
 SESSION: Final[dict[str, Any]] = {
@@ -194,8 +199,25 @@ STATUS: Final[dict[str, Any]] = {
     "instance": "edge-1-20",
     "ready": True,
     "problems": {},
-    "schema_version": "0005_numbers",
+    "schema_version": "0006_numbers",
     "sessions": {"ready": 1},
     "runners": {"serving": 1, "draining": 0, "lost": 0, "slots": 24, "held": 1},
     "scheduler": {"leader": "sched-1-31", "term": 4},
+}
+
+OFFER: Final = {"sdp": "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\n…", "type": "offer"}
+OFFER_ANSWER: Final = {
+    "sdp": "v=0\r\no=- 3996709620 3996709620 IN IP4 0.0.0.0\r\n…",
+    "type": "answer",
+    "pc_id": "PeerConnection#0-3f8e1bb60e5c4b7d8b4b1c2a9d0e7f16",
+}
+CANDIDATES: Final = {
+    "pc_id": "PeerConnection#0-3f8e1bb60e5c4b7d8b4b1c2a9d0e7f16",
+    "candidates": [
+        {
+            "candidate": "candidate:1 1 udp 2122260223 192.0.2.7 54321 typ host",
+            "sdp_mid": "0",
+            "sdp_mline_index": 0,
+        }
+    ],
 }

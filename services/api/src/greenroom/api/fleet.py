@@ -85,6 +85,22 @@ class Fleet:
                     found.setdefault(offer.name, (beat.pool, offer))
         return found
 
+    def missing_secrets(self, pool: str, bot: str) -> tuple[str, ...]:
+        """Return the secrets for want of which no runner of a pool can run a bot; nothing while one can.
+
+        Nothing either where no runner has the bot: one may be on its way.
+        """
+        having = [
+            offer
+            for runner in self.runners()
+            if not runner.lost and not runner.heartbeat.draining and runner.heartbeat.pool == pool
+            for offer in runner.heartbeat.bots
+            if offer.name == bot and offer.error is None
+        ]
+        if not all(offer.missing_secrets for offer in having):
+            return ()
+        return tuple(sorted({name for offer in having for name in offer.missing_secrets}))
+
     async def run(self) -> None:
         """Announce bots as agents whenever they are new or changed, until cancelled."""
         while True:

@@ -76,9 +76,9 @@ def read(scope: Scope, allowed_origins: tuple[str, ...]) -> Handshake:
     return Handshake(headers=_bounded(shown), query=_bounded(query))
 
 
-async def refuse(error: GreenroomError, scope: Scope, send: Send) -> None:
-    """Answer a handshake with an error."""
-    rendered = render(error, SHOWN_PATH)
+async def refuse(error: GreenroomError, scope: Scope, send: Send, *, shown: str = SHOWN_PATH) -> None:
+    """Answer a handshake with an error, on a path as it may be `shown`."""
+    rendered = render(error, shown)
     # Litestar's types know the extension for HTTP answers as little as the ones of other servers.
     answer = cast("Any", send)
     if "websocket.http.response" in (scope.get("extensions") or {}):

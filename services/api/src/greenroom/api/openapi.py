@@ -44,6 +44,7 @@ def document(routes: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
                 Tag(name="agents", description="What can be asked for"),
                 Tag(name="calls", description="Phone numbers, and what telephone carriers ask"),
                 Tag(name="policy", description="What operators decide about scheduling, and how it stands"),
+                Tag(name="webhooks", description="What providers tell"),
                 Tag(name="system", description="For operators"),
             ],
             components=Components(
@@ -61,11 +62,16 @@ def render() -> bytes:
     nothing: Any = None
     routes = all_routes(
         sessions=nothing,
+        commands=nothing,
+        bot_http=nothing,
+        listen_tickets=nothing,
         store=nothing,
         policies=nothing,
         scheduler=nothing,
         policy=nothing,
         streams=nothing,
+        offers=nothing,
+        peer_tokens=nothing,
         agents=nothing,
         fleet=nothing,
         numbers=nothing,

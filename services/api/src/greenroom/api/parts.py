@@ -10,11 +10,17 @@ from litestar.types import ASGIApp
 from greenroom.api import app
 from greenroom.api.agents import Agents
 from greenroom.api.auth import Keys
+from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.telephony import Telephony
+from greenroom.api.commands import Commands
 from greenroom.api.edge import MediaEdge
 from greenroom.api.fleet import Fleet
 from greenroom.api.idempotency import Idempotency
+from greenroom.api.listen_tickets import ListenTickets
+from greenroom.api.listening import ListenEdge
+from greenroom.api.offers import Offers
 from greenroom.api.openapi import document
+from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes import all_routes
@@ -25,7 +31,7 @@ from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.tickets import Tickets
 from greenroom.api.transports import Transports
-from greenroom.api.transports.websocket import WebSocketAdapter
+from greenroom.api.transports.adapters import adapters
 from greenroom.api.waiters import Waiters
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
@@ -46,6 +52,7 @@ class Parts:
         telephony: phone calls.
         streams: event streams.
         media: media sockets.
+        listening: supervisors' sockets.
     """
 
     def __init__(
@@ -53,7 +60,8 @@ class Parts:
     ) -> None:
         """Put the parts together; nothing runs yet."""
         self.broker = broker
-        ledger, tickets = Ledger(broker), Tickets(broker)
+        corrupt = metrics.counter("api_ledger_corrupt", "Messages read from the ledger that are no entries")
+        ledger, tickets = Ledger(broker, on_corrupt=corrupt.inc), Tickets(broker)
         self.keys = Keys(store)
         self.fleet = Fleet(broker, store)
         policies, scheduler = PolicyStore(store), SchedulerLink(broker)
@@ -65,8 +73,9 @@ class Parts:
         )
         agents = Agents(store, self.fleet)
         self.telephony = Telephony(settings, store=store, broker=broker, ledger=ledger, tickets=tickets)
-        adapters = (WebSocketAdapter(tickets), *self.telephony.adapters.values())
-        self.transports = Transports(adapters, broker=broker, ledger=ledger)
+        peer_tokens = PeerTokens(tickets, self.keys)
+        offered = (*adapters(settings, tickets, peer_tokens), *self.telephony.adapters.values())
+        self.transports = Transports(offered, broker=broker, ledger=ledger)
         sessions = Sessions(
             ledger=ledger,
             store=store,
@@ -77,13 +86,22 @@ class Parts:
             scheduler=scheduler,
             policy=self.policy,
         )
+        listen_tickets = ListenTickets(broker, sessions)
+        self.listening = ListenEdge(
+            broker=broker, ledger=ledger, tickets=listen_tickets, settings=settings, metrics=metrics
+        )
         self._routes = all_routes(
             sessions=sessions,
+            commands=Commands(broker, sessions, metrics),
+            bot_http=BotHttpLink(broker, sessions),
+            listen_tickets=listen_tickets,
             store=store,
             policies=policies,
             scheduler=scheduler,
             policy=self.policy,
             streams=self.streams,
+            offers=Offers(broker=broker, ledger=ledger, waiters=waiters, hold_s=settings.media_hold_s),
+            peer_tokens=peer_tokens,
             agents=agents,
             fleet=self.fleet,
             numbers=self.telephony.numbers,
@@ -94,7 +112,7 @@ class Parts:
             schema=self.schema,
         )
         http = app.http_app(self._routes, self.keys, settings, metrics)
-        self.app: ASGIApp = app.compose(http, self.media)
+        self.app: ASGIApp = app.compose(http, self.media, self.listening)
         self._schema: dict[str, Any] | None = None
 
     def schema(self) -> dict[str, Any]:

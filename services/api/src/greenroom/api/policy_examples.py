@@ -147,3 +147,64 @@ QUEUE: Final[dict[str, Any]] = {
     ],
     "next": None,
 }
+
+PIN_WISH: Final[dict[str, Any]] = {
+    "agent": "frontdesk",
+    "count": 2,
+    "room": "lobby-{slot}",
+    "body": {"language": "en"},
+    "relaunch": {"longest_s": 120},
+}
+
+_RELAUNCH: Final[dict[str, Any]] = {
+    "first_s": 1.0,
+    "longest_s": 120.0,
+    "max_failures": 10,
+    "window_s": 600.0,
+    "stable_s": 60.0,
+}
+
+PIN: Final[dict[str, Any]] = {
+    "id": "lobby",
+    "tenant": "acme",
+    "agent": "frontdesk",
+    "agent_version": 1,
+    "count": 2,
+    "pool": "default",
+    "transport": "websocket",
+    "transport_info": {},
+    "room": "lobby-{slot}",
+    "body": {"language": "en"},
+    "metadata": {},
+    "priority": "normal",
+    "relaunch": _RELAUNCH,
+    "changed_at": "2026-03-02T09:30:00Z",
+    "running": 1,
+    "slots": [
+        {
+            "slot": 1,
+            "state": "running",
+            "text": "",
+            "session_id": SESSION_ID,
+            "generation": 4,
+            "failures": 0,
+            "next_at": None,
+        },
+        {
+            "slot": 2,
+            "state": "backing_off",
+            "text": "3 failures in a row, last: bot-failed after 2 s; next in 3 s",
+            "session_id": None,
+            "generation": 7,
+            "failures": 3,
+            "next_at": "2026-03-02T10:00:07Z",
+        },
+    ],
+}
+
+PINS: Final[dict[str, Any]] = {
+    "revision": _REVISION,
+    "applied_revision": _REVISION,
+    "problem": None,
+    "pins": [PIN],
+}

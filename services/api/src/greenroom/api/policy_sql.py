@@ -18,6 +18,12 @@ SELECT jsonb_build_object(
         FROM policy_reservations r WHERE r.ends_at > now()
     ),
     'rollouts', (SELECT coalesce(jsonb_agg(to_jsonb(v) ORDER BY v.agent, v.tenant), '[]') FROM policy_rollouts v),
+    'pins', (
+        SELECT coalesce(jsonb_agg(
+            n.document || jsonb_build_object('id', n.id, 'uid', n.uid, 'changed_at', n.changed_at) ORDER BY n.id
+        ), '[]')
+        FROM policy_pins n
+    ),
     'weights', (SELECT coalesce(jsonb_object_agg(w.tenant, w.weight), '{}') FROM policy_weights w)
 )::text
 """
@@ -63,6 +69,14 @@ SET (current, canary, canary_share, min_starts, max_failure_rate) =
 """
 DELETE_ROLLOUT: Final = "DELETE FROM policy_rollouts WHERE tenant = $1 AND agent = $2"
 COUNT_ROLLOUTS: Final = "SELECT count(*) FROM policy_rollouts"
+
+# The uid stays: what was made under this name goes on.
+PUT_PIN: Final = """
+INSERT INTO policy_pins (id, uid, changed_at, document) VALUES ($1, $2, $3, $4::jsonb)
+ON CONFLICT (id) DO UPDATE SET (changed_at, document) = (excluded.changed_at, excluded.document)
+"""
+DELETE_PIN: Final = "DELETE FROM policy_pins WHERE id = $1"
+COUNT_PINS: Final = "SELECT count(*) FROM policy_pins"
 
 PUT_WEIGHT: Final = """
 INSERT INTO policy_weights (tenant, weight) VALUES ($1, $2)

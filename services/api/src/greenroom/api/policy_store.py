@@ -9,10 +9,13 @@ import msgspec
 from greenroom.api import policy_sql as sql
 from greenroom.api.store import Store
 from greenroom.common.errors import GreenroomError
+from greenroom.common.pins import Pin
 from greenroom.common.policy import Limit, Policy, PoolPolicy, Reservation, Rollout
 
 # Of each kind. The whole travels as one message, which NATS takes up to 1 MiB of; a row is some 200 bytes.
 MAX_ROWS: Final = 1000
+# A pin takes up to 8 KiB.
+MAX_PINS: Final = 64
 _NOTHING_DELETED: Final = "DELETE 0"
 
 
@@ -33,7 +36,10 @@ class PolicyChanged(GreenroomError):
 
 
 class PolicyFull(GreenroomError):
-    """There are 1000 of the kind already. Delete some: one limit with key `*` counts every key by itself."""
+    """There are 1000 of the kind already, or 64 pins.
+
+    Delete some: one limit with key `*` counts every key by itself, and one pin keeps up to 100 sessions running.
+    """
 
     code = "policy-full"
     status = 409
@@ -126,6 +132,17 @@ class PolicyStore:
         """Leave an agent's version to what is offered; raises `PolicyNotFound` where it is already."""
         return await self._delete(expected, sql.DELETE_ROLLOUT, tenant, agent)
 
+    async def put_pin(self, pin: Pin, expected: int | None = None) -> int:
+        """Keep sessions running, or replace the pin of its id, whose uid stays; raises `PolicyFull`."""
+        document = msgspec.to_builtins(pin)
+        plain = {name: value for name, value in document.items() if name not in {"id", "uid", "changed_at"}}
+        values = (pin.id, pin.uid, pin.changed_at, msgspec.json.encode(plain).decode())
+        return await self._change(expected, sql.COUNT_PINS, sql.PUT_PIN, *values, most=MAX_PINS)
+
+    async def delete_pin(self, pin_id: str, expected: int | None = None) -> int:
+        """Delete a pin; raises `PolicyNotFound`."""
+        return await self._delete(expected, sql.DELETE_PIN, pin_id)
+
     async def put_weight(self, tenant: str, weight: float, expected: int | None = None) -> int:
         """Give a tenant its share; the usual one (1) isn't kept. Raises `PolicyFull`."""
         if weight == 1:
@@ -146,7 +163,13 @@ class PolicyStore:
         return await self._change(expected, None, statement, *values, must_exist=True)
 
     async def _change(
-        self, expected: int | None, count: str | None, statement: str, *values: object, must_exist: bool = False
+        self,
+        expected: int | None,
+        count: str | None,
+        statement: str,
+        *values: object,
+        must_exist: bool = False,
+        most: int = MAX_ROWS,
     ) -> int:
         """Carry out a statement; nothing has happened if this raises anything but `DatabaseUnavailable`."""
         async with self._store.connection("policy_change") as connection:
@@ -157,7 +180,7 @@ class PolicyStore:
                 status = await connection.execute(statement, *values)
                 if must_exist and status == _NOTHING_DELETED:
                     raise PolicyNotFound
-                if count is not None and await connection.fetchval(count) > MAX_ROWS:
+                if count is not None and await connection.fetchval(count) > most:
                     raise PolicyFull
                 revision = await connection.fetchval(sql.REVISION)
             self.changed.set()

@@ -48,6 +48,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # Of the session, where there is one already.
     session_id: str | None = None
     outcome: str | None = None
+    # Of the command, to ask for its answer again.
+    command_id: str | None = None
     trace_id: str | None = None
 
 

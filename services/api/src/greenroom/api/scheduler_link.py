@@ -8,6 +8,7 @@ from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, NoResponder, RequestTimeout
 from greenroom.common.errors import BrokerUnavailable, SchedulerUnavailable
 from greenroom.common.messages import PoolsAnswer, PoolsQuery, QueuePage, QueuePageQuery, QueuePosition, QueueQuery
+from greenroom.common.pins import PinsAnswer, PinsQuery
 
 # Whoever wants to know the position in the queue doesn't want to queue for it.
 _POSITION_TIMEOUT_S: Final = 0.2
@@ -33,6 +34,10 @@ class SchedulerLink:
     async def pools(self) -> PoolsAnswer:
         """Return how pools and limits stand."""
         return await self._ask("pools", PoolsQuery(), PoolsAnswer, _LISTING_TIMEOUT_S)
+
+    async def pins(self) -> PinsAnswer:
+        """Return how the pins stand."""
+        return await self._ask("pins", PinsQuery(), PinsAnswer, _LISTING_TIMEOUT_S)
 
     async def _ask[T](self, name: str, query: msgspec.Struct, kind: type[T], timeout_s: float) -> T:
         subject = subjects.REQUEST.format(service="scheduler", name=name)

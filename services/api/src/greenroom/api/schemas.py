@@ -18,6 +18,7 @@ MAX_ACCOUNTS: Final = 16
 _NAME: Final = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?(?!\n)$"
 
 type Seconds = Annotated[float, Meta(gt=0, le=MAX_LIMIT_S)]
+type SecondsOrNever = Annotated[float, Meta(ge=0, le=MAX_LIMIT_S)]
 type MetadataKey = Annotated[str, Meta(min_length=1, max_length=64)]
 type MetadataValue = Annotated[str, Meta(max_length=MAX_METADATA_VALUE)]
 # The lookahead is for Python's `$`, which also matches before a last newline.
@@ -42,6 +43,11 @@ class LimitsWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_duration_s: Seconds | None = None
     join_timeout_s: Seconds | None = None
     end_timeout_s: Seconds | None = None
+    ending_soon_s: SecondsOrNever | None = None
+    first_audio_timeout_s: SecondsOrNever | None = None
+    no_progress_timeout_s: SecondsOrNever | None = None
+    silence_timeout_s: SecondsOrNever | None = None
+    rejoin_timeout_s: SecondsOrNever | None = None
 
     def over(self, limits: Limits) -> Limits:
         """Return `limits` with what is wished for."""
@@ -99,6 +105,14 @@ class StopSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 # ---------------------------------------------------------------------------- out
 
 
+class IceServer(msgspec.Struct, frozen=True, kw_only=True):
+    """A STUN or TURN server, as browsers' `RTCPeerConnection` takes it."""
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = None
+
+
 class Transport(msgspec.Struct, frozen=True, kw_only=True):
     """How the client reaches the session."""
 
@@ -106,14 +120,20 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
     # Where to connect, good until `expires_at` (a WebSocket: for one connection); only in the answer to the request.
     url: str | None = None
     expires_at: datetime | None = None
+    # What to connect with, for one person; only in the answer to the request.
+    token: str | None = None
+    # Where the room can be called, if that was asked for; only in the answer to the request.
+    sip_uri: str | None = None
     # What is public of it, e.g. the name of the room.
     info: dict[str, str] = {}
+    # How a browser gets through NAT (`smallwebrtc`); only in the answer to the request.
+    ice_servers: tuple[IceServer, ...] = ()
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
     """Where a waiting session stands, and why it waits."""
 
-    # Counted from 1; None where the scheduler couldn't be asked.
+    # Counted from 1; None where the scheduler couldn't be asked, and for one whose runner is being launched.
     position: int | None = None
     of: int | None = None
     reason: str

@@ -28,6 +28,7 @@ from greenroom.common.errors import (
     FieldProblem,
     InvalidBody,
     LedgerConflict,
+    LedgerCorrupt,
     SchedulerUnavailable,
     SessionNotFound,
 )
@@ -115,6 +116,7 @@ class Sessions:
         Raises:
             AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
             IdempotencyMismatch: the key belongs to another request.
+            SecretMissing: no runner of the pool has what the bot needs.
             TransportUnavailable: this installation isn't set up for the transport.
             GreenroomError: what else its preparation raises; there is no session then.
             SessionEndedEarly: it ended before it had come as far as was to be waited for.
@@ -146,15 +148,16 @@ class Sessions:
         Raises:
             SessionNotFound: the tenant has none with this id.
             BrokerUnavailable, DatabaseUnavailable: that can't be told now.
+            LedgerCorrupt: that can't be told from what stands in the ledger, and nothing was stored before.
         """
         if not is_uuid(session_id):
             raise SessionNotFound
-        away: BrokerUnavailable | None = None
+        away: BrokerUnavailable | LedgerCorrupt | None = None
         try:
             entry = await self._ledger.last(tenant, session_id)
             if entry is not None:
                 return entry.session
-        except BrokerUnavailable as error:
+        except (BrokerUnavailable, LedgerCorrupt) as error:
             away = error
         stored = await self._store.session(tenant, session_id)
         if stored is None:
@@ -172,6 +175,7 @@ class Sessions:
         Raises:
             SessionNotFound: the tenant has none with this id.
             LedgerConflict, BrokerUnavailable: it isn't known whether it will end; trying again is safe.
+            LedgerCorrupt: nobody can end it but its runner.
         """
         if not is_uuid(session_id):
             raise SessionNotFound
@@ -216,6 +220,7 @@ class Sessions:
             problem = FieldProblem(pointer="/transport", detail=f"The agent takes {takes}.")
             raise InvalidBody(f"/transport: {problem.detail}", errors=[problem])
         known.check_body(wish.body)
+        self._agents.check_secrets(wish.pool or known.agent.pool, known.agent.bot)
         return known
 
     async def _place(
@@ -244,6 +249,7 @@ class Sessions:
 
     def _session(self, caller: Caller, wish: CreateSession, known: KnownAgent, session_id: str) -> Session:
         agent = known.agent
+        room = wish.room if wish.room is not None else self._transports.room(wish.transport, wish.transport_options)
         return Session(
             id=session_id,
             tenant=caller.tenant,
@@ -260,7 +266,7 @@ class Sessions:
             requires=wish.requires,
             prefers=wish.prefers,
             priority=wish.priority,
-            room=canonical_room(wish.room) if wish.room is not None else None,
+            room=canonical_room(room) if room is not None else None,
             carrier=wish.carrier,
             number=canonical_number(wish.number) if wish.number is not None else None,
             # Each is counted once, in whatever order they are named.
@@ -316,13 +322,14 @@ class Sessions:
         return Answer(status=status, body=body, session_id=view.id)
 
     async def _queue(self, session: Session) -> Queue | None:
-        if session.state is not State.REQUESTED:
+        # With a cold lease it waits too: for its runner to be launched.
+        if session.state is not State.REQUESTED and not (session.cold and session.state is State.LEASED):
             return None
         try:
             found = await self._scheduler.position(session.id)
         except SchedulerUnavailable as error:
             return Queue(reason=error.code)
-        return Queue(position=found.position, of=found.of, reason=found.reason)
+        return Queue(position=found.position or None, of=found.of or None, reason=found.reason)
 
 
 def _digest(wish: CreateSession) -> str:

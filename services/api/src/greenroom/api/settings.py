@@ -1,11 +1,14 @@
 """Settings of the api service, from the environment."""
 
 import re
+from datetime import timedelta
 from typing import Annotated, Final
 
 import msgspec
 
 from greenroom.api.carriers.settings import CarrierSettings
+from greenroom.api.ice import IceServers
+from greenroom.api.numbers import answering, secret_bytes
 from greenroom.common.settings import Env
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
@@ -27,6 +30,20 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Env(help="Browser origins that may call the API and open media sockets, e.g. https://app.example.org"),
     ] = ()
+    ice_servers: Annotated[
+        tuple[str, ...],
+        Env(help="STUN servers that browsers ask for their own address, e.g. stun:stun.example.org:3478"),
+    ] = ()
+    turn_urls: Annotated[
+        tuple[str, ...],
+        Env(help="TURN servers that browsers may be relayed by, e.g. turn:turn.example.org:3478?transport=udp"),
+    ] = ()
+    turn_secret: Annotated[
+        str, Env(help="What the TURN servers share with the API (coturn: static-auth-secret)", secret=True)
+    ] = ""
+    turn_lifetime_s: Annotated[
+        float, msgspec.Meta(ge=60, le=86_400), Env(help="How long a browser may begin to be relayed after it asked")
+    ] = 3600.0
     recordings_dir: Annotated[str, Env(help="Where the recorder keeps recordings")] = ".greenroom/recordings"
 
     api_max_body_bytes: Annotated[int, msgspec.Meta(ge=1024), Env(help="Largest request body")] = 64 * 1024
@@ -53,6 +70,31 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
         float, msgspec.Meta(gt=0), Env(help="How long a media socket outlives an outage of NATS")
     ] = 15.0
 
+    daily_api_key: Annotated[
+        str | None, Env(help="Key of the account at Daily; unset: no rooms there", secret=True)
+    ] = None
+    daily_api_url: Annotated[str, Env(help="Daily's REST API")] = "https://api.daily.co/v1"
+    daily_bring_rooms: Annotated[
+        tuple[str, ...],
+        Env(help="Rooms at Daily that requests may bring, as patterns of their names; {tenant} is whose request it is"),
+    ] = ("*",)
+    daily_numbers: Annotated[
+        tuple[str, ...],
+        Env(help="Which agent answers a number at Daily: +15551234567=TENANT/AGENT; * for all others"),
+    ] = ()
+    daily_dialin_secrets: Annotated[
+        tuple[str, ...],
+        Env(help="What Daily signs its dial-in webhooks with (`hmac`, base64); unset: they are refused", secret=True),
+    ] = ()
+
+    livekit_url: Annotated[
+        str | None, Env("LIVEKIT_URL", help="LiveKit server, e.g. wss://livekit.example.org; unset: no rooms there")
+    ] = None
+    livekit_api_key: Annotated[str | None, Env("LIVEKIT_API_KEY", help="Name of the key at LiveKit")] = None
+    livekit_api_secret: Annotated[
+        str | None, Env("LIVEKIT_API_SECRET", help="The key, which tokens are signed with", secret=True)
+    ] = None
+
     def __post_init__(self) -> None:
         """Check what can't be said by types."""
         for origin in self.allowed_origins:
@@ -60,3 +102,22 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
                 raise ValueError(f"GREENROOM_ALLOWED_ORIGINS: {origin!r} isn't an origin like https://app.example.org")
         if self.public_url is not None and not self.public_url.startswith(("http://", "https://")):
             raise ValueError("GREENROOM_PUBLIC_URL begins with http:// or https://")
+        try:
+            answering(self.daily_numbers)
+        except ValueError as error:
+            raise ValueError(f"GREENROOM_DAILY_NUMBERS: {error}") from error
+        try:
+            secret_bytes(self.daily_dialin_secrets)
+        except ValueError as error:
+            raise ValueError(f"GREENROOM_DAILY_DIALIN_SECRETS: {error}") from error
+        if self.livekit_url is not None:
+            if not self.livekit_url.startswith(("ws://", "wss://", "http://", "https://")):
+                raise ValueError("LIVEKIT_URL begins with wss:// or ws://")
+            if not (self.livekit_api_key and self.livekit_api_secret):
+                raise ValueError("LIVEKIT_URL needs LIVEKIT_API_KEY and LIVEKIT_API_SECRET")
+        _ = self.ice
+
+    @property
+    def ice(self) -> IceServers:
+        """What browsers are told of STUN and TURN."""
+        return IceServers(self.ice_servers, self.turn_urls, self.turn_secret, timedelta(seconds=self.turn_lifetime_s))

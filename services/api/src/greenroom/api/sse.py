@@ -19,7 +19,7 @@ from greenroom.api.views import view_of_message, view_of_row
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.clock import Clock, SystemClock
-from greenroom.common.errors import BrokerUnavailable, GreenroomError
+from greenroom.common.errors import BrokerUnavailable, GreenroomError, LedgerCorrupt
 from greenroom.common.ledger import STREAM, Entry, Ledger
 from greenroom.common.messages import EventType
 from greenroom.common.metrics import Metrics
@@ -193,7 +193,7 @@ class _Following:
         """Tell whether the stream has purged the session; while the broker is away, the reader waits for it."""
         try:
             return await self._entry() is None
-        except BrokerUnavailable:
+        except (BrokerUnavailable, LedgerCorrupt):
             return False
 
     async def _entry(self) -> Entry | None:

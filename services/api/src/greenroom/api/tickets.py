@@ -41,13 +41,14 @@ class Tickets:
         self._broker = broker
         self._clock = clock or SystemClock()
 
-    async def issue(self, secret: bytes, tenant: str, session_id: str) -> Ticket:
+    async def issue(self, secret: bytes, tenant: str, session_id: str, purpose: str = "media") -> Ticket:
         """Store the ticket of a session and return what it opens; again for one that is stored already.
 
         Args:
             secret: the caller's key.
             tenant: of the session.
             session_id: which.
+            purpose: as for `derive`.
 
         Raises:
             BrokerUnavailable: it wasn't stored.
@@ -55,7 +56,7 @@ class Tickets:
         ticket = Ticket(
             tenant=tenant, session_id=session_id, expires_at=self._clock.now() + timedelta(seconds=LIFETIME_S)
         )
-        subject = subjects.TICKET.format(key=_digest(derive(secret, session_id)))
+        subject = subjects.TICKET.format(key=_digest(derive(secret, session_id, purpose)))
         try:
             await self._broker.append(subject, messages.encode(ticket), expected_last=0)
         except WrongLastSequence:
@@ -109,9 +110,12 @@ class Tickets:
         )
 
 
-def derive(secret: bytes, session_id: str) -> str:
-    """Return the ticket that `secret` has for a session: 43 characters that nobody else can guess."""
-    digest = hmac.digest(secret, f"greenroom-media-ticket:{session_id}".encode(), "sha256")
+def derive(secret: bytes, session_id: str, purpose: str = "media") -> str:
+    """Return the ticket that `secret` has for a session: 43 characters that nobody else can guess.
+
+    There is one for each purpose: a socket (`media`), or offers (`offer`).
+    """
+    digest = hmac.digest(secret, f"greenroom-{purpose}-ticket:{session_id}".encode(), "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message
-from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.errors import BrokerUnavailable, LedgerCorrupt
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Session, State
 
@@ -123,5 +123,5 @@ class Waiters:
     async def _look(self, entry: Entry) -> Entry:
         try:
             return await self._ledger.last(entry.session.tenant, entry.session.id) or entry
-        except BrokerUnavailable:
+        except (BrokerUnavailable, LedgerCorrupt):
             return entry

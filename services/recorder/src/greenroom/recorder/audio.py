@@ -15,7 +15,7 @@ import structlog
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.consumer import Consumer, Drop, Retry
-from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable
+from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable, LedgerCorrupt
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import AudioHeader
@@ -190,7 +190,7 @@ class AudioIngest:
     async def _look_up(self, tenant: str, session_id: str) -> Permit:
         try:
             entry = await self._ledger.last(tenant, session_id)
-        except msgspec.MsgspecError:
+        except LedgerCorrupt:
             entry = None  # garbage in its place, which will be parked; what was stored before it still holds
         if entry is not None and not entry.session.ended:
             return _permit_of(entry.session)

@@ -20,6 +20,10 @@ from greenroom.runner.claim import Claim
 from greenroom.runner.coldstart import ColdStart, process_age_s
 from greenroom.runner.discovery import discover
 from greenroom.runner.instruments import Instruments
+from greenroom.runner.isolation import kernel
+from greenroom.runner.isolation.environment import session_environment
+from greenroom.runner.isolation.groups import open_groups
+from greenroom.runner.isolation.secrets import Secrets
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.supervisor import Supervisor
 
@@ -41,7 +45,9 @@ async def serve(service: Service[RunnerSettings]) -> None:
     ledger = Ledger(broker, clock=clock)
     # Which bot a claim needs is in the ledger, which is read while the zygote imports what all of them need.
     bots = discover(settings.bots) if claim is None else None
-    supervisor = Supervisor(settings, bots, clock=clock, environment=os.environ, owns_children=True)
+    shown = session_environment(os.environ, settings.session_env)
+    groups = open_groups(settings.control_groups, settings.allowance)
+    supervisor = Supervisor(settings, bots, clock=clock, environment=shown, owns_children=True, groups=groups)
     runner = Runner(
         settings,
         broker=broker,
@@ -49,6 +55,7 @@ async def serve(service: Service[RunnerSettings]) -> None:
         supervisor=supervisor,
         clock=clock,
         instruments=Instruments(service.metrics),
+        secrets=Secrets(os.environ, settings.secrets_folder, plain=settings.secrets_plain),
     )
     service.readiness.add("broker", lambda: None if broker.connected else "broker-unavailable")
     service.readiness.add("zygote", lambda: None if supervisor.available else "zygote-not-warm")
@@ -129,6 +136,8 @@ def _claim(text: str) -> str:
 
 def main() -> None:
     """Run the runner; the exit code is the process's."""
+    # What it knows (credentials, secrets of bots) isn't for the sessions, which run as the same user.
+    kernel.set_dumpable(False)
     sys.exit(run_service("runner", RunnerSettings, serve, env=environment(sys.argv[1:], os.environ)))
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import math
+import functools
 import socket
 from importlib import metadata
 from typing import Final
@@ -19,7 +19,6 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.messages import (
     BotOffer,
     Done,
-    Drain,
     Heartbeat,
     StartAnswer,
     StartRefused,
@@ -27,16 +26,22 @@ from greenroom.common.messages import (
     decode,
     encode,
 )
-from greenroom.common.reasons import Reason
 from greenroom.common.telemetry import span_context_of
+from greenroom.runner import orders
+from greenroom.runner.closing_time import ClosingTime
 from greenroom.runner.control import ToSession
+from greenroom.runner.guard import Guard
 from greenroom.runner.handover import first_of
 from greenroom.runner.instruments import Instruments
+from greenroom.runner.isolation.secrets import Secrets
 from greenroom.runner.load import HostLoad
+from greenroom.runner.orders import Order, Orders
 from greenroom.runner.processes import SessionProcess
+from greenroom.runner.reports import Reports
 from greenroom.runner.running import Parts, RunningSession
-from greenroom.runner.settings import RunnerSettings
-from greenroom.runner.slots import Key, Slots, Verdict
+from greenroom.runner.settings import RunnerSettings, default_slots
+from greenroom.runner.sizing import Sizing
+from greenroom.runner.slots import Key, Slots, Step
 from greenroom.runner.standby import StandbyPool
 from greenroom.runner.supervisor import NoProcess, Supervisor
 
@@ -47,8 +52,6 @@ HEARTBEAT_S: Final = 1.0
 COALESCE_S: Final = 0.05
 # Ledger messages of a session's own subject come at once; this is for those that were missed in an outage.
 _LOOK_S: Final = 5.0
-# Of the drain, what is left at the end for killing what must be killed and for writing it down.
-_KILL_AND_WRITE_S: Final = 2.0
 
 
 class Runner:
@@ -61,6 +64,7 @@ class Runner:
         supervisor: makes processes; its `on_change` is taken over.
         clock: time.
         instruments: what is counted and measured.
+        secrets: of the bots; None: there are none.
     """
 
     def __init__(
@@ -72,15 +76,25 @@ class Runner:
         supervisor: Supervisor,
         clock: Clock,
         instruments: Instruments,
+        secrets: Secrets | None = None,
     ) -> None:
-        self.draining = False
+        self._orders = Orders()
         self._settings = settings
         self._broker = broker
         self._clock = clock
         self._instruments = instruments
         self._supervisor = supervisor
-        self._slots = Slots(settings.runner_id, settings.slots)
-        self._pool = StandbyPool(self._fork, self._standby_wanted, clock=clock, on_change=self._changed)
+        self._secrets = secrets or Secrets({})
+        self._slots = Slots(settings.runner_id, settings.most_slots)
+        self._sizing = Sizing(None if settings.slots == "auto" else settings.slots, default=default_slots())
+        self._pool = StandbyPool(
+            self._fork,
+            self._standby_wanted,
+            clock=clock,
+            on_change=self._changed,
+            most=self._standby_target,
+            max_age_s=settings.standby_max_age_s,
+        )
         self._parts = Parts(
             broker=broker,
             ledger=ledger,
@@ -90,21 +104,32 @@ class Runner:
             clock=clock,
             instruments=instruments,
             changed=self._changed,
+            secrets=self._secrets_of,
         )
         self._sessions: dict[Key, RunningSession] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._load = HostLoad(settings.thresholds, clock=clock, on_change=self._changed)
+        self._reports = Reports(broker, clock)
+        self._guard = Guard(
+            settings.watchdog_bounds,
+            slots=self._slots,
+            reports=self._reports,
+            clock=clock,
+            sessions=self._sessions.values,
+            changed=self._changed,
+            on_usage=self._sizing.note,
+        )
         self._beat = asyncio.Event()
         self._timer = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._closing = ClosingTime(self._slots, self._empty, clock=clock, changed=self._changed)
         self._beats = 0
         self._started_at = clock.now()
         self._host, self._version = socket.gethostname(), metadata.version("greenroom-runner")
         self._claim = settings.claimed
         self._labels = settings.label_values
         supervisor.on_change = self._changed
-        instruments.slots.set(settings.slots)
 
     async def run(self) -> None:
         """Serve until canceled. Sessions that are left then end with their control sockets."""
@@ -115,9 +140,15 @@ class Runner:
             tasks.create_task(self._supervisor.run(), name="supervisor")
             tasks.create_task(self._pool.run(), name="standby")
             tasks.create_task(self._load.run(), name="load")
+            tasks.create_task(self._secrets.follow(self._clock, self._changed), name="secrets")
             tasks.create_task(self._keep_time(), name="timer")
             tasks.create_task(self._reconcile(), name="reconcile")
-            served = [await serve(command.format(name="drain", **tokens), self._on_drain)]
+            tasks.create_task(self._reports.run(), name="reports")
+            tasks.create_task(self._guard.run(), name="guard")
+            served = [
+                await serve(command.format(name=name, **tokens), functools.partial(self._on_order, kind))
+                for name, kind in orders.KINDS.items()
+            ]
             if self._claim is None:
                 served.append(await serve(command.format(name="start", **tokens), self._on_start))
             try:
@@ -147,7 +178,7 @@ class Runner:
             start.session,
             now=self._clock.monotonic(),
             at=self._clock.now(),
-            bots={offer.name: offer for offer in self._supervisor.offers},
+            bots={offer.name: offer for offer in self.offers},
             draining=self.draining,
             capacity=self._capacity(),
             # A runner that was launched for a session runs it: there is nobody else to do so.
@@ -196,59 +227,47 @@ class Runner:
         _log.info("start_refused", code=refusal.code, detail=refusal.detail, **ids)
         return refusal
 
-    async def _on_drain(self, message: Message) -> bytes:
-        try:
-            reason = decode(message.data, Drain).reason
-        except msgspec.MsgspecError:
-            reason = ""
-        self.begin_drain(reason or "command")
-        return encode(Done(detail=f"{len(self._slots)} sessions go on"))
+    async def _on_order(self, kind: type[Order], message: Message) -> bytes:
+        order = orders.read(kind, message.data)
+        return encode(order if isinstance(order, Done) else self.order(order))
+
+    def order(self, order: Order) -> Done:
+        """Follow an order; see `orders`. Sessions that run go on, whatever it is."""
+        before = self.draining
+        self._orders, done = orders.obey(self._orders, order, self._clock.monotonic())
+        _log.info("runner_ordered", order=type(order).__name__.lower(), done=done.done, sessions=len(self._slots))
+        self._drains_since(before)
+        return msgspec.structs.replace(done, detail=done.detail or f"{len(self._slots)} sessions go on")
 
     # ------------------------------------------------------------------------ drain
 
-    def begin_drain(self, reason: str) -> None:
-        """Take nothing new, from now on until the end. What runs goes on, for as long as it wants to.
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken."""
+        return self._orders.drains(self._supervisor.offers)
 
-        The runner stays, empty in the end, and says that it drains: to stop it is for whoever has started it.
-        """
-        if not self.draining:
-            self.draining = True
-            _log.info("runner_draining", reason=reason, sessions=len(self._slots))
-            self._pool.close()
-            self._changed()
+    def begin_drain(self, reason: str) -> None:
+        """Take nothing new, from now on until the end. What runs goes on, for as long as it wants to."""
+        before = self.draining
+        self._orders = orders.stop(self._orders)
+        self._pool.close()
+        _log.info("runner_stops", reason=reason, sessions=len(self._slots))
+        self._drains_since(before)
+
+    def _drains_since(self, before: bool) -> None:  # noqa: FBT001 whether it drained before
+        if self.draining and not before:
+            _log.info("runner_draining", sessions=len(self._slots))
+            self._pool.release()
+        self._changed()
 
     async def drain(self, timeout_s: float) -> None:
-        """Take nothing new and return when every session is over and written down, after `timeout_s` at most.
-
-        What is still up when the time begins to run out is ended in order, and what is up after that is killed.
-        """
+        """Take nothing new and return when every session is over and written down, after `timeout_s` at most."""
         self.begin_drain("stopping")
-        deadline = self._clock.monotonic() + timeout_s
-        kill_at = deadline - min(_KILL_AND_WRITE_S, timeout_s / 4)
-        ladder_s = max((held.limits.end_timeout_s for held in self._slots), default=0.0)
-        if await self._empties_by(kill_at - ladder_s):
-            return
-        self.end_all(kill_at - self._clock.monotonic())
-        if await self._empties_by(kill_at):
-            return
-        for held in self._slots:
-            verdict = held.verdict or Verdict.of(Reason.DRAIN_DEADLINE)
-            self._slots.kill(held.key, verdict, now=self._clock.monotonic())
-        self._changed()
-        await self._empties_by(deadline)
+        await self._closing.drain(timeout_s)
 
-    def end_all(self, within_s: float = math.inf) -> None:
+    def end_all(self) -> None:
         """End all sessions now, in order."""
-        verdict, now, at = Verdict.of(Reason.DRAIN_DEADLINE), self._clock.monotonic(), self._clock.now()
-        for held in self._slots:
-            self._slots.end(held.key, verdict, now=now, at=at, within_s=within_s)
-        self._changed()
-
-    async def _empties_by(self, deadline: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(deadline - self._clock.monotonic(), 0.0)):
-                await self._empty.wait()
-        return self._empty.is_set()
+        self._closing.end_all()
 
     # ------------------------------------------------------------------------ what is due
 
@@ -257,10 +276,13 @@ class Runner:
         for due in self._slots.due(now=self._clock.monotonic(), at=self._clock.now()):
             session = self._sessions.get(due.key)
             if session is not None:
+                if due.step is Step.TERMINATE:
+                    self._guard.stuck(session)
                 session.obey(due)
         self._timer.set()
         self._beat.set()
         self._pool.wake()
+        self._instruments.slots.set(self._capacity())
         self._instruments.sessions.set(len(self._slots))
         self._instruments.standby.set(self._pool.ready)
         self._instruments.restarts.set(self._supervisor.restarts)
@@ -281,6 +303,8 @@ class Runner:
         while True:
             await self._clock.sleep(HEARTBEAT_S)
             now, connected = self._clock.monotonic(), self._broker.connected
+            self._sizing.look(now)
+            self._sizing.forget(frozenset(self._sessions))
             for session in self._sessions.values():
                 session.check_silence(now)
             if connected and (not was_connected or now >= look_at):
@@ -305,12 +329,19 @@ class Runner:
     def _standby_wanted(self) -> int:
         if self.draining or not self._supervisor.available:
             return 0
-        return min(self._settings.standby_target, self._slots.free)
+        return max(min(self._standby_target(), self._capacity() - len(self._slots)), 0)
+
+    def _standby_target(self) -> int:
+        own, most = self._settings.standby_target, self._settings.most_slots
+        return self._orders.standby_target(own, most=most, now=self._clock.monotonic())
 
     def _capacity(self) -> int:
         """Return how many sessions can be held now: those there are, where no process for another can be had."""
         source = self._supervisor.available or self._pool.ready > 0
-        return self._settings.slots if source else len(self._slots)
+        held = len(self._slots)
+        if not source:
+            return held
+        return self._sizing.slots(held=held, offered=tuple(bot.name for bot in self.offers if bot.error is None))
 
     # ------------------------------------------------------------------------ what it tells
 
@@ -336,6 +367,7 @@ class Runner:
             at=self._clock.now(),
             seq=self._beats,
             slots=self._capacity(),
+            density=self._sizing.densities(),
             sessions=self._slots.sessions(),
             standby=self._pool.ready,
             draining=self.draining,
@@ -353,5 +385,9 @@ class Runner:
 
     @property
     def offers(self) -> tuple[BotOffer, ...]:
-        """The bots, those that can't run here included."""
-        return self._supervisor.offers
+        """The bots, those that can't run here included; not those that were withdrawn."""
+        return tuple(self._secrets.marked(offer) for offer in self._orders.offers(self._supervisor.offers))
+
+    def _secrets_of(self, bot: str) -> dict[str, str]:
+        needed = next((offer.secrets for offer in self._supervisor.offers if offer.name == bot), ())
+        return self._secrets.of(needed)

@@ -1,8 +1,9 @@
 """When a runner asks for nothing more although it has free slots. Pure: readings in, a reason out.
 
 Slots say how much a host takes; the brake is for when that was too much. What counts is lateness, because that is
-what callers hear. Processor pressure is offered too, but off by default: it says that work had to wait for a
-processor, which is so on any well-filled host, and not that anybody was late.
+what callers hear. A control group that is throttled counts too: nothing of it runs for the rest of each period, tens of
+milliseconds of silence for everybody at once. Processor pressure is offered, but off by default: it says that
+work had to wait for a processor, which is so on any well-filled host, and not that anybody was late.
 
 It engages when a threshold was exceeded for some seconds, and lets go when everything has been well on the good side
 for longer than that, so that it doesn't flutter.
@@ -27,6 +28,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
 
     loop_lag_ms: float = 0.0
     cpu_pressure_percent: float = 0.0
+    throttled_percent: float = 0.0
     memory_percent: float = 0.0
     refuse_memory_percent: float = 0.0
 
@@ -37,11 +39,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         loop_lag_ms: worst lateness of the runner's event loop.
         cpu_pressure_percent: share of the last 10 s in which work waited for a processor.
+        throttled_percent: share of the scheduler's periods in which the control group had used up its share of the
+            processors and had to wait for the next one.
         memory_available_percent: of the host, or of what this process may use of it, whichever is less.
     """
 
     loop_lag_ms: float = 0.0
     cpu_pressure_percent: float | None = None
+    throttled_percent: float | None = None
     memory_available_percent: float | None = None
 
 
@@ -99,6 +104,10 @@ def _measures(reading: Reading, thresholds: Thresholds) -> Iterator[_Measure]:
     if (most := thresholds.cpu_pressure_percent) > 0 and pressure is not None:
         text = f"CPU pressure {pressure:.0f} %"
         yield _Measure(name="cpu", text=text, beyond=pressure >= most, good=pressure < most * RELEASE_LESS)
+    throttled = reading.throttled_percent
+    if (most := thresholds.throttled_percent) > 0 and throttled is not None:
+        text = f"CPU throttled in {throttled:.0f} % of periods"
+        yield _Measure(name="throttled", text=text, beyond=throttled >= most, good=throttled < most * RELEASE_LESS)
     if (least := thresholds.memory_percent) > 0 and memory is not None:
         # Memory doesn't come back by itself, and what is short of it is killed: nothing to wait for.
         good = memory >= min(least * RELEASE_MORE, 100.0)

@@ -4,7 +4,6 @@ Called between the fork and the session's own code, in the only thread there is.
 """
 
 import contextlib
-import ctypes
 import errno
 import gc
 import os
@@ -19,6 +18,11 @@ from typing import Final, NoReturn
 
 import structlog
 
+from greenroom.runner import control
+from greenroom.runner.control import Begun
+from greenroom.runner.isolation import kernel, usage
+from greenroom.runner.isolation.confinement import Sealed
+
 # A lost runner leaves no second voice in a room: its session processes are gone within a second.
 ORPHAN_GRACE_S: Final = 0.7
 # The kernel, when it runs out of memory, shall take a session before the runner (0) or the broker.
@@ -28,22 +32,23 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _STDIO: Final = 3
 
 _log = structlog.get_logger()
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
-def become_session(control_fd: int, keep: Collection[int]) -> None:
+def become_session(control_fd: int, keep: Collection[int], sealed: Sealed) -> None:
     """Turn a fresh fork into a process of its own.
 
     It leads a session and process group (so that it can be killed with all its children), adopts the orphans among
     its descendants, has no file but standard output, standard error, its control socket and those in `keep`, takes
-    signals as any new program does, and collects garbage again.
+    signals as any new program does, collects garbage again, and is shut in (`isolation.confinement`).
     """
     os.setsid()
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _close_files({control_fd, *keep})
+    kernel.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _close_files({control_fd, *keep, *(() if sealed.ruleset is None else (sealed.ruleset,))})
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     _make_expendable()
+    usage.hand_over(control_fd, control.encode(Begun()))
+    sealed.enter()
     _reseed()
     gc.enable()
 
@@ -89,12 +94,12 @@ def open_files() -> frozenset[int]:
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    kernel.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
     """Make this process the parent of descendants that lose theirs, so that their exits are seen."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    kernel.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _end_with_runner(lifeline: int) -> None:
@@ -121,11 +126,26 @@ def _close_files(keep: set[int]) -> None:
 
 def _make_expendable() -> None:
     try:
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE_ADJ)
+        _write_oom_score()
     except OSError as error:
         if error.errno not in {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EROFS}:
             raise
         _log.debug("oom_score_unchanged", error=error.strerror)
+
+
+def _write_oom_score() -> None:
+    file = Path("/proc/self/oom_score_adj")
+    try:
+        file.write_text(_OOM_SCORE_ADJ)
+    except PermissionError:
+        # The files of a process that isn't dumpable are root's. It has nothing to hide yet.
+        if kernel.dumpable():
+            raise
+        kernel.set_dumpable(True)
+        try:
+            file.write_text(_OOM_SCORE_ADJ)
+        finally:
+            kernel.set_dumpable(False)
 
 
 def _reseed() -> None:
@@ -133,9 +153,3 @@ def _reseed() -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed(int.from_bytes(os.urandom(4)))
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))

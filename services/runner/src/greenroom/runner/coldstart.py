@@ -20,7 +20,7 @@ from opentelemetry.trace import Span
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.clock import Clock
-from greenroom.common.errors import BrokerUnavailable, GreenroomError, TopologyMissing
+from greenroom.common.errors import BrokerUnavailable, GreenroomError, LedgerCorrupt, TopologyMissing
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Ended, Outcome, Requeued, Session, State, Transition
 from greenroom.common.messages import StartRefused, StartSession
@@ -188,6 +188,8 @@ class ColdStart:
         while True:
             try:
                 return await self._ledger.last(self._claim.tenant, self._claim.session_id)
+            except LedgerCorrupt as error:
+                raise ClaimFailed(f"the lease can't be read: {error.code}") from error
             except (BrokerUnavailable, TopologyMissing) as error:
                 if self._withdrawn or self._left(self._deadline) <= _RETRY_S:
                     raise ClaimFailed(f"the lease couldn't be read: {error.code}") from error

@@ -15,9 +15,13 @@ MAX_PACKET_BYTES: Final = 160 * 1024
 
 
 class Assign(msgspec.Struct, frozen=True, kw_only=True, tag="assign"):
-    """Run this session now. Sent once in the life of a session process."""
+    """Run this session now. Sent once in the life of a session process.
+
+    `secrets` are those of its bot, for its environment.
+    """
 
     session: Session
+    secrets: dict[str, str] = {}
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
@@ -36,6 +40,14 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
 
 
 type ToSession = Assign | Stop | Cancel
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
+    """The process is there; beside this comes the file of its memory map (`isolation.usage`)."""
+
+
+class Stacks(msgspec.Struct, frozen=True, kw_only=True, tag="stacks"):
+    """Said next: beside this comes the file that the process writes its stacks to, when it is asked (`stackfile`)."""
 
 
 class Standby(msgspec.Struct, frozen=True, kw_only=True, tag="standby"):
@@ -79,7 +91,7 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
     loop_lag_ms: float
 
 
-type FromSession = Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
+type FromSession = Begun | Stacks | Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
 
 
 def encode(message: ToSession | FromSession) -> bytes:

@@ -1,8 +1,10 @@
-"""The bots of this runner: entry points of the group `greenroom.bots`, and what their modules say about themselves.
+"""The bots of this runner: entry points of the group `greenroom.bots`, plain files, and what these say of themselves.
 
 A bot is Pipecat's `async def bot(runner_args)`. Its module may also define
 
-- `DESCRIPTION` (text), `TRANSPORTS` (default `("websocket",)`) and `BODY_SCHEMA` (JSON Schema of a request's `body`);
+- `DESCRIPTION` (text), `TRANSPORTS` (default: what its source tells, see `bot_transports`) and `BODY_SCHEMA` (JSON
+  Schema of a request's `body`);
+- `SECRETS`, names of what it needs in its environment and nobody else may see (`isolation.secrets`);
 - `warm()`, plain or async: called once before any session is forked, so that what it loads is shared by all.
   It must leave no thread and no open connection behind.
 """
@@ -12,6 +14,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -19,11 +22,17 @@ import msgspec
 import structlog
 
 from greenroom.common.messages import BotOffer
+from greenroom.runner import bot_environment, botfiles
+from greenroom.runner.bot_transports import transports_of
+from greenroom.runner.isolation import secrets
 
 GROUP: Final = "greenroom.bots"
 # Offers go over the wire each second.
 MAX_SCHEMA_BYTES: Final = 16 * 1024
 _MAX_TEXT: Final = 500
+_MAX_TRACEBACK: Final = 2_000
+# Below these it is the import system and the runner.
+_MAX_CALLS: Final = 6
 
 _log = structlog.get_logger()
 
@@ -32,7 +41,7 @@ type WarmFunction = Callable[[], Coroutine[Any, Any, None] | None]
 
 
 class BotSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a bot is; nothing of it is imported yet. `target` is `module:function`."""
+    """Where a bot is; nothing of it is imported yet. `target` is `module:function` or `/path/file.py:function`."""
 
     name: str
     target: str
@@ -51,27 +60,50 @@ class UnusableBot(Exception):
 
 
 def discover(extra: Iterable[str] = ()) -> tuple[BotSpec, ...]:
-    """Return the bots that are installed, and `extra` ones (`name=module:function`), sorted by name.
+    """Return the bots that are installed, and `extra` ones (see `botfiles.EXPECTED`), sorted by name.
 
     An extra bot takes the place of an installed one of the same name.
+
+    Raises:
+        ValueError: an extra one isn't written as it should be.
     """
     found = {point.name: point.value for point in metadata.entry_points(group=GROUP)}
-    found |= {name: target for name, _, target in (item.partition("=") for item in extra)}
+    found |= dict(botfiles.parse(item) for item in extra)
     return tuple(BotSpec(name=name, target=target) for name, target in sorted(found.items()))
 
 
 def load(spec: BotSpec) -> Bot:
     """Import a bot; whatever goes wrong is told in its offer."""
     try:
-        return _load(spec)
+        with bot_environment.captured() as changes:
+            bot = _load(spec)
     except (Exception, SystemExit) as error:  # noqa: BLE001 anything may happen in the code of others; it is reported
         _log.warning("bot_import_failed", bot=spec.name, target=spec.target, exc_info=True)
-        return failed(spec.name, last_line(error))
+        return failed(spec.name, last_line(error), error)
+    return Bot(
+        offer=bot.offer,
+        entry=bot.entry and bot_environment.for_good(bot.entry, changes),
+        warm=bot.warm and bot_environment.for_a_while(bot.warm, changes),
+    )
 
 
-def failed(name: str, error: str) -> Bot:
-    """Return a bot that can't run here, and why."""
-    return Bot(offer=BotOffer(name=name, error=error[:_MAX_TEXT]))
+def failed(name: str, error: str, raised: BaseException | None = None) -> Bot:
+    """Return a bot that can't run here, and why.
+
+    Args:
+        name: of the bot.
+        error: what is told of it in a line.
+        raised: whose traceback is told too.
+    """
+    return Bot(offer=BotOffer(name=name, error=error[:_MAX_TEXT], traceback=_traceback(raised)))
+
+
+def _traceback(error: BaseException | None) -> str:
+    """Return the end of a traceback: the calls nearest to where it was raised, and what was."""
+    if error is None or error.__traceback__ is None:
+        return ""
+    text = "".join(traceback.format_exception(error, limit=-_MAX_CALLS)).strip()
+    return text if len(text) <= _MAX_TRACEBACK else f"…{text[-_MAX_TRACEBACK:]}"
 
 
 def last_line(error: BaseException) -> str:
@@ -81,8 +113,10 @@ def last_line(error: BaseException) -> str:
 
 
 def _load(spec: BotSpec) -> Bot:
-    module_name, _, attribute = spec.target.partition(":")
-    module = importlib.import_module(module_name)
+    place, _, attribute = spec.target.rpartition(":")
+    module = (
+        botfiles.load(Path(place), spec.name) if place.endswith(botfiles.SUFFIX) else importlib.import_module(place)
+    )
     entry = getattr(module, attribute)
     if not inspect.iscoroutinefunction(entry):
         raise UnusableBot(f"{spec.target} isn't an async function")
@@ -92,12 +126,13 @@ def _load(spec: BotSpec) -> Bot:
         raise UnusableBot(f"{spec.target} doesn't take the runner arguments alone: {error}") from error
     warm: Any = getattr(module, "warm", None)
     if not (warm is None or inspect.isfunction(warm)):
-        raise UnusableBot(f"{module_name}.warm isn't a function")
+        raise UnusableBot(f"{place}: warm isn't a function")
     offer = BotOffer(
         name=spec.name,
         description=_description(module),
-        transports=tuple(getattr(module, "TRANSPORTS", ("websocket",))),
+        transports=transports_of(module),
         body_schema=_body_schema(module),
+        secrets=_secrets(module),
     )
     return Bot(offer=offer, entry=entry, warm=warm)
 
@@ -105,6 +140,13 @@ def _load(spec: BotSpec) -> Bot:
 def _description(module: ModuleType) -> str:
     text = getattr(module, "DESCRIPTION", None) or (module.__doc__ or "").strip().partition("\n")[0]
     return str(text)[:_MAX_TEXT]
+
+
+def _secrets(module: ModuleType) -> tuple[str, ...]:
+    try:
+        return secrets.required(getattr(module, "SECRETS", ()))
+    except secrets.InvalidSecrets as error:
+        raise UnusableBot(f"{module.__name__}: {error}") from error
 
 
 def _body_schema(module: ModuleType) -> dict[str, Any] | None:

@@ -13,13 +13,15 @@ from greenroom.runner.standby import StandbyPool
 type Fork = Callable[[ToSession], Awaitable[SessionProcess]]
 
 
-async def hand_over(session: Session, pool: StandbyPool, fork: Fork, ends: asyncio.Event) -> SessionProcess | None:
+async def hand_over(
+    session: Session, secrets: dict[str, str], pool: StandbyPool, fork: Fork, ends: asyncio.Event
+) -> SessionProcess | None:
     """Assign a session and return the process that has it; None when the session ends (`ends`) before that.
 
     Raises:
         NoProcess: no process waits, and none can be forked.
     """
-    assign = Assign(session=session)
+    assign = Assign(session=session, secrets=secrets)
     while not ends.is_set():
         process = pool.take_ready()
         if process is None:

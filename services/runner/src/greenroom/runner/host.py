@@ -1,5 +1,6 @@
 """What the kernel says of this host, and of the control group that the runner and its sessions share."""
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,26 @@ class Host:
     def memory_available(self) -> int:
         """Return the bytes of memory that the host still has."""
         return self._memory().get("MemAvailable", 0) * 1024
+
+    def memory_total(self) -> int:
+        """Return the bytes of memory that the host has."""
+        return self._memory().get("MemTotal", 0) * 1024
+
+    def processors(self) -> float:
+        """Return the processors that this process may use: those it may run on, or its group's share if that is less.
+
+        A control group may have a quota (`cpu.max`), which is how containers are limited.
+        """
+        quotas = [quota for group in self._groups if (quota := _group_quota(group)) is not None]
+        return min([float(len(os.sched_getaffinity(0))), *quotas])
+
+    def throttling(self) -> tuple[int, int] | None:
+        """Return in how many of the scheduler's periods this process's groups were kept waiting, and of how many.
+
+        Of the own group and those above it the one counts that was kept waiting most; None: none has a quota.
+        """
+        counts = [count for group in self._groups if (count := _group_throttling(group)) is not None]
+        return max(counts, default=None)
 
     def memory_available_percent(self) -> float | None:
         """Return what is available of the host's memory, or of a control group's limit, whichever is less."""
@@ -70,6 +91,20 @@ def _group_share(group: Path) -> float | None:
     cache = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
     most = int(limit)
     return max(most - max(int(used) - cache, 0), 0) / most if most else None
+
+
+def _group_quota(group: Path) -> float | None:
+    words = (_read(group / "cpu.max") or "").split()
+    if len(words) != len(("quota", "period")) or not words[0].isdigit():
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _group_throttling(group: Path) -> tuple[int, int] | None:
+    words = [line.split() for line in (_read(group / "cpu.stat") or "").splitlines()]
+    stat = {name: int(count) for name, count in words}
+    # A group without a quota has no periods.
+    return (stat["nr_throttled"], stat["nr_periods"]) if stat.get("nr_periods") and "nr_throttled" in stat else None
 
 
 def _read(path: Path) -> str | None:

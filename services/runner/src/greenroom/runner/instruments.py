@@ -55,6 +55,15 @@ class Instruments:
             "Largest resident size of a session process, shared pages included.",
             buckets=_BYTES,
         )
+        self.peak: Final[Histogram] = metrics.histogram(
+            "session_peak_memory_bytes", "Most memory of a session's control group, where it has one.", buckets=_BYTES
+        )
+        self.throttled: Final[Counter] = metrics.counter(
+            "session_throttled_seconds", "How long control groups kept sessions that ended from the processor."
+        )
+        self.forks_refused: Final[Counter] = metrics.counter(
+            "session_forks_refused", "Processes and threads that control groups refused to sessions that ended."
+        )
         self.cpu: Final[Counter] = metrics.counter(
             "session_cpu_seconds", "Processor time of session processes that ended."
         )

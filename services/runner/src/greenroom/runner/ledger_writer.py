@@ -5,6 +5,7 @@ given to somebody else.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -16,7 +17,14 @@ from opentelemetry import context as trace_context
 from greenroom.common import subjects, telemetry
 from greenroom.common.broker import Broker, Message
 from greenroom.common.clock import Clock
-from greenroom.common.errors import BrokerUnavailable, IllegalTransition, LedgerConflict, StaleEpoch, TopologyMissing
+from greenroom.common.errors import (
+    BrokerUnavailable,
+    IllegalTransition,
+    LedgerConflict,
+    LedgerCorrupt,
+    StaleEpoch,
+    TopologyMissing,
+)
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import TABLE, Connected, Ended, Ending, Session, Started, State, Transition
 from greenroom.common.messages import LedgerEntry, decode
@@ -26,6 +34,8 @@ _log = structlog.get_logger()
 # In whose name a runner writes.
 _OURS: Final = frozenset({"runner", "session"})
 _RETRY_S: Final = 0.5
+# Between two looks at an entry that can't be read, in case that somebody writes one which can.
+_CORRUPT_LOOK_S: Final = 5.0
 # A read may be answered by a replica that is some milliseconds behind.
 _LAG_S: Final = 0.02
 # NATS hands a ledger message to listeners as it comes, whether or not it will be stored: what counts is read, now and,
@@ -128,6 +138,19 @@ class LedgerWriter:
                 self._look = True
                 _log.warning("ledger_write_waits", code=error.code, waiting=len(self._queue))
                 await self._clock.sleep(_RETRY_S)
+            except LedgerCorrupt as error:
+                await self._bear(error)
+
+    async def _bear(self, error: LedgerCorrupt) -> None:
+        """Let the call go on though its ledger can't be read; once it is over, nobody else can write that either."""
+        if any(isinstance(waiting, Ended) for waiting in self._queue):
+            self._fence(error.detail)
+            return
+        self._look = True
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CORRUPT_LOOK_S):
+                await self._wake.wait()
 
     async def _on_message(self, message: Message) -> None:
         try:

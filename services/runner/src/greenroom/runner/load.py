@@ -39,6 +39,7 @@ class HostLoad:
         self._on_change = on_change
         self._host = host or Host()
         self._busy, self._total = self._host.processor_ticks()
+        self._throttled, self._periods = self._host.throttling() or (0, 0)
         self._cpu = 0.0
         self._worst_lag_s = 0.0
         self._brake = Brake()
@@ -88,6 +89,7 @@ class HostLoad:
         reading = Reading(
             loop_lag_ms=lag_s * 1000,
             cpu_pressure_percent=self._host.cpu_pressure_percent() if thresholds.cpu_pressure_percent else None,
+            throttled_percent=self._throttled_percent() if thresholds.throttled_percent else None,
             memory_available_percent=self._host.memory_available_percent() if thresholds.memory_percent else None,
         )
         self._brake = brake.follow(self._brake, reading, self._clock.monotonic(), thresholds)
@@ -97,3 +99,13 @@ class HostLoad:
             else:
                 _log.info("runner_brake_released", reason=before)
             self._on_change()
+
+    def _throttled_percent(self) -> float | None:
+        """Return the share of periods since the last look in which we were kept waiting."""
+        found = self._host.throttling()
+        if found is None:
+            return None
+        throttled, periods = found[0] - self._throttled, found[1] - self._periods
+        self._throttled, self._periods = found
+        # No period has ended since: nothing has run that could have been kept waiting.
+        return min(max(100 * throttled / periods, 0.0), 100.0) if periods > 0 else 0.0

@@ -13,10 +13,12 @@ import structlog
 from loguru import logger as loguru_logger
 
 from greenroom.common import tracing
+from greenroom.common.messages import BotOffer
 from greenroom.runner import discovery, warmup
 from greenroom.runner.discovery import Bot, BotSpec
 from greenroom.runner.forkwire import FromZygote, Loaded, Loading, Prepare, Warm
 from greenroom.runner.immortal import immortalize
+from greenroom.runner.session import transports
 from greenroom.runner.session.context import SessionContext
 
 _log = structlog.get_logger()
@@ -110,10 +112,23 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
 
 def _bot(spec: BotSpec, spoiled: str | None, say: Say) -> Bot:
     say(Loading(stage="bot", bot=spec.name))
-    bot = _warm(discovery.load(spec)) if spoiled is None else discovery.failed(spec.name, spoiled)
+    bot = _warm(_able(discovery.load(spec))) if spoiled is None else discovery.failed(spec.name, spoiled)
     _require_one_thread(spec.name)
     say(Loaded(offer=bot.offer))
     return bot
+
+
+def _able(bot: Bot) -> Bot:
+    """Return the bot with the transports that are installed here."""
+    offer = bot.offer
+    able = transports.preload(offer.transports)
+    return bot if able == offer.transports else msgspec.structs.replace(bot, offer=_offering(offer, able))
+
+
+def _offering(offer: BotOffer, able: tuple[str, ...]) -> BotOffer:
+    if able:
+        return msgspec.structs.replace(offer, transports=able)
+    return msgspec.structs.replace(offer, error=f"none of its transports is installed: {', '.join(offer.transports)}")
 
 
 def _require_one_thread(bot: str) -> None:
@@ -139,7 +154,7 @@ def _warm(bot: Bot) -> Bot:
         _call(bot.warm)
     except (Exception, SystemExit) as error:  # noqa: BLE001 anything may happen in the code of others; it is reported
         _log.warning("bot_warm_failed", bot=bot.offer.name, exc_info=True)
-        return discovery.failed(bot.offer.name, f"warm() failed: {discovery.last_line(error)}")
+        return discovery.failed(bot.offer.name, f"warm() failed: {discovery.last_line(error)}", error)
     return bot
 
 

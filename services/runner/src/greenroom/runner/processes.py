@@ -14,7 +14,10 @@ import msgspec
 import structlog
 
 from greenroom.runner import childlife, control
-from greenroom.runner.control import FromSession, Standby, ToSession
+from greenroom.runner.control import Begun, FromSession, Pong, Stacks, Standby, ToSession
+from greenroom.runner.isolation.groups import SessionGroup, SessionGroups
+from greenroom.runner.isolation.usage import Meter
+from greenroom.runner.stackfile import StackFile
 from greenroom.runner.verdicts import Exit
 
 _log = structlog.get_logger()
@@ -25,6 +28,8 @@ _STATUS_TIMEOUT_S: Final = 1.0
 _BATCH: Final = 16
 # A process that waits for its session says nothing but `Standby`.
 _MAX_UNHEARD: Final = 64
+# It sends one at a time; whatever else comes is closed.
+_MAX_FDS: Final = 8
 
 
 class SessionProcess:
@@ -41,12 +46,14 @@ class SessionProcess:
     Attributes:
         pid: its process id, which is its process group's too.
         standby: set once it has said that it is warm and connected.
+        meter: reads what it uses.
     """
 
     def __init__(self, pid: int, pidfd: int, channel: socket.socket, *, sent: int = 0) -> None:
         self.pid: Final = pid
         self.forked_at: Final = time.monotonic()
         self.standby = asyncio.Event()
+        self.meter: Final = Meter(pid)
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[Exit] = self._loop.create_future()
         self._pidfd = pidfd
@@ -59,6 +66,9 @@ class SessionProcess:
         self._unheard: list[FromSession] = []
         self._sent = sent
         self._reset = False
+        self._heard_at = self.forked_at
+        self._stack_file = StackFile()
+        self._group: SessionGroup | None = None
         channel.setblocking(False)  # noqa: FBT003 the standard library's own signature
         self._loop.add_reader(channel, self._readable)
         self._loop.add_reader(pidfd, self._on_exit)
@@ -88,12 +98,22 @@ class SessionProcess:
         """
         return self._reset and self._sent == 1
 
+    def answers(self, within_s: float) -> bool:
+        """Tell whether it has said something in the last seconds; what it said may still be in the socket."""
+        if time.monotonic() - self._heard_at > within_s and not self._gone and self._channel.fileno() >= 0:
+            self._readable()
+        return time.monotonic() - self._heard_at <= within_s
+
     def listen(self, on_message: Callable[[FromSession], None]) -> None:
         """Hand every message, those that were unheard so far too, to `on_message`."""
         self._on_message = on_message
         unheard, self._unheard = self._unheard, []
         for message in unheard:
             on_message(message)
+
+    def shut_into(self, groups: SessionGroups) -> None:
+        """Have it moved into a control group of its own; that takes some milliseconds, and nobody waits for it."""
+        self._loop.run_in_executor(None, groups.adopt, self.pid).add_done_callback(self._on_group)
 
     def send(self, message: ToSession) -> bool:
         """Send a message; return False when the process doesn't take it any more."""
@@ -105,9 +125,20 @@ class SessionProcess:
             return False
         return True
 
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to the process itself; its group is killed when its exit is seen."""
+    def ask_for_stacks(self) -> None:
+        """Have it write where its threads are."""
         if not self._gone:
+            self._stack_file.ask(self._pidfd)
+
+    async def stacks(self) -> str:
+        """Return where its threads were when they were asked for; empty if it didn't say (stopped, held, gone)."""
+        return await self._stack_file.answer()
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to the process itself; its groups are killed when its exit is seen, or now with SIGKILL."""
+        if not self._gone:
+            if self._group is not None and number is signal.SIGKILL:
+                self._group.kill()
             with contextlib.suppress(ProcessLookupError):  # its exit is about to be seen
                 signal.pidfd_send_signal(self._pidfd, number)
 
@@ -133,8 +164,11 @@ class SessionProcess:
 
     def _readable(self) -> None:
         for _ in range(_BATCH):
+            fds: list[int] = []
             try:
-                packet = self._channel.recv(control.MAX_PACKET_BYTES)
+                packet, fds, _, _ = socket.recv_fds(
+                    self._channel, control.MAX_PACKET_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -144,20 +178,36 @@ class SessionProcess:
             if not packet:
                 self._loop.remove_reader(self._channel)
                 return
-            self._hear(packet)
+            self._hear(packet, fds)
 
-    def _hear(self, packet: bytes) -> None:
+    def _hear(self, packet: bytes, fds: list[int]) -> None:
         try:
             message = control.decode_from_session(packet)
         except msgspec.MsgspecError as error:
             _log.error("session_message_malformed", pid=self.pid, error=str(error))
+            message = None
+        self._take_files(message, fds)
+        if message is None:
             return
+        self._heard_at = time.monotonic()
         if isinstance(message, Standby):
             self.standby.set()
+        elif isinstance(message, Begun | Stacks) or (isinstance(message, Pong) and self._on_message is None):
+            # That it was said is all.
+            return
         elif self._on_message is not None:
             self._on_message(message)
         elif len(self._unheard) < _MAX_UNHEARD:
             self._unheard.append(message)
+
+    def _take_files(self, message: FromSession | None, fds: list[int]) -> None:
+        for fd in fds:
+            if isinstance(message, Begun):
+                self.meter.take(fd)
+            elif isinstance(message, Stacks):
+                self._stack_file.take(fd)
+            else:
+                os.close(fd)
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -190,5 +240,26 @@ class SessionProcess:
         if self._timer is not None:
             self._timer.cancel()
         self.hang_up()
+        self.meter.close()
+        self._stack_file.close()
         os.close(self._pidfd)
+        if self._group is not None:
+            self._group.kill()
+            status = msgspec.structs.replace(status, group=self._group.end())
+            self._leave(self._group)
         self._exited.set_result(status)
+
+    def _on_group(self, adopted: asyncio.Future[SessionGroup]) -> None:
+        if adopted.cancelled():
+            return
+        if (error := adopted.exception()) is not None:
+            if self.alive:
+                _log.error("session_without_control_group", pid=self.pid, error=str(error))
+        elif self._exited.done():
+            self._leave(adopted.result())
+        else:
+            self._group = self.meter.group = adopted.result()
+
+    def _leave(self, group: SessionGroup) -> None:
+        """Have a control group removed once it is empty."""
+        self._loop.run_in_executor(None, group.remove)

@@ -22,6 +22,7 @@ from greenroom.common.log import bind_session
 from greenroom.common.messages import StartSession
 from greenroom.common.reasons import Reason
 from greenroom.runner.control import (
+    Begun,
     Cancel,
     EndingNotice,
     Finished,
@@ -29,6 +30,7 @@ from greenroom.runner.control import (
     MediaConnected,
     PipelineReady,
     Pong,
+    Stacks,
     Standby,
     Stop,
 )
@@ -59,6 +61,7 @@ class Parts:
 
     Attributes:
         fork: makes a process that finds a message when it begins; raises `NoProcess`.
+        secrets: returns those of a bot.
         changed: must be called after anything in `slots` has changed.
     """
 
@@ -70,6 +73,7 @@ class Parts:
     clock: Clock
     instruments: Instruments
     changed: Callable[[], None]
+    secrets: Callable[[str], dict[str, str]] = lambda _: {}
 
 
 class RunningSession:
@@ -85,6 +89,9 @@ class RunningSession:
     Attributes:
         claimed: set when the claim is in the ledger.
         gone: set when its process is gone, and its slot free.
+        session: its document, as leased.
+        key: what it is held under.
+        heard: how many messages its process has sent.
     """
 
     def __init__(
@@ -98,8 +105,9 @@ class RunningSession:
     ) -> None:
         self.claimed = asyncio.Event()
         self.gone = asyncio.Event()
-        self._session: Final = start.session
-        self._key: Final = held.key
+        self.session: Final = start.session
+        self.key: Final = held.key
+        self.heard = 0
         self._parts = parts
         self._predecessor = predecessor
         self._timeline = Timeline(start.session, cause, clock=parts.clock, instruments=parts.instruments)
@@ -125,15 +133,25 @@ class RunningSession:
             on_fenced=self._on_fenced,
         )
 
+    @property
+    def process(self) -> SessionProcess | None:
+        """Its process, once it has one."""
+        return self._process
+
+    @property
+    def runs(self) -> bool:
+        """Whether the start is over, in one way or the other."""
+        return self._begun.is_set()
+
     # ------------------------------------------------------------------------ its course
 
     async def run(self) -> None:
         """See the session through; return when its end is in the ledger, or it is somebody else's."""
-        with bind_session(self._session.id, self._session.tenant):
+        with bind_session(self.session.id, self.session.tenant):
             try:
                 async with asyncio.TaskGroup() as tasks:
                     # The claim is written while the process gets the session: readiness waits for both.
-                    self._writer.put(Started(runner_id=self._session.runner_id or "", epoch=self._session.epoch))
+                    self._writer.put(Started(runner_id=self.session.runner_id or "", epoch=self.session.epoch))
                     tasks.create_task(self._writer.run(), name="ledger-writer")
                     process = await self._start()
                     self._conclude(None if process is None else await process.wait())
@@ -152,7 +170,8 @@ class RunningSession:
                 await first_of(self._predecessor.wait(), self._ends.wait())
             try:
                 for _ in range(_TRIES):
-                    process = await hand_over(self._session, self._parts.pool, self._parts.fork, self._ends)
+                    secrets = self._parts.secrets(self.session.bot)
+                    process = await hand_over(self.session, secrets, self._parts.pool, self._parts.fork, self._ends)
                     if process is None or await self._begins(process):
                         return process
                     _log.warning("session_not_taken", pid=process.pid)
@@ -169,7 +188,7 @@ class RunningSession:
         self._timeline.assigned(process.pid)
         process.on_exit(lambda _: self._begun.set())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._session.limits.start_timeout_s + _READY_WRITE_S):
+            async with asyncio.timeout(self.session.limits.start_timeout_s + _READY_WRITE_S):
                 await self._begun.wait()
         if process.alive or self._ends.is_set():
             return True
@@ -180,7 +199,7 @@ class RunningSession:
         return True
 
     def _conclude(self, exited: Exit | None) -> None:
-        held = self._parts.slots.exited(self._key)
+        held = self._parts.slots.exited(self.key)
         announced = held.verdict if held is not None else None
         if exited is not None:
             verdict = judge(announced=announced, finished=self._finished, exited=exited, last_step=self._last_step)
@@ -193,7 +212,7 @@ class RunningSession:
             self._writer.put(
                 Ended(
                     by=verdict.by,
-                    epoch=self._session.epoch,
+                    epoch=self.session.epoch,
                     outcome=verdict.outcome,
                     reason=verdict.reason,
                     detail=verdict.detail,
@@ -206,25 +225,26 @@ class RunningSession:
             if self._process is not None:
                 self._process.kill()
                 await self._process.wait()
-            self._parts.slots.exited(self._key)
+            self._parts.slots.exited(self.key)
             self.gone.set()
             self._parts.changed()
         finally:
-            await write_last_word(self._parts.ledger, self._parts.clock, self._session, error)
+            await write_last_word(self._parts.ledger, self._parts.clock, self.session, error)
 
     # ------------------------------------------------------------------------ what its process says
 
     def _hear(self, message: FromSession) -> None:
         slots, clock = self._parts.slots, self._parts.clock
         self._heard_at, self._silent = clock.monotonic(), False
+        self.heard += 1
         match message:
             case PipelineReady():
-                if slots.ready(self._key, now=clock.monotonic(), at=clock.now()):
-                    self._writer.put(Ready(epoch=self._session.epoch))
+                if slots.ready(self.key, now=clock.monotonic(), at=clock.now()):
+                    self._writer.put(Ready(epoch=self.session.epoch))
                     self._timeline.pipeline_ready(message.stages_ms)
             case MediaConnected():
-                slots.connected(self._key)
-                self._writer.put(Connected(epoch=self._session.epoch))
+                slots.connected(self.key)
+                self._writer.put(Connected(epoch=self.session.epoch))
             case EndingNotice():
                 self._on_ends_itself(message)
             case Finished():
@@ -233,14 +253,14 @@ class RunningSession:
             case Pong():
                 self._parts.instruments.loop_lag.observe(message.loop_lag_ms / 1000)
                 return
-            case Standby():
+            case Begun() | Stacks() | Standby():
                 return
         self._parts.changed()
 
     def _on_ends_itself(self, message: EndingNotice | Finished) -> None:
         verdict = Verdict(by="session", outcome=message.outcome, reason=message.reason, detail=message.detail)
         clock = self._parts.clock
-        if self._parts.slots.ends_itself(self._key, verdict, now=clock.monotonic(), at=clock.now()):
+        if self._parts.slots.ends_itself(self.key, verdict, now=clock.monotonic(), at=clock.now()):
             self._announce(verdict)
 
     def check_silence(self, now: float) -> None:
@@ -249,7 +269,7 @@ class RunningSession:
             return
         self._silent = True
         self._parts.instruments.silent.inc()
-        _log.warning("session_silent", session_id=self._session.id, pid=self._process.pid, for_s=SILENCE_S)
+        _log.warning("session_silent", session_id=self.session.id, pid=self._process.pid, for_s=SILENCE_S)
 
     # ------------------------------------------------------------------------ what is due
 
@@ -281,7 +301,7 @@ class RunningSession:
 
     def _end(self, verdict: Verdict) -> None:
         clock = self._parts.clock
-        if self._parts.slots.end(self._key, verdict, now=clock.monotonic(), at=clock.now()):
+        if self._parts.slots.end(self.key, verdict, now=clock.monotonic(), at=clock.now()):
             self._parts.changed()
 
     def _announce(self, verdict: Verdict) -> None:
@@ -293,7 +313,7 @@ class RunningSession:
         self._writer.put(
             Ending(
                 by=verdict.by,
-                epoch=self._session.epoch,
+                epoch=self.session.epoch,
                 outcome=verdict.outcome,
                 reason=verdict.reason,
                 detail=verdict.detail,
@@ -317,7 +337,7 @@ class RunningSession:
     def _on_stored(self, transition: Transition) -> None:
         match transition:
             case Started():
-                self._parts.slots.claimed(self._key, self._parts.clock.now())
+                self._parts.slots.claimed(self.key, self._parts.clock.now())
                 self._timeline.claimed()
                 self.claimed.set()
                 self._parts.changed()
@@ -332,9 +352,9 @@ class RunningSession:
         self._end(Verdict(by=ending.by, outcome=ending.outcome, reason=ending.reason, detail=ending.detail))
 
     def _on_fenced(self, reason: str) -> None:
-        _log.warning("session_fenced", epoch=self._session.epoch, ledger=reason)
+        _log.warning("session_fenced", epoch=self.session.epoch, ledger=reason)
         self._fence()
-        self._parts.slots.kill(self._key, Verdict.of(Reason.FENCED, detail=reason), now=self._parts.clock.monotonic())
+        self._parts.slots.kill(self.key, Verdict.of(Reason.FENCED, detail=reason), now=self._parts.clock.monotonic())
         self._parts.changed()
 
     def _fence(self) -> None:

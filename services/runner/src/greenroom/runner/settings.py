@@ -3,13 +3,19 @@
 import hashlib
 import os
 import re
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from greenroom.common.settings import Env, ServiceSettings
+from greenroom.runner import botfiles, watchdog
 from greenroom.runner.brake import Thresholds
 from greenroom.runner.claim import Claim
+from greenroom.runner.isolation.confinement import Bounds
+from greenroom.runner.isolation.groups import Allowance
+from greenroom.runner.rtc import Network
+from greenroom.runner.sizing import MOST_SLOTS
 
 # 24 sessions hold per processor with p99 frame lateness below 6 ms (48 on two, measured with stub providers); real
 # bots do more per frame than a stub, so the default stays at half of that.
@@ -17,11 +23,11 @@ _SLOTS_PER_CPU: Final = 12
 # More idle processes than this only cost memory: one is forked in 20 ms while the next call is on its way.
 _DEFAULT_STANDBY: Final = 4
 _MAX_ID: Final = 128
+_MB: Final = 1024 * 1024
 # So much of the digest of a name that is too long for an id tells it from others with the same beginning.
 _DIGEST: Final = 16
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NOT_TOKEN: Final = re.compile(r"[^A-Za-z0-9_-]")
-_EXTRA_BOT: Final = re.compile(r"[A-Za-z0-9_-]{1,128}=[\w.]+:\w+")
 # Values are version numbers, models of processors and the like: dots and a few more, no spaces, no separators.
 _LABEL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,62}=[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,127}")
 _INSTANCE: Final = re.compile(r"[!-~]{0,256}")
@@ -37,15 +43,21 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     """Settings of a runner. One with a claim has one slot and no process in waiting, whatever it is told."""
 
     pool: Annotated[str, Env(help="Pool that the runner belongs to")] = "default"
-    slots: Annotated[int, msgspec.Meta(ge=1, le=512), Env(help="Sessions at once; default: 12 for each processor")] = (
-        msgspec.field(default_factory=default_slots)
-    )
+    slots: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=MOST_SLOTS)] | Literal["auto"],
+        Env(
+            help="Sessions at once, or auto: as many as fit by what they are measured to cost; default: 12 a processor"
+        ),
+    ] = msgspec.field(default_factory=default_slots)
     standby: Annotated[
         int, msgspec.Meta(ge=0, le=64), Env(help="Warm processes that wait for a session; never more than slots")
     ] = _DEFAULT_STANDBY
+    standby_max_age_s: Annotated[
+        float, msgspec.Meta(ge=0), Env(help="How long a warm process waits before it is replaced; 0: for ever")
+    ] = 1800.0
     bots: Annotated[
         tuple[str, ...],
-        Env(help="Bots beside the installed entry points, as name=module:function; the module must be importable"),
+        Env(help="Bots beside the installed ones: path/to/bot.py, name=path/to/bot.py, name=module:function"),
     ] = ()
     bot_version: Annotated[
         tuple[str, ...],
@@ -68,6 +80,11 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(gt=0, le=3600),
         Env(help="How long a runner with a claim tries to read its lease, which then says how long it holds"),
     ] = 90.0
+    input_chunk_ms: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=200),
+        Env(help="Audio from users reaches pipelines in pieces of this length; 0: as it comes, which costs more"),
+    ] = 60
     warmup_timeout_s: Annotated[
         float, msgspec.Meta(gt=0, le=600), Env(help="How long importing, warming and rehearsing one bot may take")
     ] = 60.0
@@ -84,6 +101,14 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=0, le=100),
         Env(help="Share of time that work waits for a processor (PSI), for 3 s; 0: not looked at", unit="percent"),
     ] = 0.0
+    brake_throttled_percent: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=100),
+        Env(
+            help="Share of periods in which the control group's quota was used up, for 3 s; 0: not looked at",
+            unit="percent",
+        ),
+    ] = 10.0
     brake_memory_percent: Annotated[
         float,
         msgspec.Meta(ge=0, le=100),
@@ -94,6 +119,70 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=0, le=100),
         Env(help="Available memory below which starts are refused; 0: never", unit="percent"),
     ] = 2.0
+    unresponsive_s: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        Env(help="How long the event loop of a session may be blocked before it is killed, stacks kept; 0: for ever"),
+    ] = 20.0
+    memory_warn_mb: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Memory of a session's own from which on an event tells of it; 0: never")
+    ] = 512
+    memory_kill_mb: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Memory of a session's own from which on it is ended; 0: never")
+    ] = 896
+    session_env: Annotated[
+        tuple[str, ...],
+        Env(help="Variables of the runner that sessions may see too, by name; secrets are named by the bots instead"),
+    ] = ()
+    secrets_dir: Annotated[
+        str,
+        Env(help="Directory with the secrets of bots: a file each, or lines NAME=value in files *.env"),
+    ] = ""
+    secrets_plain: Annotated[
+        bool, Env(help="Take secrets of bots from variables of their own names too, not only GREENROOM_SECRET_…")
+    ] = False
+    hidden: Annotated[
+        tuple[str, ...], Env(help="Files and directories that sessions can't read, beside the directory of secrets")
+    ] = ()
+    control_groups: Annotated[
+        str,
+        Env(help="Control group (v2) to divide among sessions: auto (the runner's own), off, or its path"),
+    ] = "auto"
+    session_memory_mb: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Env(help="Memory of a session's control group, without what all share; 0: no limit"),
+    ] = 1024
+    session_cpu_weight: Annotated[
+        int, msgspec.Meta(ge=1, le=10_000), Env(help="Share of the processors that a session's control group has")
+    ] = 100
+    session_processes: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Processes and threads of a session, in its control group; 0: no limit")
+    ] = 512
+    session_files: Annotated[
+        int, msgspec.Meta(ge=0, le=1_048_576), Env(help="File descriptors of a session process; 0: no limit")
+    ] = 1024
+    session_file_mb: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="Size of a file that a session process may write; 0: no limit")
+    ] = 1024
+    user_processes: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Env(
+            help="Processes and threads of the runner's user, all sessions together, where there are no control "
+            "groups (RLIMIT_NPROC: counts the whole host, exempts root); 0: no limit"
+        ),
+    ] = 0
+    rtc_addresses: Annotated[
+        tuple[str, ...],
+        Env(help="Addresses of this host that WebRTC calls are taken on; empty: all but loopback and link-local ones"),
+    ] = ()
+    rtc_ports: Annotated[
+        str, Env(help="UDP ports of WebRTC calls, as FIRST-LAST, one per call and address; empty: any")
+    ] = ""
+    rtc_advertised_address: Annotated[
+        str, Env(help="IP address that WebRTC clients are told instead of this host's own, where that is behind NAT")
+    ] = ""
     drain_timeout_s: Annotated[
         float,
         msgspec.Meta(ge=0),
@@ -104,8 +193,8 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         """Check what the types don't say.
 
         Raises:
-            ValueError: the pool can't be part of a subject, or a bot, version, label or claim isn't written as it
-                should be.
+            ValueError: the pool can't be part of a subject, or a bot, version, label, claim, address or range of
+                ports isn't written as it should be.
         """
         if not _TOKEN.fullmatch(self.pool):
             raise ValueError(f"GREENROOM_POOL is {self.pool!r}: letters, digits, _ and - only, {_MAX_ID} at most")
@@ -113,11 +202,16 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
             raise ValueError(f"GREENROOM_ORDINAL is {self.ordinal}, which must be >= 0")
         if not _INSTANCE.fullmatch(self.instance):
             raise ValueError(f"GREENROOM_INSTANCE is {self.instance!r}: 256 printable characters without spaces")
-        _check("GREENROOM_BOTS", self.bots, _EXTRA_BOT, "name=module:function")
+        for bot in self.bots:
+            try:
+                botfiles.parse(bot)
+            except ValueError as error:
+                raise ValueError(f"GREENROOM_BOTS has {error}") from error
         _check("GREENROOM_BOT_VERSION", self.bot_version, _VERSION, "a whole number from 1, or name=number")
         _check("GREENROOM_LABELS", self.labels, _LABEL, "name=value; letters, digits and _ . - in both")
         _check_once("GREENROOM_BOT_VERSION", self.bot_version)
         _check_once("GREENROOM_LABELS", self.labels)
+        Network.parse(self.rtc_addresses, self.rtc_ports, self.rtc_advertised_address)
         if self.claim:
             try:
                 Claim.parse(self.claim)
@@ -147,17 +241,58 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     @property
     def standby_target(self) -> int:
         """How many warm processes are kept waiting, as long as there are slots for them."""
-        return min(self.slots, self.standby)
+        return min(self.most_slots, self.standby)
+
+    @property
+    def most_slots(self) -> int:
+        """How many sessions there are never more than."""
+        return MOST_SLOTS if self.slots == "auto" else self.slots
+
+    @property
+    def network(self) -> Network:
+        """Where session processes take calls that come straight to them."""
+        return Network.parse(self.rtc_addresses, self.rtc_ports, self.rtc_advertised_address)
 
     @property
     def label_values(self) -> dict[str, str]:
         """The labels by name."""
         return {name: value for name, _, value in (label.partition("=") for label in self.labels)}
 
+    @property
+    def bounds(self) -> Bounds:
+        """What every session process is held to."""
+        return Bounds(
+            files=self.session_files,
+            file_mb=self.session_file_mb,
+            user_processes=self.user_processes,
+            hidden=(*((self.secrets_dir,) if self.secrets_dir else ()), *self.hidden),
+        )
+
+    @property
+    def secrets_folder(self) -> Path | None:
+        """Where the secrets of bots are."""
+        return Path(self.secrets_dir) if self.secrets_dir else None
+
+    @property
+    def allowance(self) -> Allowance:
+        """What the control group of each session allows."""
+        return Allowance(
+            memory_mb=self.session_memory_mb, cpu_weight=self.session_cpu_weight, processes=self.session_processes
+        )
+
     def version_of(self, bot: str) -> int:
         """Return the version of the agents of `bot` that this runner runs."""
         versions = {name: int(number) for name, _, number in (each.rpartition("=") for each in self.bot_version)}
         return versions.get(bot, versions.get("", 1))
+
+    @property
+    def watchdog_bounds(self) -> watchdog.Bounds:
+        """What the process of a session may do before it is ended."""
+        return watchdog.Bounds(
+            unresponsive_s=self.unresponsive_s,
+            memory_warn=self.memory_warn_mb * _MB,
+            memory_kill=self.memory_kill_mb * _MB,
+        )
 
     @property
     def thresholds(self) -> Thresholds:
@@ -167,6 +302,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         return Thresholds(
             loop_lag_ms=self.brake_loop_lag_ms,
             cpu_pressure_percent=self.brake_cpu_pressure_percent,
+            throttled_percent=self.brake_throttled_percent,
             memory_percent=self.brake_memory_percent,
             refuse_memory_percent=self.refuse_memory_percent,
         )

@@ -357,6 +357,8 @@ def _bot_refusal(session: Session, offer: BotOffer | None) -> StartRefused | Non
         return StartRefused(code="bot-unknown", detail=session.bot)
     if offer.error is not None:
         return StartRefused(code="bot-import-failed", detail=offer.error)
+    if offer.missing_secrets:
+        return StartRefused(code="secret-missing", detail=", ".join(offer.missing_secrets))
     if session.agent_version != offer.version and 1 not in (session.agent_version, offer.version):
         detail = f"{session.bot} has version {offer.version} here, not {session.agent_version}"
         return StartRefused(code="bot-unknown", detail=detail)

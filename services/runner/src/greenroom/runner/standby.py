@@ -2,10 +2,15 @@
 
 They are made when nothing else is going on: a fork costs the processor some milliseconds, and those belong to a start
 that is under way. One at a time, and later and later while they fail.
+
+One that hangs is never handed out: each says every second that it waits, so nothing need be asked when a start comes.
+One that has waited for long is replaced, by its successor and not before: connections go stale, and what a process has
+read of the world (certificates, addresses, time zones) grows old.
 """
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Awaitable, Callable, Generator
 from typing import Final
 
@@ -25,6 +30,8 @@ HURRY_S: Final = 1.0
 READY_TIMEOUT_S: Final = 15.0
 _BACKOFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _LOOK_S: Final = 1.0
+# Each that waits says so once a second: one that hasn't for this long hangs.
+FRESH_S: Final = 4.0
 
 
 class StandbyPool:
@@ -35,6 +42,8 @@ class StandbyPool:
         wanted: how many should wait now.
         clock: time.
         on_change: called when `ready` has changed.
+        most: more than this are let go, at once; those that are more than `wanted` wait for slots to become free.
+        max_age_s: how long one waits before it is replaced; 0: for ever.
     """
 
     def __init__(
@@ -44,11 +53,15 @@ class StandbyPool:
         *,
         clock: Clock,
         on_change: Callable[[], None],
+        most: Callable[[], int] = lambda: sys.maxsize,
+        max_age_s: float = 0.0,
     ) -> None:
         self._fork = fork
         self._wanted = wanted
         self._clock = clock
         self._on_change = on_change
+        self._most = most
+        self._max_age_s = max_age_s
         self._ready: list[SessionProcess] = []
         self._warming: SessionProcess | None = None
         self._starts: dict[object, float] = {}
@@ -84,10 +97,19 @@ class StandbyPool:
         while self._ready:
             process = self._ready.pop(0)
             self._on_change()
-            if process.alive:
+            if process.alive and process.answers(FRESH_S):
                 return process
+            _give_up_on(process)
         warming, self._warming = self._warming, None
         return warming if warming is not None and warming.alive else None
+
+    def release(self) -> None:
+        """Let all that wait go; more are made when more are wanted."""
+        for process in (*self._ready, *([self._warming] if self._warming else [])):
+            process.hang_up()
+        self._ready.clear()
+        self._warming = None
+        self._on_change()
 
     def wake(self) -> None:
         """Look again whether more are wanted."""
@@ -96,11 +118,7 @@ class StandbyPool:
     def close(self) -> None:
         """Let all that wait go, and make no more."""
         self._closed = True
-        for process in (*self._ready, *([self._warming] if self._warming else [])):
-            process.hang_up()
-        self._ready.clear()
-        self._warming = None
-        self._on_change()
+        self.release()
 
     async def run(self) -> None:
         """Keep as many as are wanted, until canceled or closed."""
@@ -116,7 +134,9 @@ class StandbyPool:
     async def _until_wanted(self) -> bool:
         """Wait for a calm moment in which one more is wanted; return whether it has come."""
         self._wake.clear()
-        if self.ready >= self._wanted():
+        self._tidy()
+        wanted = self._wanted()
+        if self.ready >= wanted and not (0 < self.ready == wanted and self._is_old(self._ready[0])):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     await self._wake.wait()
@@ -125,6 +145,24 @@ class StandbyPool:
         if noise_s > 0:
             await self._clock.sleep(min(noise_s, QUIET_S))
         return noise_s <= 0
+
+    def _tidy(self) -> None:
+        """Let those go that hang, that are more than may wait, or whose successor is there."""
+        for process in tuple(self._ready):
+            if not process.answers(FRESH_S):
+                self._ready.remove(process)
+                _give_up_on(process)
+                self._on_change()
+        while self._ready and (
+            self.ready > self._most() or (self.ready > self._wanted() and self._is_old(self._ready[0]))
+        ):
+            process = self._ready.pop(0)
+            _log.debug("standby_recycled", pid=process.pid)
+            process.hang_up()
+            self._on_change()
+
+    def _is_old(self, process: SessionProcess) -> bool:
+        return 0 < self._max_age_s <= self._clock.monotonic() - process.forked_at
 
     def _noise_s(self) -> float:
         """Return how long it will at most be until no start is in a hurry, or has just been; 0 or less: none is."""
@@ -166,6 +204,12 @@ class StandbyPool:
             self._wake.set()
         if self._warming is process:
             self._warming = None
+
+
+def _give_up_on(process: SessionProcess) -> None:
+    if process.alive:
+        _log.warning("standby_hangs", pid=process.pid, for_s=FRESH_S)
+        process.kill()
 
 
 async def _until_standby(process: SessionProcess) -> None:

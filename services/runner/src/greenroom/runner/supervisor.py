@@ -17,6 +17,7 @@ from greenroom.runner import childlife
 from greenroom.runner.control import ToSession
 from greenroom.runner.discovery import BotSpec
 from greenroom.runner.forkwire import PeerGone, Prepare
+from greenroom.runner.isolation.groups import SessionGroups
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.strays import kill_strays
@@ -49,6 +50,7 @@ class Supervisor:
         run: `module:function` that each fork calls.
         rehearse: whether the zygote rehearses a turn.
         owns_children: whether every child of this process is a zygote or a session: strays are killed then.
+        groups: makes the control groups of the sessions; None: there are none.
 
     Attributes:
         offers: the bots that can run, and those that can't with the reason; of the last zygote that was warm.
@@ -67,6 +69,7 @@ class Supervisor:
         run: str = DEFAULT_RUN,
         rehearse: bool = True,
         owns_children: bool = False,
+        groups: SessionGroups | None = None,
     ) -> None:
         self.offers: tuple[BotOffer, ...] = ()
         self.restarts = 0
@@ -79,6 +82,7 @@ class Supervisor:
         self._target = run
         self._rehearse = rehearse
         self._owns_children = owns_children
+        self._groups = groups
         self._spoiled: dict[str, str] = {}
         self._zygote: ZygoteProcess | None = None
         self._available = asyncio.Event()
@@ -151,6 +155,8 @@ class Supervisor:
             self._available.clear()
             return None
         self._processes.add(process)
+        if self._groups is not None:
+            process.shut_into(self._groups)
         process.on_exit(lambda _: self._processes.discard(process))
         return process
 

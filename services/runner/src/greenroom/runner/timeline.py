@@ -12,6 +12,7 @@ from greenroom.common.clock import Clock
 from greenroom.common.lifecycle import Outcome, Session
 from greenroom.common.telemetry import mark_failed, session_span
 from greenroom.runner.instruments import Instruments
+from greenroom.runner.isolation.groups import GroupEnd
 from greenroom.runner.slots import Verdict
 from greenroom.runner.verdicts import Exit
 
@@ -101,6 +102,11 @@ class Timeline:
         if exited is not None and exited.max_rss_bytes:
             instruments.memory.observe(exited.max_rss_bytes)
             instruments.cpu.inc(exited.cpu_s)
+        group = status.group
+        if group.peak_bytes is not None:
+            instruments.peak.observe(group.peak_bytes)
+        instruments.throttled.inc(group.throttled_s or 0.0)
+        instruments.forks_refused.inc(group.forks_refused)
         with session_span(
             "session.end",
             session_id=self._session.id,
@@ -124,6 +130,7 @@ class Timeline:
                 exit=status.in_words,
                 max_rss_mb=round(status.max_rss_bytes / 2**20),
                 cpu_s=status.cpu_s,
+                **_counted(group),
                 end_took_ms=round(took_s * 1000, 1),
             )
 
@@ -131,3 +138,14 @@ class Timeline:
         self._instruments.stage.observe(took_s, stage=stage)
         if self._span is not None:
             self._span.add_event(stage, {"took_ms": round(took_s * 1000, 3)})
+
+
+def _counted(group: GroupEnd) -> dict[str, float]:
+    """Return what a control group has counted, for the log; nothing if there was none."""
+    counted = {
+        "peak_mb": None if group.peak_bytes is None else round(group.peak_bytes / 2**20),
+        "throttled_s": group.throttled_s,
+        "oom_kills": group.oom_kills or None,
+        "forks_refused": group.forks_refused or None,
+    }
+    return {name: value for name, value in counted.items() if value is not None}

@@ -8,6 +8,7 @@ import msgspec
 from greenroom.common.lifecycle import Outcome
 from greenroom.common.reasons import Reason
 from greenroom.runner.control import Finished
+from greenroom.runner.isolation.groups import GroupEnd
 from greenroom.runner.slots import Step, Verdict
 
 _OURS: Final = {Step.TERMINATE: signal.SIGTERM, Step.KILL: signal.SIGKILL}
@@ -19,6 +20,8 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     code: int | None
     max_rss_bytes: int = 0
     cpu_s: float = 0.0
+    # What its control group has counted, where it had one.
+    group: GroupEnd = GroupEnd()
 
     @property
     def signal_name(self) -> str | None:
@@ -57,11 +60,17 @@ def judge(*, announced: Verdict | None, finished: Finished | None, exited: Exit,
         return Verdict(by="session", outcome=finished.outcome, reason=finished.reason, detail=finished.detail)
     if announced is not None and failed_already:
         return announced
+    if exited.code == -signal.SIGKILL and last_step is not Step.KILL and exited.group.oom_kills:
+        return Verdict.of(Reason.OUT_OF_MEMORY, detail=_most(exited.group))
     number = _OURS.get(last_step) if last_step is not None else None
     if number is not None and exited.code == -number:
         wanted = f"; it was to end with {announced.reason}" if announced else ""
         return Verdict.of(Reason.END_TIMEOUT, detail=f"killed with {number.name}{wanted}")
     return Verdict.of(Reason.PROCESS_KILLED, detail=_how(exited))
+
+
+def _most(group: GroupEnd) -> str | None:
+    return None if group.peak_bytes is None else f"it had {group.peak_bytes // 2**20} MB at most"
 
 
 def _how(exited: Exit) -> str:

@@ -16,9 +16,10 @@ from typing import Final, NoReturn
 import structlog
 
 from greenroom.common.log import configure_logging
-from greenroom.runner import childlife, forkwire
+from greenroom.runner import childlife, forkwire, stackfile
 from greenroom.runner.discovery import BotSpec
 from greenroom.runner.forkwire import Bots, Exited, Fork, Forked, ForkFailed, PeerGone, Prepare, Spoiled
+from greenroom.runner.isolation.confinement import Sealed, confine, seal
 from greenroom.runner.preload import CannotFork, Preloaded, preload
 
 _log = structlog.get_logger()
@@ -34,14 +35,16 @@ class Zygote:
     Args:
         runner: the socket to the runner.
         preloaded: what each fork runs.
+        sealed: what shuts each fork in.
     """
 
-    def __init__(self, runner: socket.socket, preloaded: Preloaded) -> None:
+    def __init__(self, runner: socket.socket, preloaded: Preloaded, sealed: Sealed) -> None:
         self._runner = runner
         self._preloaded = preloaded
+        self._sealed = sealed
         self._children: dict[int, int] = {}  # pid by pidfd
         # Files that libraries hold open are theirs in the children too; all that come later are ours, and are closed.
-        self._keep = childlife.open_files() - {runner.fileno()}
+        self._keep = childlife.open_files() - {runner.fileno(), sealed.ruleset}
 
     def serve(self) -> None:
         """Fork whenever asked, and report exits.
@@ -102,7 +105,8 @@ class Zygote:
         """Be a session process: from here on nothing of the zygote's own code runs in this process."""
         code, lifeline = EXIT_FAILED, None
         try:
-            childlife.become_session(control_fd, self._keep)
+            childlife.become_session(control_fd, self._keep, self._sealed)
+            stackfile.offer(control_fd)
             lifeline = childlife.watch_runner(control_fd)
             code = self._preloaded.run(control_fd, self._preloaded.context)
         except SystemExit as error:
@@ -138,13 +142,16 @@ def main(arguments: Sequence[str]) -> int:
         configure_logging(
             "zygote", level=settings.log_level, form=settings.log_format, instance_id=settings.instance_id
         )
+        force = confine(settings.bounds)
         try:
             preloaded = preload(order, lambda message: forkwire.send(runner, message), lambda: _await_bots(runner))
         except CannotFork as error:
             _log.error("zygote_spoiled", bot=error.bot, detail=error.detail)
             forkwire.send(runner, Spoiled(bot=error.bot, detail=error.detail))
             return EXIT_FAILED
-        Zygote(runner, preloaded).serve()
+        sealed, sealed_force = seal(settings.bounds)
+        _log.info("session_isolation", **force, **sealed_force)
+        Zygote(runner, preloaded, sealed).serve()
     except PeerGone:
         return 0
     return 0

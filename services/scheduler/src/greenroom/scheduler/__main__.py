@@ -20,6 +20,7 @@ from greenroom.scheduler.keeper import Keeper
 from greenroom.scheduler.launchers.base import Launcher
 from greenroom.scheduler.launchers.settings import launcher_for
 from greenroom.scheduler.picture import Picture
+from greenroom.scheduler.pin_keeper import PinKeeper
 from greenroom.scheduler.settings import SchedulerSettings
 
 # To finish what was begun (2 s), to hand over leadership (2 s at most), so that the next one plans at once, and to send
@@ -64,7 +65,7 @@ def compose(
 ) -> Scheduler:
     """Return a scheduler made of its parts."""
     pool = settings.scheduler_pool or None
-    ledger, limits = Ledger(broker, clock=clock), settings.plan_limits
+    ledger, limits = Ledger(broker, clock=clock, on_corrupt=counters.corrupt.inc), settings.plan_limits
     picture, spool = Picture(pool, limits=limits), Spool(broker, max_bytes=_SPOOL_BYTES, linger_s=_LINGER_S)
     decisions = Decisions(spool, clock=clock)
     keeper = Keeper(broker, launcher, picture, decisions, clock=clock, lost_s=limits.runner_lost_s)
@@ -79,6 +80,7 @@ def compose(
         clock=clock,
         start_timeout_s=settings.scheduler_start_timeout_s,
     )
+    pins = PinKeeper(broker, ledger, picture, decisions, clock=clock)
     return Scheduler(
         broker=broker,
         ledger=ledger,
@@ -86,7 +88,8 @@ def compose(
         executor=executor,
         picture=picture,
         keeper=keeper,
-        answers=Answers(broker, picture, keeper, leader=settings.instance_id, pool=pool),
+        pins=pins,
+        answers=Answers(broker, picture, keeper, pins, clock=clock, leader=settings.instance_id, pool=pool),
         launcher=launcher,
         spool=spool,
         decisions=decisions,

@@ -3,6 +3,7 @@
     ledger watch ─┐
     heartbeats  ──┼─▶ picture ─▶ plan (leader only) ─▶ executor ─▶ ledger, runners, launcher
     policy      ──┤      └─────▶ keeper (leader only) ─▶ launcher, cold starts that the plan may grant
+                  │      └─────▶ pins (leader only) ─▶ ledger: pinned sessions asked for and stopped
     tick        ──┘      └─────▶ answers (leader only) ─▶ whoever asks
 
 Stand-bys do all of it but what is the leader's, so that a take-over begins with a full picture.
@@ -32,6 +33,7 @@ from greenroom.scheduler.executor import Executor
 from greenroom.scheduler.keeper import Keeper
 from greenroom.scheduler.launchers.base import Launcher
 from greenroom.scheduler.picture import Picture
+from greenroom.scheduler.pin_keeper import PinKeeper
 from greenroom.scheduler.policy_feed import PolicyFeed
 from greenroom.scheduler.waiting_said import WaitingSaid
 
@@ -70,6 +72,7 @@ class Scheduler:
         executor: carries actions out.
         picture: what is known; the executor's too.
         keeper: of the pools.
+        pins: keeps pinned sessions running.
         answers: to whoever asks the leader.
         launcher: what the leader's keeper has runners launched by.
         spool: what the decisions go out by.
@@ -88,6 +91,7 @@ class Scheduler:
         executor: Executor,
         picture: Picture,
         keeper: Keeper,
+        pins: PinKeeper,
         answers: Answers,
         launcher: Launcher,
         spool: Spool,
@@ -97,8 +101,11 @@ class Scheduler:
         pool: str | None = None,
     ) -> None:
         self.caught_up = asyncio.Event()
-        self._feed = PolicyFeed(broker, on_policy=self._on_policy, on_verdicts=self._on_verdicts)
+        self._feed = PolicyFeed(
+            broker, on_policy=self._on_policy, on_verdicts=self._on_verdicts, on_pins=pins.records_changed
+        )
         self._keeper = keeper
+        self._pins = pins
         self._answers = answers
         self._launcher = launcher
         self._spool = spool
@@ -167,6 +174,7 @@ class Scheduler:
         try:
             async for entry in reader:
                 self._keeper.learned(entry, first=not self._picture.knows(entry.session.id))
+                self._pins.learned(entry)
                 if self._picture.watched(entry, self._clock.now(), replayed=not self.caught_up.is_set()):
                     self._wake.set()
                 if reader.caught_up.is_set():
@@ -194,6 +202,7 @@ class Scheduler:
     def _on_policy(self, policy: Policy) -> None:
         self._decisions.policy_revision = policy.revision
         self._picture.policy_changed(policy)
+        self._pins.policy_changed(policy)
         self._wake.set()
 
     def _on_verdicts(self, verdicts: Verdicts) -> None:
@@ -209,6 +218,7 @@ class Scheduler:
             self._ticks += 1
             if self._ticks % _TIDY_EVERY == 0:
                 self._keeper.tidy()
+                self._pins.tidy()
             if self.leading:
                 self._counters.waiting(self._answers.outlook.reasons())
                 if self._ticks % _SAY_EVERY == 0:
@@ -228,6 +238,7 @@ class Scheduler:
                 beside = [
                     tasks.create_task(self._launcher.run(), name="launcher"),
                     tasks.create_task(self._keeper.run(self._wake.set, self._executor.take_back), name="keeper"),
+                    tasks.create_task(self._pins.run(), name="pins"),
                 ]
                 try:
                     await self._plan_on(tasks, under_way)

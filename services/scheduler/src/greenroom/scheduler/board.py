@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
-from greenroom.common.lifecycle import Session, State, Transition
+from greenroom.common.lifecycle import Priority, Session, State, Transition
 from greenroom.common.messages import LimitUsage
 from greenroom.common.policy import Policy, RolledBack
 from greenroom.scheduler.actions import Action, Plan, RollBack, SessionAction, Why
@@ -30,6 +30,7 @@ from greenroom.scheduler.settle import PlanLimits, Tracked, look_again_at, settl
 from greenroom.scheduler.versions import Rollouts, rolled_back, trial_key
 
 _ALL: Final = 2**31
+PRIORITIES: Final = tuple(Priority)
 
 type Cold = Mapping[str, ColdAllowance]
 
@@ -154,6 +155,8 @@ class Board:
         if session.ended and session.leased_at and session.ended_at:
             took_s = (session.ended_at - session.leased_at).total_seconds()
             self.history.durations.add(session.pool, max(took_s, 0.0))
+            for measure in {each.measure for each in (*self._book.of(session), *self._book.of_version(session))}:
+                self.history.measured.add(measure, max(took_s, 0.0))
         went_well = started_well(transition, session)
         key = self._rollouts.trial(session) if went_well is not None else None
         if key is not None:
@@ -189,7 +192,8 @@ class Board:
         self._queues.wake(self._book.remove(tallies))
         self._queues.use(known.pool, known.tenant, -1)
         paced = [tally.starts for tally in tallies if tally.starts is not None]
-        if after is not None and after.epoch < known.epoch:
+        moved = after is not None and known.state is after.state is State.LEASED
+        if moved or (after is not None and after.epoch < known.epoch):
             for starts in paced:
                 starts.discard(_hold(known))  # it came to nothing
         elif paced:
@@ -222,8 +226,9 @@ class Board:
         actions: list[Action] = [*self._settle(now), *self._roll_back(now)][:most]
         placing = Placing(self._desk(), now, most - len(actions))
         try:
-            for pool in self._queues.pools():
+            for pool in sorted({*self._queues.pools(), *(pool for pool, ids in self._launching.items() if ids)}):
                 placing.warm(pool)
+                placing.move(self._movable(pool))
                 allowance = self._cold.get(pool)
                 if allowance is not None and allowance.count:
                     placing.cold(pool, allowance)
@@ -231,6 +236,18 @@ class Board:
         finally:
             placing.take_back()
         return Plan(actions=(*actions, *placing.actions))
+
+    def _movable(self, pool: str) -> list[Session]:
+        """Return the sessions whose runners are being launched and aren't up, nothing else having been decided."""
+        waiting = (launch_id.rpartition("-")[0] for launch_id in self._launching.get(pool, ()))
+        rows = [self._sessions[each] for each in waiting if each not in self._due]
+        found = [each.session for each in rows if each.asked and not each.busy and not self._is_up(each.session)]
+        return sorted(found, key=lambda session: (PRIORITIES.index(session.priority), age(session)))
+
+    def _is_up(self, session: Session) -> bool:
+        key = holder(session)
+        seat = self.seats.get(key) if key is not None else None
+        return seat is not None and seat.runner is not None
 
     def _desk(self) -> Desk:
         return Desk(
@@ -241,7 +258,7 @@ class Board:
             self._queues,
             self._book,
             self._rollouts,
-            self.history.durations,
+            self.history,
         )
 
     def _follow(self, now: datetime) -> None:
@@ -274,8 +291,9 @@ class Board:
                 self._due.add(session_id)
                 self._queues.leave(session_id)
                 continue
-            deadline = None if tracked.busy else look_again_at(session)
-            if deadline is not None:
+            deadline = None if tracked.busy else look_again_at(tracked, self._fleet, self._limits)
+            # One that has passed while nothing could be heard changes nothing: hearing again will.
+            if deadline is not None and deadline > now:
                 self._deadlines.put(session_id, (deadline, session_id))
             if waits and self._queues.line(session_id) is None:
                 self._wait(session)

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from greenroom.common.lifecycle import Session
 from greenroom.common.messages import PoolState
 from greenroom.common.policy import PoolPolicy, Reservation
 from greenroom.scheduler import breaker as breakers
@@ -43,12 +44,14 @@ class ColdAllowance(msgspec.Struct, frozen=True, kw_only=True):
         count: that many.
         reason: why no more than that, for people.
         deadline_s: how long each may take to be claimed.
+        usual_s: how long half of the launches took; None: not known. Nobody is launched for who won't wait as long.
         bots: tighter bounds, of the bots that are backed off from.
     """
 
     count: int = 0
     reason: str = ""
     deadline_s: float = 0.0
+    usual_s: float | None = None
     bots: Mapping[str, BotAllowance] = {}
 
 
@@ -237,7 +240,13 @@ def _cold(
         bounds.append((verdict.allowed, verdict.reason or ""))
     # Of those that leave nothing the last one counts: it is the one that an operator can do most about.
     count, reason = min(reversed(bounds), key=lambda bound: max(bound[0], 0))
-    return ColdAllowance(count=max(count, 0), reason=reason, deadline_s=policy.cold_deadline_s, bots=_bots(now, memory))
+    return ColdAllowance(
+        count=max(count, 0),
+        reason=reason,
+        deadline_s=policy.cold_deadline_s,
+        usual_s=quantile_s(memory.cold_starts, 0.5),
+        bots=_bots(now, memory),
+    )
 
 
 def _bots(now: datetime, memory: PoolMemory) -> dict[str, BotAllowance]:
@@ -253,6 +262,11 @@ def allowed(cold: ColdAllowance, bot: str) -> BotAllowance:
     """Return how many cold starts of a bot may be begun now, and why no more."""
     own = cold.bots.get(bot)
     return own if own is not None and own.count < cold.count else BotAllowance(count=cold.count, reason=cold.reason)
+
+
+def too_late(session: Session, cold: ColdAllowance, now: datetime) -> bool:
+    """Tell whether a runner that is launched now will hardly be up before the session's caller gives up."""
+    return cold.usual_s is not None and session.queue_deadline_at - now < timedelta(seconds=cold.usual_s)
 
 
 def spent(cold: ColdAllowance, bot: str) -> ColdAllowance:

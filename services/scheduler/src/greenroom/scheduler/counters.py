@@ -11,6 +11,7 @@ _PLAN_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0
 _WAITING: Final = (
     Reason.NO_FREE_SLOT,
     Reason.NO_RUNNER_FOR_AGENT,
+    Reason.RUNNER_LACKS_SECRET,
     Reason.RUNNER_DRAINING,
     Reason.RUNNER_OVERLOADED,
     Reason.RUNNER_REFUSED,
@@ -35,6 +36,7 @@ class Counters:
             "scheduler_wait_seconds", "From the request of a session to its lease", ["pool"]
         )
         self.plan = metrics.histogram("scheduler_plan_seconds", "Time to make a plan", buckets=_PLAN_BUCKETS_S)
+        self.corrupt = metrics.counter("scheduler_ledger_corrupt", "Messages read from the ledger that are no entries")
         self.leader = metrics.gauge("scheduler_leader", "1 while this scheduler leads")
         self._waiting = metrics.gauge("scheduler_waiting", "Sessions that wait, by reason (of the leader)", ["reason"])
         self.leader.set(0)

@@ -13,7 +13,7 @@ import structlog
 from greenroom.common import lifecycle, messages, subjects, telemetry
 from greenroom.common.broker import Broker, NoResponder, RequestTimeout
 from greenroom.common.clock import Clock
-from greenroom.common.errors import BrokerUnavailable, GreenroomError, LedgerConflict
+from greenroom.common.errors import BrokerUnavailable, GreenroomError, LedgerConflict, LedgerCorrupt
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Ended, Priority, Requeued, Session, State, Transition
 from greenroom.common.messages import StartAccepted, StartAnswer, StartRefused, StartSession
@@ -36,6 +36,7 @@ _REASONS: Final = {
     "draining": Reason.RUNNER_DRAINING,
     "overloaded": Reason.RUNNER_OVERLOADED,
     "bot-import-failed": Reason.BOT_IMPORT_FAILED,
+    "secret-missing": Reason.RUNNER_LACKS_SECRET,
 }
 # Refusals that say nothing of what the runner will answer next time.
 _PASSING: Final = frozenset({"no-slot", "overloaded", "stale-epoch"})
@@ -265,9 +266,8 @@ class Executor:
     async def _refresh(self, session: Session) -> None:
         try:
             entry = await self._ledger.last(session.tenant, session.id)
-        except msgspec.MsgspecError as error:
+        except LedgerCorrupt:
             # Nobody can move it on any more, and it mustn't take the scheduling of all others down with it.
-            _log.error("ledger_entry_malformed", session_id=session.id, error=str(error))
             entry = None
         if entry is None:
             self._picture.forget(session.id)

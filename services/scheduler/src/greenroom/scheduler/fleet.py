@@ -29,7 +29,8 @@ _MEMORY: Final = timedelta(seconds=60)
 class Runner(msgspec.Struct, frozen=True, kw_only=True):
     """A runner as of its last heartbeat.
 
-    `offers` are the transports of each bot and version that can be run, `broken` the bots whose import failed.
+    `offers` are the transports of each bot and version that can be run, `broken` the bots whose import failed,
+    `lacking` those whose secrets it hasn't got, with their names.
     `dropped` tells since when a session that was reported before isn't any more. `closed`: since that heartbeat it has
     refused a session for want of a slot, or hasn't answered, so it isn't as the heartbeat says. `brake` and `claim` are
     the heartbeat's.
@@ -44,6 +45,7 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
     bots: tuple[BotOffer, ...]
     offers: Mapping[tuple[str, int], tuple[str, ...]]
     broken: frozenset[str]
+    lacking: Mapping[str, tuple[str, ...]]
     labels: Mapping[str, str]
     brake: str | None
     claim: str | None
@@ -162,10 +164,13 @@ def _runner(known: Runner | None, heartbeat: Heartbeat, now: datetime) -> Runner
         dropped = {hold: at for hold, at in known.dropped.items() if hold not in held and now - at < _MEMORY}
         dropped |= dict.fromkeys(known.held - held, now)
     if known is not None and known.bots == heartbeat.bots:
-        bots, offers, broken = known.bots, known.offers, known.broken  # as a rule: nothing to make anew
+        # As a rule: nothing to make anew.
+        bots, offers, broken, lacking = known.bots, known.offers, known.broken, known.lacking
     else:
         bots = heartbeat.bots
-        offers = {(bot.name, bot.version): bot.transports for bot in bots if bot.error is None}
+        able = [bot for bot in bots if bot.error is None]
+        offers = {(bot.name, bot.version): bot.transports for bot in able if not bot.missing_secrets}
+        lacking = {bot.name: bot.missing_secrets for bot in able if bot.missing_secrets}
         broken = frozenset(bot.name for bot in bots if bot.error is not None)
     return Runner(
         id=heartbeat.runner_id,
@@ -177,6 +182,7 @@ def _runner(known: Runner | None, heartbeat: Heartbeat, now: datetime) -> Runner
         bots=bots,
         offers=offers,
         broken=broken,
+        lacking=lacking,
         labels=heartbeat.labels,
         brake=heartbeat.brake,
         claim=heartbeat.claim,

@@ -9,7 +9,8 @@ minutes; only the leader looks and acts. The launcher may be slow: nothing that 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -18,12 +19,13 @@ import structlog
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock
-from greenroom.common.errors import GreenroomError
+from greenroom.common.errors import BrokerUnavailable, GreenroomError
 from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Requeued, Session, State
-from greenroom.common.messages import Decision, Drain, PoolState
+from greenroom.common.messages import Decision, Drain, PoolState, SetStandby
 from greenroom.common.reasons import Reason
-from greenroom.scheduler import capacity, launch_pauses, pool_memory
+from greenroom.scheduler import capacity, launch_pauses, pool_memory, standby_wish
+from greenroom.scheduler.arrivals import ColdStarts
 from greenroom.scheduler.capacity import ColdAllowance, PoolAssessment
 from greenroom.scheduler.decisions import Decisions
 from greenroom.scheduler.launch_pauses import Pause
@@ -160,6 +162,10 @@ class Keeper:
         """Return how the pools stand, as of the last look."""
         return tuple(self._assessed[pool].state for pool in sorted(self._assessed))
 
+    def cold_starts(self, pool: str) -> ColdStarts:
+        """Return how long the last launches took in a pool."""
+        return self._memory(pool).cold_starts
+
     def _memory(self, pool: str) -> PoolMemory:
         return self._memories.get(pool) or PoolMemory()
 
@@ -223,6 +229,16 @@ class Keeper:
             await self._retire(pool, step)
         if self._looks % _COMPARE_EVERY == 0:
             await self._compare(pool, facts)
+        if self._looks % standby_wish.EVERY_LOOKS == 0:
+            await self._wish(pool, standby_wish.wishes(facts.runners, assessed.state.arrivals_per_s))
+
+    async def _wish(self, pool: str, wishes: Mapping[str, int]) -> None:
+        """Tell runners how many processes should wait; a word that is lost is said again before the last runs out."""
+        for runner_id, target in wishes.items():
+            subject = subjects.RUNNER_CMD.format(pool=pool, runner_id=runner_id, name="standby")
+            command = messages.encode(SetStandby(target=target, for_s=standby_wish.HOLDS_S))
+            with contextlib.suppress(BrokerUnavailable):
+                await self._broker.publish(subject, command)
 
     async def _ask(self, pool: str) -> tuple[Sequence[Instance] | None, str | None]:
         """Return what the launcher has in a pool, None if it can't be asked, and why it gets nowhere, if it doesn't."""
@@ -285,7 +301,8 @@ class Keeper:
     async def _mend(self, finding: Finding) -> None:
         match finding.remedy:
             case Remedy.TAKE_BACK if finding.session_id and finding.epoch is not None and self._take_back:
-                requeued = Requeued(epoch=finding.epoch, reason=Reason.LAUNCH_FAILED, exclude_runner=False)
+                reason = Reason.LAUNCH_FAILED
+                requeued = Requeued(epoch=finding.epoch, reason=reason, exclude_runner=False, tried=False)
                 await self._take_back(finding.session_id, requeued)
             case Remedy.CANCEL if finding.launch_id is not None:
                 await self._launcher.cancel(finding.launch_id)

@@ -15,6 +15,9 @@ from greenroom.scheduler.fleet import Hold
 # let through too fast after a change of leader, for that second.
 MAX_DEPARTED: Final = 4096
 
+# Scope, tenant (`*`: of all together) and key: what a limit counts, whichever limit that is.
+type Measure = tuple[Scope, str, str]
+
 _SHARED: Final = frozenset({Scope.CARRIER, Scope.NUMBER, Scope.ACCOUNT})
 # Tallies that nothing counts by any more are looked for when there are so many more than were of use the last time.
 _SLACK: Final = 1024
@@ -121,6 +124,11 @@ class Tally[L]:
         self.parked: list[L] = []
 
     @property
+    def measure(self) -> Measure:
+        """What it counts."""
+        return self.limit.scope, self.tenant, self.key
+
+    @property
     def full(self) -> bool:
         """Whether there are as many sessions as there may be."""
         return self.limit.max_sessions is not None and self.active >= self.limit.max_sessions
@@ -132,7 +140,11 @@ class Tally[L]:
 
     def blocks(self, now: datetime) -> bool:
         """Tell whether no further session may be leased now."""
-        return self.full or (self.starts is not None and self.starts.taken(now) >= self.starts.bucket)
+        return self.full or self.paced_out(now)
+
+    def paced_out(self, now: datetime) -> bool:
+        """Tell whether no further session may start now, however many there are."""
+        return self.starts is not None and self.starts.taken(now) >= self.starts.bucket
 
     def idle(self, now: datetime) -> bool:
         """Tell whether one made anew would say the same."""

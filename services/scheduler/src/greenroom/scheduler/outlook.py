@@ -1,5 +1,6 @@
 """Why sessions wait, for how long, and where they stand: computed when somebody asks, not with each plan."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,8 +9,9 @@ from typing import NamedTuple
 from greenroom.common.messages import QueuePage, QueuePageQuery, WaitingSession
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Waiting
-from greenroom.scheduler.capacity import ColdAllowance
-from greenroom.scheduler.placing import Desk
+from greenroom.scheduler.capacity import ColdAllowance, too_late
+from greenroom.scheduler.limits import Tally
+from greenroom.scheduler.placing import SHORT, Desk
 from greenroom.scheduler.queues import Line
 
 
@@ -26,7 +28,8 @@ class Outlook:
     """See the module. What was computed for one answer is kept for the next, so an outlook is of a moment.
 
     When the next slot is expected: of n calls of the mean length m, begun independently of each other, one ends each
-    m / n seconds. m is that of the pool's sessions that were seen to end; before the first, nothing is said.
+    m / n seconds. m is that of the sessions that were seen to end of what the limit counts, or of the pool where those
+    are too few; before the first, nothing is said.
 
     Args:
         desk: what leases are granted from.
@@ -72,8 +75,7 @@ class Outlook:
     def for_slots(self, pool: str) -> int:
         """Return how many sessions wait in a pool for nothing but a slot."""
         causes = ((line, self._cause(line)) for line in self._lines(pool))
-        short = (Reason.NO_FREE_SLOT, Reason.RUNNER_DRAINING, Reason.RUNNER_OVERLOADED)
-        return sum(len(line.sessions) for line, cause in causes if cause.reason in short)
+        return sum(len(line.sessions) for line, cause in causes if cause.reason in SHORT)
 
     def _lines(self, pool: str | None = None) -> list[Line]:
         queues = self._desk.queues
@@ -93,7 +95,7 @@ class Outlook:
                     position=position,
                     of=len(order),
                     reason=reason,
-                    text=text,
+                    text=text + self._too_late(pool, session_id, reason),
                     next_s=next_s,
                     expected_s=None if next_s is None else next_s * before[what],
                 )
@@ -107,25 +109,27 @@ class Outlook:
 
     def _find_cause(self, line: Line) -> _Cause:
         queue, like, desk = line.party.queue, line.like, self._desk
-        mean_s = desk.durations.mean_s(like.pool)
         tallies = line.tallies
         for tally in tallies:
             if self._now is not None and tally.blocks(self._now):
                 rate = tally.limit.max_starts_per_s
-                next_s = 1 / rate if rate and not tally.full else _next_s(mean_s, tally.active)
+                next_s = 1 / rate if rate and not tally.full else self._next_below(tally, like.pool)
                 return _Cause(*tally.reason(), tally, next_s)
         refused_by = like.refused_by
         short = desk.short(queue, refused_by)
         if short is not None:
             reason, text = short
             busy = sum(rack.busy(refused_by)[1] for rack in desk.racks(queue))
-            next_s = _next_s(mean_s, busy) if reason is Reason.NO_FREE_SLOT else None
+            next_s = _next_s(desk.history.mean_s(like.pool), busy) if reason is Reason.NO_FREE_SLOT else None
             return _Cause(reason, text + self._held_back(like.pool, like.bot), queue.wish, next_s)
         for version in desk.versions(queue):
             for tally in desk.of_version(like, version):
                 if self._now is not None and tally.blocks(self._now):
-                    return _Cause(*tally.reason(), tally, _next_s(mean_s, tally.active))
+                    return _Cause(*tally.reason(), tally, self._next_below(tally, like.pool))
         return _Cause(Reason.NO_FREE_SLOT, "it is being decided on", queue.wish, None)
+
+    def _next_below(self, tally: Tally[Line], pool: str) -> float | None:
+        return _next_s(self._desk.history.mean_s(pool, tally.measure), tally.active)
 
     def _held_back(self, pool: str, bot: str) -> str:
         """Return why no runner is launched, if that is because something is in the way."""
@@ -135,6 +139,19 @@ class Outlook:
         tighter = allowance.bots.get(bot)
         bound = tighter if allowance.count and tighter is not None else allowance
         return f"; none is launched: {bound.reason}" if not bound.count and bound.reason else ""
+
+    def _too_late(self, pool: str, session_id: str, reason: Reason) -> str:
+        """Return why no runner is launched for a session, if that is because of how long it waits at most."""
+        allowance, now = self._cold.get(pool), self._now
+        if allowance is None or not allowance.count or now is None or reason not in SHORT:
+            return ""
+        session = self._desk.sessions[session_id].session
+        if not too_late(session, allowance, now):
+            return ""
+        left_s = max((session.queue_deadline_at - now).total_seconds(), 0.0)
+        return (
+            f"; none is launched: that takes ~{math.ceil(allowance.usual_s or 0)} s, and it waits {left_s:.0f} s more"
+        )
 
     def _row(self, waiting: Waiting) -> WaitingSession:
         session = self._desk.sessions[waiting.session_id].session

@@ -222,9 +222,14 @@ def shortage(wish: Wish, versions: Sequence[int] | None, seats: Iterable[Seat]) 
     demands: list[tuple[Callable[[Runner], object], Reason, str]] = [
         (lambda _: True, Reason.NO_RUNNER_FOR_AGENT, f"no runner is up in pool {pool}"),
         (
-            offers,
+            lambda runner: offers(runner) or bot in runner.lacking,
             Reason.NO_RUNNER_FOR_AGENT,
             f"bot {bot} can't be imported in pool {pool}" if broken else f"no runner offers bot {bot} in pool {pool}",
+        ),
+        (
+            offers,
+            Reason.RUNNER_LACKS_SECRET,
+            _lacking(pool, [runner.lacking[bot] for runner in runners if bot in runner.lacking]),
         ),
         (in_version, Reason.NO_RUNNER_FOR_AGENT, f"no runner offers bot {named} in pool {pool}"),
         (
@@ -249,3 +254,10 @@ def shortage(wish: Wish, versions: Sequence[int] | None, seats: Iterable[Seat]) 
             return reason, text
     first = min(runners, key=lambda runner: runner.id)
     return Reason.RUNNER_OVERLOADED, f"every runner that offers bot {named} brakes: {first.brake}"
+
+
+def _lacking(pool: str, missing: Sequence[tuple[str, ...]]) -> str:
+    """Return what runners lack, in words; `missing` has the names that each of them lacks."""
+    names = sorted({name for each in missing for name in each})
+    what = f"secret {names[0]} is" if len(names) == 1 else f"secrets {', '.join(names)} are"
+    return f"{what} missing on {len(missing)} {'runner' if len(missing) == 1 else 'runners'} of pool {pool}"

@@ -7,26 +7,28 @@ were carried out at once; whoever plans again without doing so gets the same.)
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from greenroom.common.lifecycle import Ended, Leased, Outcome, Priority, Session
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import ColdLease, Lease, Refuse, Why
-from greenroom.scheduler.capacity import ColdAllowance
+from greenroom.scheduler.capacity import ColdAllowance, too_late
 from greenroom.scheduler.fleet import Hold
-from greenroom.scheduler.history import Durations
+from greenroom.scheduler.history import History
 from greenroom.scheduler.limits import Book, Tally, retry_after_s
-from greenroom.scheduler.placement import Rack, Seat
+from greenroom.scheduler.placement import Rack, Seat, wish_of
 from greenroom.scheduler.queues import Line, Queue, Queues, Turn, age
 from greenroom.scheduler.ranking import Ranking
 from greenroom.scheduler.seats import Seats
 from greenroom.scheduler.settle import PlanLimits, Tracked
 from greenroom.scheduler.versions import Rollouts
 
+# Of those whom a launch would come too late for, in one plan and pool.
+_MOST_PASSED_OVER: Final = 256
 # Reasons for which a further runner would help.
-_SHORT: frozenset[Reason] = frozenset({Reason.NO_FREE_SLOT, Reason.RUNNER_DRAINING, Reason.RUNNER_OVERLOADED})
+SHORT: frozenset[Reason] = frozenset({Reason.NO_FREE_SLOT, Reason.RUNNER_DRAINING, Reason.RUNNER_OVERLOADED})
 
 
 class Desk(NamedTuple):
@@ -39,7 +41,7 @@ class Desk(NamedTuple):
     queues: Queues
     book: Book[Line]
     rollouts: Rollouts
-    durations: Durations
+    history: History
 
     def versions(self, queue: Queue) -> tuple[int, ...]:
         """Return the versions that the sessions of a queue may get, the preferred one first."""
@@ -77,6 +79,12 @@ class _Grant(NamedTuple):
     tallies: tuple[Tally[Line], ...]
 
 
+class _Move(NamedTuple):
+    session: Session
+    seat: Seat
+    tallies: tuple[Tally[Line], ...]
+
+
 class Placing:
     """See the module.
 
@@ -92,6 +100,7 @@ class Placing:
         self._now = now
         self._most = most
         self._grants: list[_Grant] = []
+        self._moves: list[_Move] = []
         self._placed: Counter[str] = Counter()
         # Lines that are passed over in this plan and are looked at again in the next.
         self._aside: list[Line] = []
@@ -175,11 +184,48 @@ class Placing:
         self.actions.append(Lease(session_id=session.id, transition=leased, why=why))
         self._grant(_Grant(line, session, seat, tallies))
 
+    def move(self, launching: Iterable[Session]) -> None:
+        """Give slots that nobody waits for to sessions whose runners are still being launched.
+
+        Nothing but the runner changes, so whatever they count by they go on counting by. Only that they start is new: a
+        cold lease is no start until its runner is there.
+
+        Args:
+            launching: sessions with a cold lease, in the order in which they get slots.
+        """
+        for session in launching:
+            if len(self.actions) >= self._most:
+                return
+            rack = self._desk.seats.rack(wish_of(session), session.agent_version)
+            seat = rack.best(session.refused_by)
+            tallies = (*self._desk.book.of(session), *self._desk.book.of_version(session))
+            if seat is None or any(tally.paced_out(self._now) for tally in tallies):
+                continue
+            why = Why(
+                reason="slot-free",
+                text=f"runner {seat.key[1]} has a slot before the one that is launched for it is up",
+                inputs={"launched_for": session.epoch} | self._facts(session, tallies, rack.version),
+            )
+            leased = Leased(
+                runner_id=seat.key[1],
+                epoch=session.epoch + 1,
+                expires_at=self._now + timedelta(seconds=self._desk.limits.lease_s),
+                agent_version=rack.version,
+            )
+            self.actions.append(Lease(session_id=session.id, transition=leased, why=why))
+            seat.take(1)
+            self._moves.append(_Move(session, seat, tallies))
+            for tally in tallies:
+                if tally.starts is not None:
+                    tally.starts.put(_hold(session), self._now)
+
     # ------------------------------------------------------------------------ runners that are to be launched
 
     def cold(self, pool: str, allowance: ColdAllowance) -> None:
         """Grant runners that are launched to sessions that wait for nothing but a slot."""
         left = allowance.count
+        queues = self._desk.queues
+        passed_over: list[tuple[Line, Session]] = []
         bots = {bot: each.count for bot, each in allowance.bots.items()}
 
         def launch(queue: Queue, line: Line) -> bool:
@@ -189,15 +235,18 @@ class Placing:
                 return False
             if self._blocked(line):
                 return True
-            if not self._short_of_slots(queue, line):
-                self._set_aside(line)
-                return True
             # While nobody offers anything, the version that was asked for is as good as any.
             version = next(iter(self._desk.versions(queue)), line.like.agent_version)
             by_version = self._desk.of_version(line.like, version)
-            if any(tally.blocks(self._now) for tally in by_version):
+            if not self._short_of_slots(queue, line) or any(tally.blocks(self._now) for tally in by_version):
                 self._set_aside(line)
                 return True
+            session = self._next(line)
+            if too_late(session, allowance, self._now):
+                # Others of its line may have more patience; who has none left is gone soon.
+                queues.take(line, session.id)
+                passed_over.append((line, session))
+                return len(passed_over) < _MOST_PASSED_OVER
             left -= 1
             if bot in bots:
                 bots[bot] -= 1
@@ -205,15 +254,16 @@ class Placing:
             return True
 
         for priority in Priority:
-            if left:
-                self._go_through(self._desk.queues.of(pool, priority), launch)
+            self._go_through(queues.of(pool, priority) if left else (), launch)
+        for line, session in passed_over:
+            queues.put(line, session)
 
     def _short_of_slots(self, queue: Queue, line: Line) -> bool:
         short = self._desk.short(queue, line.like.refused_by)
         if short is None:
             return False
         nobody_up = not any(seat.up for seat in self._desk.seats.of(queue.wish.pool))
-        return short[0] in _SHORT or (nobody_up and short[0] is Reason.NO_RUNNER_FOR_AGENT)
+        return short[0] in SHORT or (nobody_up and short[0] is Reason.NO_RUNNER_FOR_AGENT)
 
     def _cold_lease(self, line: Line, version: int, allowance: ColdAllowance, tallies: tuple[Tally[Line], ...]) -> None:
         session = self._next(line)
@@ -246,7 +296,7 @@ class Placing:
         refused.sort(key=lambda row: age(row[0]))
         for session, tally in refused[: self._most - len(self.actions)]:
             text = f"limit {tally.limit.id}: {tally.reason()[1]}"
-            mean_s = self._desk.durations.mean_s(session.pool)
+            mean_s = self._desk.history.mean_s(session.pool, tally.measure)
             after_s = retry_after_s(mean_s, tally.active)
             ended = Ended(
                 by="scheduler",
@@ -303,6 +353,11 @@ class Placing:
     def take_back(self) -> None:
         """Leave everything as it was before."""
         queues = self._desk.queues
+        for session, seat, tallies in reversed(self._moves):
+            seat.take(-1)
+            for tally in tallies:
+                if tally.starts is not None:
+                    tally.starts.discard(_hold(session))
         for line, session, seat, tallies in reversed(self._grants):
             queues.wake(self._desk.book.remove(tallies))
             for tally in tallies:

@@ -14,6 +14,7 @@ import structlog
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message, WrongLastSequence
 from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.pins import PinRecords
 from greenroom.common.policy import Policy, RolledBack, Verdicts
 from greenroom.common.subjects import InvalidToken
 
@@ -24,6 +25,7 @@ _CURRENT: Final = subjects.POLICY.format(name="current")
 _VERDICTS: Final = subjects.POLICY.format(name="verdicts")
 # One for each canary that ever failed, in one message; what is beyond was decided long ago.
 MAX_VERDICTS: Final = 1000
+_PINS: Final = subjects.POLICY.format(name="pins")
 _TRIES: Final = 5
 
 
@@ -34,18 +36,25 @@ class PolicyFeed:
         broker: has both.
         on_policy: called with each policy, the first one before `run` has caught up.
         on_verdicts: the same for the verdicts.
+        on_pins: the same for what is kept of pins, with the revision of that; None: it can't be read.
 
     Attributes:
         caught_up: set once everything that was there has been told.
     """
 
     def __init__(
-        self, broker: Broker, *, on_policy: Callable[[Policy], None], on_verdicts: Callable[[Verdicts], None]
+        self,
+        broker: Broker,
+        *,
+        on_policy: Callable[[Policy], None],
+        on_verdicts: Callable[[Verdicts], None],
+        on_pins: Callable[[PinRecords | None, int], None],
     ) -> None:
         self.caught_up = asyncio.Event()
         self._broker = broker
         self._on_policy = on_policy
         self._on_verdicts = on_verdicts
+        self._on_pins = on_pins
 
     async def run(self) -> None:
         """Follow until canceled.
@@ -77,9 +86,13 @@ class PolicyFeed:
                 self._on_policy(policy)
             elif message.subject == _VERDICTS:
                 self._on_verdicts(messages.decode(message.data, Verdicts))
+            elif message.subject == _PINS:
+                self._on_pins(messages.decode(message.data, PinRecords), message.stream_seq)
         except (msgspec.MsgspecError, InvalidToken) as error:
             # What was in force stays so: no policy would be no limits.
             _log.error("policy_malformed", subject=message.subject, error=str(error))
+            if message.subject == _PINS:
+                self._on_pins(None, message.stream_seq)
 
     async def add_verdict(self, found: RolledBack) -> None:
         """Keep a verdict for the leaders to come; nothing happens if it is kept already.
@@ -108,9 +121,12 @@ class PolicyFeed:
 
 
 def _check_names(policy: Policy) -> None:
-    """Raise `InvalidToken` if a pool has a name that no runner can be reached by and nothing can be said of."""
+    """Raise `InvalidToken` if a pool or a tenant has a name that can't be a part of a subject."""
     for name in (*(pool.name for pool in policy.pools), *(each.pool for each in policy.reservations)):
         subjects.DECISION.format(pool=name)
+    for pin in policy.pins:
+        subjects.DECISION.format(pool=pin.pool)
+        subjects.SESSION_LIFECYCLE.format(tenant=pin.tenant, session_id=pin.id)
 
 
 def _verdicts_in(message: Message | None) -> Verdicts:

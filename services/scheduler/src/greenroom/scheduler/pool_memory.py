@@ -110,6 +110,9 @@ def learned(
     match transition:
         case Leased(cold=True):
             return _launched(memory, launch_id, session.bot, now, transition.expires_at)
+        case Leased():
+            # Moved to a slot that became free: that says nothing about the launch.
+            return replace(memory, launches=_without(memory.launches, f"{session.id}-{session.epoch - 1}"))
         case Started() if launch_id in memory.launches:
             return _claimed(memory, launch_id, now)
         case Requeued() if launch_id in memory.launches:

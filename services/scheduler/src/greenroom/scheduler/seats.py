@@ -237,4 +237,4 @@ def _offer(runner: Runner) -> tuple[object, ...]:
 
 def _nature(runner: Runner) -> tuple[object, ...]:
     """Return to whom a runner gives what it has."""
-    return runner.draining, runner.brake, runner.claim, runner.labels, runner.offers, runner.broken
+    return runner.draining, runner.brake, runner.claim, runner.labels, runner.offers, runner.broken, runner.lacking

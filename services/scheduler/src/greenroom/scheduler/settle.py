@@ -66,14 +66,17 @@ def settle(tracked: Tracked, now: datetime, fleet: Fleet, limits: PlanLimits) ->
             return None
 
 
-def look_again_at(session: Session) -> datetime | None:
+def look_again_at(tracked: Tracked, fleet: Fleet, limits: PlanLimits) -> datetime | None:
     """Return when time alone may change what `settle` says, aside from runners falling silent."""
+    session = tracked.session
     match session.state:
         case State.REQUESTED:
             return session.queue_deadline_at
         case State.LEASED:
             return session.lease_expires_at
-        case _:
+        case State.STARTED | State.READY | State.ENDING:
+            return _believed_until(tracked, fleet, limits)
+        case State.ENDED:
             return None
 
 
@@ -98,10 +101,12 @@ def _requested(session: Session, now: datetime, limits: PlanLimits) -> SessionAc
 
 def _leased(tracked: Tracked, now: datetime, fleet: Fleet, limits: PlanLimits) -> SessionAction | None:
     session, key = tracked.session, holder(tracked.session)
-    if session.lease_expires_at is not None and now >= session.lease_expires_at:
-        # A runner that was perhaps never asked, or never came up, hasn't shown that it is of no use.
-        return _requeue(session, Reason.LEASE_EXPIRED, exclude_runner=tracked.asked and not session.cold)
     runner = fleet.runners.get(key) if key else None
+    if session.lease_expires_at is not None and now >= session.lease_expires_at:
+        # A runner that was perhaps never asked, or never came up, hasn't shown that it is of no use; and one that never
+        # came up hasn't tried. How often a session is launched for is bounded by its caller's patience.
+        asked, came_up = tracked.asked and not session.cold, not session.cold or runner is not None
+        return _requeue(session, Reason.LEASE_EXPIRED, exclude_runner=asked, tried=came_up)
     if session.cold and runner is None:
         # It is being launched: nobody can have heard it yet, and its deadline is the lease's.
         return None if tracked.asked else AskLauncher(session_id=session.id, why=_not_asked(session))
@@ -123,10 +128,26 @@ def _loss(tracked: Tracked, now: datetime, fleet: Fleet, limits: PlanLimits) -> 
     if key is None:
         return None
     if _is_lost(key, now, fleet, limits):
+        believed_until = _believed_until(tracked, fleet, limits)
+        # Learned of in the future: the clock was set back, and hearing has begun anew since.
+        if believed_until is not None and tracked.seen_at <= now < believed_until:
+            return None
         return f"runner {session.runner_id} wasn't heard for {limits.runner_lost_s:g} s"
     if fleet.missing_for(session, tracked.seen_at) >= timedelta(seconds=limits.session_missing_s):
         return f"runner {session.runner_id} no longer has it"
     return None
+
+
+def _believed_until(tracked: Tracked, fleet: Fleet, limits: PlanLimits) -> datetime | None:
+    """Return until when a runner that was never heard here is taken for one that runs the session; None: it was heard.
+
+    However long this scheduler has been hearing, that a session is there is news to it, and whoever wrote that news
+    was up a moment ago: its heartbeats get the same time to come through as those of any other runner.
+    """
+    key = holder(tracked.session)
+    if key is None or key in fleet.runners:
+        return None
+    return tracked.seen_at + timedelta(seconds=limits.runner_lost_s)
 
 
 def _lost(session: Session, loss: str) -> SessionAction:
@@ -143,8 +164,8 @@ def _lost(session: Session, loss: str) -> SessionAction:
     return MarkLost(session_id=session.id, transition=ended, why=why)
 
 
-def _requeue(session: Session, reason: Reason, *, exclude_runner: bool) -> Requeue:
-    transition = Requeued(epoch=session.epoch, reason=reason, exclude_runner=exclude_runner)
+def _requeue(session: Session, reason: Reason, *, exclude_runner: bool, tried: bool = True) -> Requeue:
+    transition = Requeued(epoch=session.epoch, reason=reason, exclude_runner=exclude_runner, tried=tried)
     why = Why(reason=reason, text=reason.summary.lower(), inputs=_facts(session))
     return Requeue(session_id=session.id, transition=transition, why=why)
 

@@ -15,7 +15,7 @@ from greenroom.api.carriers.base import Call, Carrier
 from greenroom.api.carriers.callbook import CallBook
 from greenroom.api.carriers.dials import Dials
 from greenroom.api.carriers.rest import CarrierRefused, Rest, succeeded, told
-from greenroom.api.numbers import Numbers
+from greenroom.api.phone_numbers import Numbers
 from greenroom.api.schemas import Transport
 from greenroom.api.transports.base import Adapter, Asked, Prepared, options_of
 from greenroom.common.errors import FieldProblem, InvalidBody

@@ -27,7 +27,7 @@ from greenroom.api.carriers.events import publish
 from greenroom.api.carriers.links import WEBHOOKS, Links
 from greenroom.api.carriers.references import dereference
 from greenroom.api.ended_early import SessionEndedEarly
-from greenroom.api.numbers import Number, Numbers
+from greenroom.api.phone_numbers import Number, Numbers
 from greenroom.api.schemas import CreateSession, LimitsWish
 from greenroom.api.sessions import Sessions
 from greenroom.api.transports.base import Asked, TransportUnavailable

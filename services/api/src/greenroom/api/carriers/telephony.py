@@ -10,7 +10,7 @@ from greenroom.api.carriers.dials import Dials
 from greenroom.api.carriers.links import Links
 from greenroom.api.carriers.rest import Rest
 from greenroom.api.carriers.settings import CarrierSettings
-from greenroom.api.numbers import Numbers
+from greenroom.api.phone_numbers import Numbers
 from greenroom.api.sessions import Sessions
 from greenroom.api.store import Store
 from greenroom.api.tickets import Tickets

@@ -7,14 +7,24 @@ from typing import Any
 from litestar.handlers import HTTPRouteHandler
 
 from greenroom.api.agents import Agents
+from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.calls import Calls
+from greenroom.api.commands import Commands
 from greenroom.api.fleet import Fleet
-from greenroom.api.numbers import Numbers
+from greenroom.api.listen_tickets import ListenTickets
+from greenroom.api.offers import Offers
+from greenroom.api.peer_tokens import PeerTokens
+from greenroom.api.phone_numbers import Numbers
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
+from greenroom.api.routes.bot_http import bot_http_routes
+from greenroom.api.routes.commands import command_routes
+from greenroom.api.routes.daily import daily_routes
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.limits import limit_routes
 from greenroom.api.routes.numbers import number_routes
+from greenroom.api.routes.offers import offer_routes
+from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
@@ -27,6 +37,7 @@ from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
 from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
+from greenroom.api.transports.daily_dialin import Dialin
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
 
@@ -34,11 +45,16 @@ from greenroom.common.health import Readiness
 def all_routes(
     *,
     sessions: Sessions,
+    commands: Commands,
+    bot_http: BotHttpLink,
+    listen_tickets: ListenTickets,
     store: Store,
     policies: PolicyStore,
     scheduler: SchedulerLink,
     policy: PolicyPublisher,
     streams: EventStreams,
+    offers: Offers,
+    peer_tokens: PeerTokens,
     agents: Agents,
     fleet: Fleet,
     numbers: Numbers,
@@ -51,7 +67,11 @@ def all_routes(
     """Return all routes of HTTP; `schema` gives their OpenAPI document."""
     return [
         *session_routes(sessions, store, settings.public_url),
+        *command_routes(commands, listen_tickets, settings.public_url),
+        *bot_http_routes(bot_http),
+        *daily_routes(sessions, Dialin(settings.daily_dialin_secrets, settings.daily_numbers), settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
+        *offer_routes(offers, peer_tokens),
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
@@ -61,6 +81,7 @@ def all_routes(
         *weight_routes(policies),
         *number_routes(numbers, agents, settings.public_url),
         *webhook_routes(calls, settings.public_url),
+        *pin_routes(policies, scheduler, agents),
         *system_routes(
             agents=agents,
             fleet=fleet,

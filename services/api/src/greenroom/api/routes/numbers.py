@@ -15,7 +15,7 @@ from greenroom.api.auth import NUMBERS_READ, NUMBERS_WRITE, caller_of
 from greenroom.api.body import JsonBody
 from greenroom.api.canonical import canonical_number
 from greenroom.api.carriers.links import WEBHOOKS
-from greenroom.api.numbers import AtBusy, Number, NumberNotFound, Numbers, NumberTaken
+from greenroom.api.phone_numbers import AtBusy, Number, NumberNotFound, Numbers, NumberTaken
 from greenroom.api.routes.common import AnyRequest, answer, only_query, origin_of, problems
 from greenroom.common import errors
 from greenroom.common.errors import FieldProblem, InvalidBody

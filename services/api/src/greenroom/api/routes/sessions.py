@@ -24,6 +24,8 @@ from greenroom.api.sessions import Sessions
 from greenroom.api.sql import SessionFilter
 from greenroom.api.store import Store
 from greenroom.api.transports.base import Asked, TransportUnavailable
+from greenroom.api.transports.daily import RoomNotFound
+from greenroom.api.transports.provider import ProviderRefused, ProviderUnavailable
 from greenroom.common import errors, telemetry
 from greenroom.common.errors import InvalidQuery
 from greenroom.common.lifecycle import Outcome, State
@@ -74,7 +76,11 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
                 errors.IdempotencyMismatch,
                 errors.IdempotencyInProgress,
                 errors.Draining,
+                errors.SecretMissing,
                 TransportUnavailable,
+                RoomNotFound,
+                ProviderRefused,
+                ProviderUnavailable,
             ),
         },
     )
@@ -91,10 +97,11 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
     ) -> Response[SessionView]:
         """Ask for a session. Once this is answered, it can't be lost.
 
-        The answer has the way for the client to connect, a WebSocket whose URL is good for one connection within five
-        minutes. With `wait` it comes when the session has come that far, and with a typed problem if the session has
-        ended before; its `code` is then the reason of the end. One that a limit or a busy room refuses is such a
-        problem at once (`429 limit-reached`, `409 room-busy`), whatever `wait` says.
+        The answer has the way for the client to connect: by default a WebSocket whose URL is good for one connection
+        within five minutes; see docs/transports.md for the others. With `wait` it comes when the session has come that
+        far, and with a typed problem if the session has ended before; its `code` is then the reason of the end. One
+        that a limit or a busy room refuses is such a problem at once (`429 limit-reached`, `409 room-busy`), whatever
+        `wait` says.
         """
         only_query(request)
         asked = Asked(caller=caller_of(request), origin=origin_of(request, public_url))

@@ -43,6 +43,10 @@ class Transports:
         """
         self._adapter(transport).check(options)
 
+    def room(self, transport: str, options: dict[str, Any]) -> str | None:
+        """Return the room that a request brings; see `base.Adapter.room`."""
+        return self._adapter(transport).room(options)
+
     async def prepare(self, asked: Asked, session: Session, options: dict[str, Any]) -> tuple[Session, Transport]:
         """Prepare the way to a session; return the session with what is public of it, and the answer's public part.
 
@@ -65,8 +69,12 @@ class Transports:
         return await self._adapter(public.type).answer(asked, session_id, public, again=again)
 
     async def run(self) -> None:
-        """Release what is over, until canceled."""
-        await self.releases.run()
+        """Release what is over, until canceled; then nothing can be asked of providers any more."""
+        try:
+            await self.releases.run()
+        finally:
+            for adapter in self._adapters.values():
+                await adapter.close()
 
     def _adapter(self, transport: str) -> Adapter:
         found = self._adapters.get(transport)

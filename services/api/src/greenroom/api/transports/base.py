@@ -8,7 +8,8 @@
 The other half is in the session process, `greenroom.runner.session.transports`.
 """
 
-from typing import Any, Protocol
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -16,6 +17,9 @@ from greenroom.api.auth import Caller
 from greenroom.api.schemas import Transport
 from greenroom.common.errors import FieldProblem, GreenroomError, InvalidBody
 from greenroom.common.lifecycle import Session
+
+# Until nobody doubts that a session is over.
+MARGIN: Final = timedelta(hours=1)
 
 
 class TransportUnavailable(GreenroomError):
@@ -68,6 +72,11 @@ class Adapter(Protocol):
         """
         ...
 
+    def room(self, options: dict[str, Any]) -> str | None:
+        """Return the room that a request brings: a tenant has one active session in each. None: it brings none."""
+        del options
+        return None
+
     def plan(self, session: Session, options: dict[str, Any]) -> dict[str, str] | None:
         """Return what `release` would have to know of what `prepare` is about to make; None: nothing has to go."""
         ...
@@ -106,6 +115,20 @@ class Adapter(Protocol):
             GreenroomError: not now; it is asked again later.
         """
         ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        return
+
+
+def expiry(session: Session) -> datetime:
+    """Return when what was made for a session may go by itself: an hour after the longest that it can take.
+
+    It is taken away at the session's end; this is for when nobody can.
+    """
+    limits = session.limits
+    longest_s = limits.queue_timeout_s + limits.start_timeout_s + limits.max_duration_s + limits.end_timeout_s
+    return session.requested_at.replace(microsecond=0) + timedelta(seconds=longest_s) + MARGIN
 
 
 def options_of[T: msgspec.Struct](options: dict[str, Any], kind: type[T]) -> T:

@@ -18,7 +18,7 @@ from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.consumer import Consumer, Retry, malformed
-from greenroom.common.errors import GreenroomError
+from greenroom.common.errors import GreenroomError, TopologyMissing
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import ReleasePlan
@@ -33,6 +33,7 @@ LOOK_AGAIN_S: Final = 10.0
 # A request that was still being answered when its plan was written has become a session by then, or never will: the
 # api gives its writes 15 s.
 _GRACE: Final = timedelta(seconds=60)
+_TOPOLOGY_RETRY_S: Final = 0.5
 # Providers that were asked at a time, by one instance.
 _AT_ONCE: Final = 4
 
@@ -77,14 +78,24 @@ class Releases:
             at=self._clock.now(),
         )
         subject = subjects.RELEASE.format(transport=session.transport)
-        await self._broker.append(subject, messages.encode(plan), msg_id=f"release-{session.id}")
+        # Each time anew: what an earlier plan of the session has taken away by now is about to be made again.
+        msg_id = f"release-{session.id}-{plan.at.timestamp():.6f}"
+        await self._broker.append(subject, messages.encode(plan), msg_id=msg_id)
 
     async def run(self) -> None:
         """Release what is due, until canceled."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(_AT_ONCE):
-                consumer = Consumer(self._broker, STREAM, CONSUMER, decode=_decode, handle=self._handle, max_batch=1)
-                tasks.create_task(consumer.run(), name=f"releases-{number}")
+                tasks.create_task(self._consume(), name=f"releases-{number}")
+
+    async def _consume(self) -> None:
+        consumer = Consumer(self._broker, STREAM, CONSUMER, decode=_decode, handle=self._handle, max_batch=1)
+        while True:
+            try:
+                await consumer.run()
+            except TopologyMissing:
+                # The service isn't ready without its streams either, and says so; they come while it waits.
+                await asyncio.sleep(_TOPOLOGY_RETRY_S)
 
     async def _handle(self, plans: Sequence[ReleasePlan]) -> None:
         for plan in plans:

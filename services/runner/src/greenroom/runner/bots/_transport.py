@@ -7,12 +7,12 @@ from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnu
 from pipecat.runner import utils as runner_utils
 from pipecat.runner.types import RunnerArguments, WebSocketRunnerArguments
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
-from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.workers.runner import WorkerRunner
 
-# What they take: our clients, and phone calls of any carrier.
-ALL_TRANSPORTS: Final = ("websocket", "twilio", "telnyx", "plivo", "exotel", "vobiz")
+# The transports of the built-in bots, `TRANSPORTS` of their modules: our clients, and phone calls of any carrier.
+TAKEN: Final = ("websocket", "smallwebrtc", "twilio", "telnyx", "plivo", "exotel", "vobiz")
 # Inside, both ways, mono; carriers' 8 kHz are converted.
 RATE: Final = 16_000
 # Audio goes out in pieces of 60 ms: a third less work than with 20 ms, and still too short to be heard as a delay.
@@ -20,7 +20,7 @@ _OUT_10MS_CHUNKS: Final = 6
 
 
 async def open_transport(runner_args: RunnerArguments) -> BaseTransport:
-    """Return the transport of a session: Pipecat's Protobuf frames over a WebSocket, or a phone call.
+    """Return the transport of a session: a WebSocket with Protobuf frames, a browser's connection, or a phone call.
 
     Raises:
         ValueError: the session is to run over something else.
@@ -29,7 +29,7 @@ async def open_transport(runner_args: RunnerArguments) -> BaseTransport:
         # A phone call: Pipecat finds out from the first messages whose. (Vobiz speaks as Plivo does.)
         carriers = dict.fromkeys(("twilio", "telnyx", "plivo", "exotel"), _telephony_params)
         return await runner_utils.create_transport(runner_args, {**carriers})
-    return await runner_utils.create_transport(runner_args, {"websocket": _websocket_params})
+    return await runner_utils.create_transport(runner_args, {"websocket": _websocket_params, "webrtc": _webrtc_params})
 
 
 def make_worker(pipeline: Pipeline, runner_args: RunnerArguments, *, talks: bool = True) -> PipelineWorker:
@@ -66,6 +66,10 @@ async def run(worker: PipelineWorker, transport: BaseTransport, runner_args: Run
     runner = WorkerRunner(handle_sigint=runner_args.handle_sigint, handle_sigterm=runner_args.handle_sigterm)
     await runner.add_workers(worker)
     await runner.run()
+
+
+def _webrtc_params() -> TransportParams:
+    return TransportParams(audio_in_enabled=True, audio_out_enabled=True, audio_out_10ms_chunks=_OUT_10MS_CHUNKS)
 
 
 def _websocket_params() -> FastAPIWebsocketParams:

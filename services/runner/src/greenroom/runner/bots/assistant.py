@@ -26,10 +26,11 @@ from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy, TurnAnaly
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.utils.errors import classify_http_exception, classify_http_status_code
 
-from greenroom.runner.bots._transport import ALL_TRANSPORTS, make_worker, open_transport, run
+from greenroom.runner.bots._transport import TAKEN, make_worker, open_transport, run
 
-TRANSPORTS: Final = ALL_TRANSPORTS
+SECRETS: Final = ("OPENAI_API_KEY",)
 DESCRIPTION: Final = "General assistant over OpenAI's APIs, or a compatible server; needs OPENAI_API_KEY."
+TRANSPORTS: Final = TAKEN
 INSTRUCTIONS: Final = (
     "You are on the phone. Answer in one or two short sentences of plain words, without lists, headings or emoji: "
     "what you write is spoken. When the caller says goodbye, say goodbye and then call end_call."

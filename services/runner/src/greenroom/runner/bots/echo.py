@@ -7,10 +7,10 @@ from pipecat.pipeline.pipeline import Pipeline
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.runner.types import RunnerArguments
 
-from greenroom.runner.bots._transport import ALL_TRANSPORTS, make_worker, open_transport, run
+from greenroom.runner.bots._transport import TAKEN, make_worker, open_transport, run
 
-TRANSPORTS: Final = ALL_TRANSPORTS
 DESCRIPTION: Final = "Sends the caller's audio back: for load tests and to try a line."
+TRANSPORTS: Final = TAKEN
 BODY_SCHEMA: Final[dict[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 

@@ -16,13 +16,15 @@ from pipecat.flows import FlowManager
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
+from pipecat.processors.frameworks.rtvi import RTVIProcessor
+from pipecat.processors.frameworks.rtvi.models import ClientMessage
 from pipecat.runner.types import RunnerArguments
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.turns.empty_user_turn import EmptyUserTurnConfig
 from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
 from pipecat.turns.user_turn_strategies import UserTurnStrategies
 
-from greenroom.runner.bots._transport import ALL_TRANSPORTS, RATE, make_worker, open_transport, run
+from greenroom.runner.bots._transport import RATE, TAKEN, make_worker, open_transport, run
 from greenroom.runner.bots.frontdesk_flow import FrontDeskFlow
 from greenroom.runner.bots.frontdesk_rules import UNCLEAR_MESSAGE, reply
 from greenroom.runner.bots.rule_llm import RuleLLMService
@@ -31,8 +33,8 @@ from greenroom.runner.speech.espeak_tts import EspeakTTSService
 from greenroom.runner.speech.pocketsphinx_stt import PocketsphinxSTTService
 from greenroom.runner.speech.recognizer import GrammarRecognizer, recognizer
 
-TRANSPORTS: Final = ALL_TRANSPORTS
 DESCRIPTION: Final = "Front desk of a restaurant: books tables and passes callers on. Works offline."
+TRANSPORTS: Final = TAKEN
 HOUSE: Final = "the Green Room restaurant"
 BODY_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
@@ -68,6 +70,8 @@ BODY_SCHEMA: Final[dict[str, Any]] = {
     "additionalProperties": False,
 }
 
+# The message, as a client would send it, that the call has nearly lasted as long as it may.
+ENDING_SOON: Final = "call-ending-soon"
 # Offline recognition needs whole sentences: the pause that ends a turn is longer than any within one.
 _END_OF_TURN_S: Final = 0.6
 
@@ -118,6 +122,12 @@ async def bot(runner_args: RunnerArguments) -> None:
     @transport.event_handler("on_client_connected")
     async def on_client_connected(_transport: BaseTransport, _client: object) -> None:
         await flow.initialize(conversation.start())
+
+    @worker.rtvi.event_handler("on_client_message")
+    async def on_client_message(_rtvi: RTVIProcessor, message: ClientMessage) -> None:
+        # Whoever runs the bot says it in this way; so may a client, who then gets the goodbye that he asked for.
+        if message.type == ENDING_SOON:
+            await flow.set_node_from_config(conversation.time_up())
 
     await run(worker, transport, runner_args)
 

@@ -48,6 +48,7 @@ class Cue(StrEnum):
     DROPPED = "dropped"
     TRANSFER = "transfer"
     BYE = "bye"
+    TIME_UP = "time_up"
 
 
 class Tool(StrEnum):
@@ -103,6 +104,14 @@ _CALLS: Final[Mapping[Request | None, Tool]] = {
 }
 _TEXTS: Final[Mapping[Request | None, str]] = {Request.HOURS: HOURS, Request.MENU: MENU}
 
+# How a node opens whose first words are always the same.
+_OPENINGS: Final[Mapping[Cue, str]] = {
+    Cue.DROPPED: "All right, I haven't booked anything. Can I do anything else for you?",
+    Cue.TRANSFER: "I have told a colleague, who will be with you shortly. Can I do anything else until then?",
+    Cue.BYE: "Thank you for calling. Goodbye!",
+    Cue.TIME_UP: "I'm sorry, our time is up. Please call again. Goodbye!",
+}
+
 
 def open_node(place: Place) -> Say:
     """Return what is said on entering a node."""
@@ -113,12 +122,8 @@ def open_node(place: Place) -> Say:
             return Say(f"With pleasure. {_next_question(place.booking)}")
         case Cue.BOOKED:
             return Say(f"Done: {_spoken(place.booking)}. Can I do anything else for you?")
-        case Cue.DROPPED:
-            return Say("All right, I haven't booked anything. Can I do anything else for you?")
-        case Cue.TRANSFER:
-            return Say("I have told a colleague, who will be with you shortly. Can I do anything else until then?")
-        case Cue.BYE:
-            return Say("Thank you for calling. Goodbye!")
+        case cue:
+            return Say(_OPENINGS[cue])
 
 
 def answer(place: Place, heard: Sequence[str]) -> Reply:

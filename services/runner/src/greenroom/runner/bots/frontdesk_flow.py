@@ -48,6 +48,10 @@ class FrontDeskFlow:
         """Return the node in which a call begins: the reception, with a greeting."""
         return self._at_reception(Cue.GREETING)
 
+    def time_up(self) -> NodeConfig:
+        """Return the node in which a call ends that has lasted as long as it may."""
+        return self._farewell(Cue.TIME_UP)
+
     def _at_reception(self, cue: Cue, booking: Booking | None = None, node: Node = Node.RECEPTION) -> NodeConfig:
         return _node(
             replace(self._reception, node=node, cue=cue, booking=booking or Booking()),
@@ -61,8 +65,8 @@ class FrontDeskFlow:
             _tool(Tool.DROP_BOOKING, "Forget the booking.", self._drop_booking),
         )
 
-    def _farewell(self) -> NodeConfig:
-        node = _node(replace(self._reception, node=Node.FAREWELL, cue=Cue.BYE))
+    def _farewell(self, cue: Cue = Cue.BYE) -> NodeConfig:
+        node = _node(replace(self._reception, node=Node.FAREWELL, cue=cue))
         node["post_actions"] = [{"type": "hang_up", "handler": _hang_up}]
         return node
 

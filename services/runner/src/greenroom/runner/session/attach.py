@@ -6,11 +6,12 @@ is in this file, `deferral`, `turns` and `flows`, and pinned by tests/unit/test_
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from pipecat.frames.frames import Frame
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_response_universal import LLMUserAggregator
 from pipecat.processors.frame_processor import FrameProcessor
@@ -19,7 +20,7 @@ from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.turns.user_turn_processor import UserTurnProcessor
 from pipecat.workers.runner import WorkerRunner
 
-from greenroom.runner.session.observer import PipelineEye
+from greenroom.runner.session.observer import PipelineEye, Route
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
 
@@ -36,6 +37,14 @@ class Host(Protocol):
 
     async def on_worker(self, worker: PipelineWorker) -> None:
         """A worker is about to set up its pipeline."""
+        ...
+
+
+class Keeper(Protocol):
+    """Whoever keeps watch over the call; see `watchkeeper`."""
+
+    def follow(self, attachment: "Attachment", routes: Mapping[type[Frame], Route]) -> dict[type[Frame], Route]:
+        """Return the routes of the pipeline that holds the transport, with its own."""
         ...
 
 
@@ -62,13 +71,19 @@ class Attachment:
         self.outputs = list(_find(worker.pipeline, BaseOutputTransport))
         self.main = bool(self.inputs or self.outputs)
 
-    def observe(self, watch: CallWatch, spans: TurnSpans, on_started: Any) -> None:
+    @property
+    def mixes(self) -> bool:
+        """Whether background sounds are sent all the time, so that audio doesn't mean that the bot speaks."""
+        return any(output._params.audio_out_mixer is not None for output in self.outputs)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+    def observe(self, watch: CallWatch, spans: TurnSpans, on_started: Any, *, keeper: "Keeper | None" = None) -> None:
         """Put our eye into the worker's place for an observer, and switch metrics and traces on.
 
         Args:
             watch: what is told.
             spans: of the turns.
             on_started: called when the pipeline of a `main` worker runs.
+            keeper: sees what happens in the pipeline of a `main` worker too.
         """
         _measure(self.worker)
         spans.trace(self.worker)
@@ -76,6 +91,8 @@ class Attachment:
         if self.main:
             rules = next(_find(self.worker.pipeline, (LLMUserAggregator, UserTurnProcessor)), None)
             routes = watch.routes(self.inputs, self.outputs, has_turns=rules is not None)
+            if keeper is not None:
+                routes = keeper.follow(self, routes)
         worker: Any = self.worker
         worker._observer = PipelineEye(  # noqa: SLF001
             worker._observer._observers,  # noqa: SLF001

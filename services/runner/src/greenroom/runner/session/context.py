@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from greenroom.common.settings import ServiceSettings
+from greenroom.runner.settings import RunnerSettings
 
 # Pipecat's own convention: `async def bot(runner_args)`.
 type Bot = Callable[[Any], Awaitable[None]]
@@ -16,12 +16,12 @@ class SessionContext:
 
     Attributes:
         runner_id: the runner this process belongs to.
-        settings: of the runner; of these the broker's address, logs and traces are used.
+        settings: of the runner; of these the broker's address, logs, traces and what concerns sessions are used.
         bots: by entry point name (group `greenroom.bots`), imported.
         version: of the runner, for the traces.
     """
 
     runner_id: str
-    settings: ServiceSettings
+    settings: RunnerSettings
     bots: Mapping[str, Bot]
     version: str = ""

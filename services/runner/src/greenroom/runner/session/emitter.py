@@ -26,10 +26,22 @@ EVENTS_BURST: Final = 200.0
 MAX_EVENT_BYTES: Final = 64 * 1024
 # What one foreign value in an event (a tool's arguments, its result) may hold.
 MAX_VALUE_BYTES: Final = 8 * 1024
-# The frame of a call: never held back, or nobody could tell where it began and ended.
+# The frame of a call, and what others did to it: never held back, or nobody could tell where it began and ended, or
+# who did that.
 _ALWAYS: Final = frozenset(
-    {EventType.CALL_STARTED, EventType.CALL_CONNECTED, EventType.CALL_DISCONNECTED, EventType.CALL_COMPLETED}
+    {
+        EventType.CALL_STARTED,
+        EventType.CALL_CONNECTED,
+        EventType.CALL_DISCONNECTED,
+        EventType.CALL_COMPLETED,
+        EventType.COMMAND,
+        EventType.TRANSFER_REQUESTED,
+        EventType.LISTENER_JOINED,
+        EventType.LISTENER_LEFT,
+    }
 )
+
+type EventSeen = Callable[[EventType, dict[str, Any]], None]
 
 
 class Emitter:
@@ -39,12 +51,14 @@ class Emitter:
         events: how many events were numbered, refused ones included: readers see those as missing.
         suppressed: events that were held back by the rate limit, which have no number.
         chunks: audio chunks by track.
+        on_event: told of each event that was numbered.
     """
 
     def __init__(self, spool: Spool, session: Session, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.events = 0
         self.suppressed = 0
         self.chunks: dict[Track, int] = {"user": 0, "bot": 0}
+        self.on_event: EventSeen | None = None
         self._spool = spool
         self._session = session
         self._monotonic = monotonic
@@ -64,6 +78,8 @@ class Emitter:
             self.suppressed += 1
             return False
         self.events += 1
+        if self.on_event is not None:
+            self.on_event(kind, data)
         event = Event(
             id=uuid7(),
             tenant=self._session.tenant,

@@ -46,6 +46,12 @@ class Ending:
         self.begun.set()
         return True
 
+    def stop(self, now: bool, detail: str | None) -> None:  # noqa: FBT001 a callback
+        """End in order, or at once, because somebody asks for it."""
+        self.decide(Outcome.COMPLETED, Reason.CLIENT_STOP.value, detail)
+        if now:
+            self.hurry.set()
+
 
 def verdict_on(frame: Frame) -> Verdict:
     """Return what a frame that ends a pipeline says of the session.

@@ -2,15 +2,11 @@
 
 import asyncio
 import contextvars
-import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Final
 
-import msgspec
 import structlog
 from opentelemetry import context as otel_context
-from opentelemetry.trace import Span
 from pipecat.frames.frames import Frame
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.workers.runner import WorkerRunner
@@ -20,7 +16,7 @@ from greenroom.common.lifecycle import Outcome, Session
 from greenroom.common.messages import EventType
 from greenroom.common.reasons import Reason
 from greenroom.common.spool import Spool
-from greenroom.common.telemetry import context_from_traceparent, current_traceparent, session_span
+from greenroom.common.telemetry import context_from_traceparent
 from greenroom.runner.control import (
     Assign,
     Cancel,
@@ -28,12 +24,14 @@ from greenroom.runner.control import (
     Finished,
     MediaConnected,
     PipelineReady,
-    Pong,
     Stop,
 )
 from greenroom.runner.session.attach import HOST, Attachment
 from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.chunking import InputChunks
 from greenroom.runner.session.clock import CallClock
+from greenroom.runner.session.closing import close_code, completed, finished, told
+from greenroom.runner.session.commands.desk import Desk
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import Ending, verdict_for, verdict_on, where_raised
@@ -41,17 +39,16 @@ from greenroom.runner.session.flows import NODE_WATCH
 from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.stages import Stages, rooted
 from greenroom.runner.session.transports import make_transport
-from greenroom.runner.session.transports.base import CLOSE_NORMAL, NotRunnable
+from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotRunnable
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
+from greenroom.runner.session.watchkeeper import Watchkeeper
 from greenroom.runner.slots import CANCEL_AT, TERMINATE_AT
 
 _log = structlog.get_logger()
 
-CLOSE_FAILED: Final = 1011
-_TICK_S: Final = 0.25
-_PONG_EVERY: Final = 4
 # What canceling the pipelines, and then the bot, may take, as a share of the whole end (`limits.end_timeout_s`).
 _PATIENCE: Final = 0.08
 _MIN_FLUSH_S: Final = 1.0
@@ -82,12 +79,11 @@ class LiveSession:
         channel: Channel,
         listening: Callable[[], Awaitable[None]],
     ) -> None:
-        self.session = _rooted(session)
+        self.session = rooted(session)
         self._context = context
         self._channel = channel
         self._listening = listening
-        self._assigned_at = time.monotonic()
-        self._stages_ms: dict[str, float] = {}
+        self._stages = Stages(self.session)
         self.ready = asyncio.Event()
         # The broker knows our subscriptions; the runner knows that we are ready.
         self._reachable = self._told_ready = False
@@ -104,9 +100,32 @@ class LiveSession:
         self._root = context_from_traceparent(self.session.traceparent)
         self._spans = TurnSpans(self._root, session.id)
         self._watch = CallWatch(self._clock, self._emitter, self._recorder, self._spans, self._on_end_frame)
-        self._transport = make_transport(self.session, broker, self._on_connected, self._on_disconnected)
+        self._transport = make_transport(
+            self.session, broker, self._on_connected, self._on_disconnected, context.settings.network
+        )
         self._pipelines = Pipelines()
+        self._keeper = Watchkeeper(
+            session.limits,
+            emitter=self._emitter,
+            ending=self._ending,
+            recorder=self._recorder,
+            pipelines=self._pipelines,
+            channel=channel,
+            on_tick=self._watch.tick,
+            cut_off=lambda: not broker.connected,
+        )
         self._bot_context = contextvars.copy_context()
+        self._desk = Desk(
+            broker,
+            self.session,
+            medium=self._transport,
+            pipelines=self._pipelines,
+            emitter=self._emitter,
+            recorder=self._recorder,
+            clock=self._clock,
+            bot_context=self._bot_context,
+            stop=self._ending.stop,
+        )
         self._tasks = asyncio.TaskGroup()
         self._bot: asyncio.Task[None] | None = None
 
@@ -118,7 +137,7 @@ class LiveSession:
                 for name, work in (
                     ("spool", self._spool.run()),
                     ("recorder", self._recorder.run()),
-                    ("ticks", self._tick()),
+                    ("watchkeeper", self._keeper.run()),
                     ("control", self._listen()),
                     ("transport", self._transport.watch()),
                 )
@@ -140,12 +159,13 @@ class LiveSession:
     # ------------------------------------------------------------------------ start
 
     async def _start(self) -> None:
-        with self._stage("session.start") as span:
+        with self._stages.span("session.start") as span:
             try:
                 await self._transport.open()
             except NotRunnable as error:
                 self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, str(error))
                 return
+            await self._desk.open()
             self._emitter.emit(
                 EventType.CALL_STARTED,
                 {
@@ -164,17 +184,17 @@ class LiveSession:
             self._reachable = True
             self._tell_ready()
             await first(self.ready.wait(), self._ending.begun.wait())
-            span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages_ms.items()})
+            span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages.took_ms.items()})
         if self.ready.is_set():
             if not self._told_ready:
-                await self._channel.send(PipelineReady(stages_ms=self._stages_ms))
+                await self._channel.send(PipelineReady(stages_ms=self._stages.took_ms))
             session = self.session
             _log.info(
                 "pipeline_ready",
                 bot=session.bot,
                 epoch=session.epoch,
                 attempt=session.attempt,
-                stages_ms=self._stages_ms,
+                stages_ms=self._stages.took_ms,
             )
 
     def _enter(self) -> None:
@@ -189,9 +209,10 @@ class LiveSession:
             bot = find_bot(self.session.bot, self._context)
         except Exception as error:
             _log.exception("bot_import_failed", bot=self.session.bot)
-            self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, _told(error))
+            self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, told(error))
             raise
-        self._mark("bot")
+        self._desk.exposed.module = bot.__module__
+        self._stages.mark("bot")
         try:
             await bot(arguments)
         except SystemExit as error:
@@ -202,7 +223,7 @@ class LiveSession:
         if bot.cancelled():
             self._ending.decide(Outcome.FAILED, Reason.BOT_FAILED.value, "the bot canceled itself")
         elif error := bot.exception():
-            place = _told(error)
+            place = told(error)
             _log.error("bot_failed", bot=self.session.bot, error=place, exc_info=error)
             self._emitter.emit(
                 EventType.ERROR,
@@ -222,8 +243,11 @@ class LiveSession:
         """See `attach.Host`."""
         try:
             attachment = Attachment(worker)
-            attachment.observe(self._watch, self._spans, self._on_pipeline_started)
+            attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
+            if self._context.settings.input_chunk_ms:
+                for transport in attachment.inputs:
+                    InputChunks(transport, self._context.settings.input_chunk_ms / 1000)
         except Exception as error:
             # Pipecat would log it and go on, unobserved and unstoppable.
             _log.exception("observers_not_attached")
@@ -231,7 +255,7 @@ class LiveSession:
             raise
         self._pipelines.attachments.append(attachment)
         if attachment.main:
-            self._mark("worker")
+            self._stages.mark("worker")
             if self._clock.begun:
                 await self._watch.connected(attachment.inputs[0] if attachment.inputs else attachment.outputs[0])
         if self._ending.begun.is_set():
@@ -239,14 +263,15 @@ class LiveSession:
 
     def _on_pipeline_started(self) -> None:
         if not self.ready.is_set():
-            self._mark("pipeline")
+            self._stages.mark("pipeline")
             self.ready.set()
+            self._keeper.ready()
             self._tell_ready()
 
     def _tell_ready(self) -> None:
         """Say so at once: the loop is full of what a pipeline does when it begins, and somebody waits."""
         if self.ready.is_set() and self._reachable and not self._told_ready:
-            self._told_ready = self._channel.say(PipelineReady(stages_ms=self._stages_ms))
+            self._told_ready = self._channel.say(PipelineReady(stages_ms=self._stages.took_ms))
 
     # ------------------------------------------------------------------------ meanwhile
 
@@ -254,6 +279,8 @@ class LiveSession:
         self._clock.begin()
         self._emitter.emit(EventType.CALL_CONNECTED, {"connection_id": connection_id})
         _log.info("client_connected", connection_id=connection_id)
+        if self._keeper.came_back():
+            return
         # What the bot does when it is told happens in its own context, as if its transport had found out.
         self._tasks.create_task(self._welcome(), name="welcome", context=self._bot_context.copy())
 
@@ -269,7 +296,11 @@ class LiveSession:
             EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
         )
         _log.info("client_disconnected", by=by, code=code)
-        self._hung_up = by == "client"
+        if by == AWAY and self._keeper.waits():
+            return
+        if by == WAY_LOST:
+            self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, reason)
+        self._hung_up = by in {"client", AWAY}
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)
 
@@ -300,19 +331,6 @@ class LiveSession:
         self._ending.decide(Outcome.LOST, Reason.RUNNER_LOST.value)
         self._ending.hurry.set()
 
-    async def _tick(self) -> None:
-        lag_s = 0.0
-        ticks = 0
-        while True:
-            due = time.monotonic() + _TICK_S
-            await asyncio.sleep(_TICK_S)
-            lag_s = max(lag_s, time.monotonic() - due)
-            self._watch.tick()
-            ticks += 1
-            if ticks % _PONG_EVERY == 0:
-                await self._channel.send(Pong(loop_lag_ms=round(lag_s * 1000, 2)))
-                lag_s = 0.0
-
     # ------------------------------------------------------------------------ end
 
     async def _end(self) -> Finished:
@@ -325,9 +343,8 @@ class LiveSession:
         loop.call_later(whole_s * CANCEL_AT, self._ending.hurry.set)
         flush_until = loop.time() + whole_s * TERMINATE_AT
         _log.info("session_ending", outcome=verdict.outcome, reason=verdict.reason)
-        code = CLOSE_FAILED if verdict.outcome in {Outcome.FAILED, Outcome.LOST} else CLOSE_NORMAL
-        self._transport.prepare_to_close(code, verdict.reason)
-        with self._stage("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
+        self._transport.prepare_to_close(close_code(verdict), verdict.reason)
+        with self._stages.span("session.end", outcome=verdict.outcome.value, reason=verdict.reason):
             if not self._told_to_end and not self._orphaned:
                 await self._channel.send(
                     EndingNotice(outcome=verdict.outcome, reason=verdict.reason, detail=verdict.detail)
@@ -340,59 +357,20 @@ class LiveSession:
                     reason=verdict.reason,
                     patience_s=lambda: _URGENT_CANCEL_S if self._urgent else whole_s * _PATIENCE,
                 )
+            await self._desk.close()
             await self._transport.close()
             await self._watch.close()
             await self._recorder.close()
-            self._emitter.emit(
-                EventType.CALL_COMPLETED,
-                {
-                    "events": self._emitter.events + 1,
-                    "chunks": dict(self._emitter.chunks),
-                    "outcome": verdict.outcome.value,
-                    "reason": verdict.reason,
-                    "detail": verdict.detail,
-                    "lost": self._spool.dropped,
-                    "suppressed": self._emitter.suppressed,
-                    "media": msgspec.to_builtins(self._transport.counts),
-                    "unrecorded_frames": self._recorder.dropped,
-                    "duration_ms": self._clock.now_ms(),
-                },
+            data = completed(
+                verdict,
+                emitter=self._emitter,
+                spool=self._spool,
+                recorder=self._recorder,
+                clock=self._clock,
+                media=self._transport.counts,
             )
+            self._emitter.emit(EventType.CALL_COMPLETED, data)
             left = await self._spool.flush(
                 _URGENT_FLUSH_S if self._urgent else max(flush_until - loop.time(), _MIN_FLUSH_S)
             )
-        return Finished(
-            outcome=verdict.outcome,
-            reason=verdict.reason,
-            detail=verdict.detail,
-            events=self._emitter.events,
-            chunks=sum(self._emitter.chunks.values()),
-            lost=self._spool.dropped + left,
-        )
-
-    # ------------------------------------------------------------------------ helpers
-
-    def _stage(self, name: str, **attributes: str) -> AbstractContextManager[Span]:
-        return session_span(
-            name,
-            session_id=self.session.id,
-            tenant=self.session.tenant,
-            traceparent=self.session.traceparent,
-            attributes={f"greenroom.{key}": value for key, value in attributes.items()},
-        )
-
-    def _mark(self, stage: str) -> None:
-        self._stages_ms.setdefault(stage, round((time.monotonic() - self._assigned_at) * 1000, 2))
-
-
-def _told(error: BaseException) -> str:
-    """Return what may be told of an error: the text of our own, of others only what and where."""
-    return str(error) if isinstance(error, NotRunnable) else where_raised(error)
-
-
-def _rooted(session: Session) -> Session:
-    """Return the session with a trace to belong to; the api gives it one, a test may not."""
-    if session.traceparent is not None:
-        return session
-    with session_span("session", session_id=session.id, tenant=session.tenant):
-        return msgspec.structs.replace(session, traceparent=current_traceparent())
+        return finished(verdict, self._emitter, lost=self._spool.dropped + left)

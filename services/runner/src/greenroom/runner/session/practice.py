@@ -152,9 +152,9 @@ class _Corner:
         """See `Broker.publish`."""
         await self._broker.publish(f"{self._prefix}.{subject}", data, headers)
 
-    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
+    async def subscribe(self, subject: str, handler: Handler, *, max_pending: int = 65_536) -> Subscription:
         """See `Broker.subscribe`."""
-        return await self._broker.subscribe(f"{self._prefix}.{subject}", handler)
+        return await self._broker.subscribe(f"{self._prefix}.{subject}", handler, max_pending=max_pending)
 
     async def serve(self, subject: str, responder: Responder) -> Subscription:
         """See `Broker.serve`."""

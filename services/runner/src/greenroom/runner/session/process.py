@@ -22,15 +22,17 @@ from greenroom.common.log import bind_session, configure_logging
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.telemetry import session_attributes
 from greenroom.common.tracing import Tracing, setup_tracing
-from greenroom.runner.control import Assign, Cancel, Finished, Standby, Stop
+from greenroom.runner.control import Assign, Cancel, Finished, Pong, Standby, Stop
 from greenroom.runner.session.attach import announce_setup_file
 from greenroom.runner.session.botlog import redirect_loguru
 from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.commands.bot_http import offer_cloud_module
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.flows import watch_flows
 from greenroom.runner.session.live import LiveSession
 from greenroom.runner.session.practice import practise
 from greenroom.runner.session.turns import SpanLabels
+from greenroom.runner.session.voice import look_for_voices_inline
 from greenroom.runner.warmup import settle
 
 _log = structlog.get_logger()
@@ -42,6 +44,7 @@ EXIT_NO_BROKER: Final = 69
 EXIT_FAULT: Final = 70
 _CONNECT_TIMEOUT_S: Final = 5.0
 _LISTEN_TIMEOUT_S: Final = 2.0
+_WAITING_S: Final = 1.0
 _FLUSH_TRACES_S: Final = 1.0
 # A start is over by then; one that takes longer waits for something, and may as well collect garbage.
 _NO_GARBAGE_S: Final = 1.0
@@ -52,6 +55,8 @@ def warm() -> None:
     """Do in the zygote what every fork would do for itself: load the hooks, and wrap what is watched."""
     announce_setup_file()
     watch_flows()
+    look_for_voices_inline()
+    offer_cloud_module()
 
 
 def run(control_fd: int, context: SessionContext) -> int:
@@ -68,6 +73,7 @@ def run(control_fd: int, context: SessionContext) -> int:
     asyncio.set_event_loop(loop)
     announce_setup_file()
     watch_flows()
+    look_for_voices_inline()
     tracing = setup_tracing(f"greenroom-{SERVICE}", name, None, version=context.version)
     # The loop isn't closed: whatever a bot has left running on it, or in threads, ends with the process.
     return loop.run_until_complete(_SessionProcess(control_fd, context, name, tracing).main())
@@ -136,9 +142,11 @@ class _SessionProcess:
 
     async def _stand_by(self, channel: Channel, broker: NatsBroker) -> int:
         await channel.send(Standby())
+        waiting = asyncio.create_task(_say_that_it_waits(channel), name="standby")
         while (message := await channel.receive()) is not None:
             match message:
                 case Assign():
+                    waiting.cancel()
                     return await self._run_session(message, channel, broker)
                 case Stop() | Cancel():
                     # Told to end before it was told what to do: it isn't needed.
@@ -147,6 +155,7 @@ class _SessionProcess:
 
     async def _run_session(self, assigned: Assign, channel: Channel, broker: NatsBroker) -> int:
         session = assigned.session
+        os.environ.update(assigned.secrets)
         with bind_session(session.id, session.tenant):
             provider = trace.get_tracer_provider()
             if isinstance(provider, TracerProvider):
@@ -179,3 +188,10 @@ class _SessionProcess:
         loop.call_later(_NO_GARBAGE_S, gc.enable)
         loop.add_signal_handler(signal.SIGTERM, live.terminate)
         return await live.run()
+
+
+async def _say_that_it_waits(channel: Channel) -> None:
+    """Say it again and again: a process that hangs is handed no session."""
+    while True:
+        await asyncio.sleep(_WAITING_S)
+        channel.say(Pong(loop_lag_ms=0.0))

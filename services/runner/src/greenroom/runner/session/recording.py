@@ -7,6 +7,7 @@ is killed loses no more than that.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,6 +32,10 @@ _USER_TOLERANCE: Final = RATE // 5
 _BOT_TOLERANCE: Final = RATE // 16
 
 
+# Told of samples as they get their place: which track, where, which.
+type Tap = Callable[[Track, int, bytes], None]
+
+
 class _Taken(NamedTuple):
     """A frame as it passed."""
 
@@ -53,6 +58,9 @@ class TrackRecorder:
 
     def __init__(self, track: Track, anchor: Anchor, tolerance: int, clock: CallClock, emitter: Emitter) -> None:
         self.dropped = 0
+        # How many were taken: who wants to know whether audio comes looks here.
+        self.frames = 0
+        self.tap: Tap | None = None
         self._track: Final[Track] = track
         self._clock = clock
         self._emitter = emitter
@@ -69,6 +77,7 @@ class TrackRecorder:
     def take(self, frame: AudioRawFrame) -> None:
         """Take a frame that passes now."""
         self._clock.begin()
+        self.frames += 1
         if len(self._taken) == _MAX_TAKEN:
             self.dropped += 1
         self._taken.append(_Taken(self._clock.monotonic_ns(), frame.audio, frame.sample_rate, frame.num_channels))
@@ -106,6 +115,8 @@ class TrackRecorder:
     def _add(self, pcm: bytes) -> None:
         for chunk in self._chunker.add(self._next, pcm, self._last_ns / 1e9):
             self._emitter.audio(self._track, chunk, self._clock.origin_ns)
+        if self.tap is not None:
+            self.tap(self._track, self._next, pcm)
         self._next += len(pcm) // WIDTH
 
     def _publish_due(self, before_s: float) -> None:
@@ -142,6 +153,15 @@ class Recorder:
     def dropped(self) -> int:
         """Frames that were lost because this process was too busy to place them."""
         return self.user.dropped + self.bot.dropped
+
+    @property
+    def tap(self) -> Tap | None:
+        """Who else is told of the samples, as they get their place."""
+        return self.user.tap
+
+    @tap.setter
+    def tap(self, tap: Tap | None) -> None:
+        self.user.tap = self.bot.tap = tap
 
     async def run(self) -> None:
         """Work until canceled."""

@@ -18,11 +18,17 @@ from pipecat.runner.types import RunnerArguments
 from greenroom.runner.session.attach import Attachment
 
 CLOSE_NORMAL: Final = 1000
+CLOSE_ABNORMAL: Final = 1006
+# Who closed, where it was neither of the two: what lies between them.
+WAY_LOST: Final = "transport"
+# Who closed, as `on_disconnected` has it, when a room is empty that may be come back to.
+AWAY: Final = "away"
 
-# Called once, when the user is there; with what names this connection in logs and events.
+# Called once, when the user is there; with what names this connection in logs and events. Again only after `AWAY`.
 type OnConnected = Callable[[str], None]
-# Called once, when the user isn't there any more: who closed (`client` or `bot`), a code (1000 is as it should be; the
-# codes of RFC 6455) and a reason.
+# Called once, when the user isn't there any more: who closed (`client`, `bot` or `WAY_LOST`), a code (1000 is as it
+# should be; the codes of RFC 6455) and a reason. A room that is empty, but may be come back to, says `AWAY` instead of
+# `client`: the session then waits for `limits.rejoin_timeout_s`, if that isn't 0, for `OnConnected` to be called again.
 type OnDisconnected = Callable[[str, int, str], None]
 
 

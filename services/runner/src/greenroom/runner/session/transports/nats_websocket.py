@@ -60,6 +60,8 @@ class MediaCounts(msgspec.Struct, kw_only=True):
     lost: int = 0
     # Came, but were thrown away because the bot was behind.
     dropped_in: int = 0
+    # Came, but the bot's serializer couldn't read them.
+    unreadable: int = 0
     # Couldn't be sent: the broker was away.
     dropped_out: int = 0
 

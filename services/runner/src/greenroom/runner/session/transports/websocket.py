@@ -9,6 +9,7 @@ from greenroom.common.broker import Broker
 from greenroom.common.lifecycle import Session
 from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.deferral import DeferredConnect
+from greenroom.runner.session.tolerance import Tolerance
 from greenroom.runner.session.transports.base import OnConnected, OnDisconnected, SessionTransport
 from greenroom.runner.session.transports.nats_websocket import MediaCounts, MediaLink
 
@@ -65,11 +66,14 @@ class WebSocketTransport(SessionTransport):
 
     @override
     def attach(self, attachment: Attachment) -> None:
-        self._deferred += [
-            DeferredConnect(transport, connected=self.connected)
-            for transport in attachment.inputs
-            if isinstance(transport, FastAPIWebsocketInputTransport)
-        ]
+        for transport in attachment.inputs:
+            if isinstance(transport, FastAPIWebsocketInputTransport):
+                self._deferred.append(DeferredConnect(transport, connected=self.connected))
+                if (serializer := transport._params.serializer) is not None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+                    Tolerance(serializer, self._on_unreadable)
+
+    def _on_unreadable(self) -> None:
+        self.counts.unreadable += 1
 
     @override
     async def welcome(self) -> None:

@@ -1,0 +1,134 @@
+"""What can go wrong with a command to a live session. The session process refuses with the code; the api raises it."""
+
+from typing import Any
+
+from greenroom.common.errors import GreenroomError, registered
+
+
+class SessionNotLive(GreenroomError):
+    """The session waits, starts, ends or has ended. Commands are for sessions in the state `ready`."""
+
+    code = "session-not-live"
+    status = 409
+    title = "The session isn't running"
+
+
+class CommandUnsupported(GreenroomError):
+    """The bot of this session can't do that: it lacks the part that would, or its runner is older than the command.
+
+    The detail names what is missing, for example a voice for `say` or a model's context for `inject`.
+    """
+
+    code = "command-unsupported"
+    status = 422
+    title = "The bot can't do that"
+
+
+class CommandNotDone(GreenroomError):
+    """The session didn't carry the command out, for the reason in the detail, and won't if it is asked again."""
+
+    code = "command-refused"
+    status = 409
+    title = "The session refused the command"
+
+
+class CommandTimedOut(GreenroomError):
+    """The session didn't answer in time, so it isn't known whether the command was or will be carried out.
+
+    Send it again with the same id: it is carried out once at most, and its answer comes when there is one.
+    """
+
+    code = "command-timed-out"
+    status = 504
+    title = "The session didn't answer in time"
+    retryable = True
+    default_retry_after_s = 1.0
+
+    def __init__(self, detail: str = "", *, command_id: str | None = None) -> None:
+        """Make the error of a command; its id is told, since whoever let us make it doesn't know it yet."""
+        super().__init__(detail)
+        self.command_id = command_id
+
+    def problem(self, instance: str | None = None) -> dict[str, Any]:
+        """See `GreenroomError.problem`."""
+        problem = super().problem(instance)
+        return problem if self.command_id is None else {**problem, "command_id": self.command_id}
+
+
+class CommandIdReused(GreenroomError):
+    """The id belongs to another command of this session. Use a new id for a new command."""
+
+    code = "command-id-reused"
+    status = 422
+    title = "The id belongs to another command"
+
+
+class CommandLost(GreenroomError):
+    """The process that had the command is gone, and nobody knows whether it had carried it out.
+
+    If the session was put on another runner, look at its events and send the command under a new id if need be.
+    """
+
+    code = "command-lost"
+    status = 409
+    title = "Whether it was carried out is lost"
+
+
+class TooManyCommands(GreenroomError):
+    """The session works on as many commands as it may, or has had as many as one session may have."""
+
+    code = "too-many-commands"
+    status = 429
+    title = "Too many commands"
+    retryable = True
+    default_retry_after_s = 1.0
+
+
+class SettingsVersionStale(GreenroomError):
+    """A `configure` with this version or a later one was applied before. `snapshot` tells which one is."""
+
+    code = "settings-version-stale"
+    status = 409
+    title = "The settings' version is stale"
+
+
+class FunctionUnknown(GreenroomError):
+    """The bot exposes no function of this name; `snapshot` lists those it does."""
+
+    code = "function-unknown"
+    status = 422
+    title = "The bot has no such function"
+
+
+class FunctionArgumentsInvalid(GreenroomError):
+    """The arguments don't fit the function; `snapshot` has the schema of what it takes."""
+
+    code = "function-arguments-invalid"
+    status = 422
+    title = "The arguments don't fit the function"
+
+
+class FunctionFailed(GreenroomError):
+    """The bot's function raised, took too long, or returned what can't be sent. The session goes on; see its log."""
+
+    code = "function-failed"
+    status = 502
+    title = "The bot's function failed"
+
+
+class NoSuchListener(GreenroomError):
+    """The listening socket's ticket isn't known, has expired or was used. Ask for another one."""
+
+    code = "listen-ticket-invalid"
+    status = 403
+    title = "The ticket for listening isn't valid"
+
+
+# Refusals that say something of the moment, not of the command: the same id may be tried again.
+PASSING: frozenset[str] = frozenset({TooManyCommands.code, SessionNotLive.code})
+
+
+def error_of(code: str, detail: str) -> GreenroomError:
+    """Return the error that a session process named."""
+    known = next((error for error in registered() if error.code == code), CommandNotDone)
+    return known(detail)

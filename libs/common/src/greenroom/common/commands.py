@@ -1,0 +1,278 @@
+"""Commands to a live session: what can be asked of it, and what it answers.
+
+A command has an id, given by whoever sends it or made for him. It travels as a request on `cmd.command` of its session
+and is carried out at most once: the session's process remembers the ids it has seen, and the api writes down what was
+answered, so the same id gets the same answer wherever and whenever it is asked again.
+
+What a process doesn't know it refuses rather than carry out half of it, so unlike other messages these refuse fields
+they don't have.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+# Beyond this nobody listens, and no model takes it in.
+MAX_TEXT: Final = 4_000
+MAX_DIGITS: Final = 64
+# What a function of the bot's may be given, and may return, as JSON.
+MAX_ARGUMENTS_BYTES: Final = 16 * 1024
+MAX_RESULT_BYTES: Final = 64 * 1024
+# Replies must be sent within 30 s (`allow_responses` in deploy/nomad/nats).
+MAX_CALL_S: Final = 20.0
+# Of an answer of the bot's own routes: as JSON it must go into one message of 1 MiB.
+MAX_HTTP_BYTES: Final = 512 * 1024
+MAX_SETTINGS: Final = 32
+
+# The lookahead is for Python's `$`, which also matches before a last newline.
+type CommandId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}(?!\n)$")]
+type Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
+type Scalar = str | int | float | bool | None
+type Settings = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=64)], Scalar], Meta(max_length=MAX_SETTINGS)
+]
+type Side = Literal["user", "bot"]
+type Role = Literal["system", "developer", "user", "assistant"]
+
+
+class Say(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="say"):
+    """Have the bot speak `text`: behind what it is saying, or at once in place of it (`interrupt`)."""
+
+    text: Text
+    interrupt: bool = False
+    # Whether the model will know that it was said.
+    remember: bool = True
+
+
+class BargeIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="barge_in"):
+    """A supervisor cuts in: what the bot is saying ends, and `text` is spoken into the call in its voice."""
+
+    text: Text
+
+
+class Inject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="inject"):
+    """Add a message to the model's context, which nobody hears.
+
+    With `run` the model answers to it: at once, and instead of what is being said (`interrupt`), or when the bot has
+    finished.
+    """
+
+    text: Text
+    role: Role = "developer"
+    run: bool = True
+    interrupt: bool = False
+
+
+class Whisper(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="whisper"):
+    """A supervisor tells the bot something that the user doesn't hear; it goes by it from its next answer on."""
+
+    text: Text
+
+
+class Interrupt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="interrupt"):
+    """End what the bot is saying and about to say, as if the user had cut in."""
+
+
+class Configure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="configure"):
+    """Change settings of the bot's services while it runs.
+
+    `version` must be higher than the one that is applied; the answer names the one that is applied then. `voice` is
+    short for a setting of `tts`, `model` for one of `llm`, `language` for one of both `tts` and `stt`. `mode` and
+    `values` are for the bot itself, which takes them if it exposes a function `configure`.
+    """
+
+    version: Annotated[int, Meta(ge=1, le=2**53)]
+    voice: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    language: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    mode: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    llm: Settings = {}
+    tts: Settings = {}
+    stt: Settings = {}
+    values: Settings = {}
+
+
+class Mute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mute"):
+    """Silence one side: for the other one, for the recording and for whoever listens in. `dtmf` is still heard."""
+
+    side: Side
+
+
+class Unmute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="unmute"):
+    """Let one side be heard again."""
+
+    side: Side
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="transfer"):
+    """Hand the caller over to `target`, a SIP URI or a phone number.
+
+    The transport does it if it can; else it is for whoever follows the session's events (`transfer_requested`).
+    """
+
+    target: Annotated[str, Meta(min_length=1, max_length=512)]
+
+
+class Dtmf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dtmf"):
+    """Press keys of the phone, behind what the bot is saying."""
+
+    digits: Annotated[str, Meta(pattern=r"^[0-9*#]{1,64}(?!\n)$")]
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="snapshot"):
+    """Ask how the session stands: `SessionState`."""
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="stop"):
+    """End the session: the bot may finish its sentence, or not (`now`)."""
+
+    now: bool = False
+    reason: Annotated[str, Meta(max_length=200)] | None = None
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="call"):
+    """Call a function that the bot exposes; `snapshot` lists them with the schemas of their arguments."""
+
+    function: Annotated[str, Meta(min_length=1, max_length=128)]
+    arguments: dict[str, Any] = {}
+    # It is canceled after this.
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_CALL_S)] = 10.0
+
+
+type Command = (
+    Say | BargeIn | Inject | Whisper | Interrupt | Configure | Mute | Unmute | Transfer | Dtmf | Snapshot | Stop | Call
+)
+
+
+class CommandRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A command on its way; `by` is the id of the key it was sent with."""
+
+    id: CommandId
+    by: str
+    at: datetime
+    command: Command
+
+
+class CommandDone(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """It was carried out; `result` depends on the command."""
+
+    id: str
+    result: dict[str, Any] = {}
+
+
+class CommandRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """It wasn't carried out; `code` is one of the error catalogue."""
+
+    id: str
+    code: str
+    detail: str = ""
+
+
+type CommandAnswer = CommandDone | CommandRefused
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that was said."""
+
+    who: Side
+    text: str
+    start_ms: int
+
+
+class ExposedFunction(msgspec.Struct, frozen=True, kw_only=True):
+    """A function of the bot's that can be called; `arguments` is a JSON Schema."""
+
+    name: str
+    description: str = ""
+    arguments: dict[str, Any] = {}
+
+
+class SessionState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a session stands; the result of a `snapshot`."""
+
+    connected: bool
+    # Since its client connected, in milliseconds.
+    duration_ms: int
+    # Where its flow stands, if it follows one.
+    node: str | None = None
+    turns: int = 0
+    muted: tuple[Side, ...] = ()
+    # Of the last `configure`; 0 before the first.
+    settings_version: int = 0
+    # The last things that were said, the oldest first.
+    lines: tuple[Line, ...] = ()
+    # Frames: received, sent, lost, ….
+    media: dict[str, Any] = {}
+    listeners: int = 0
+    functions: tuple[ExposedFunction, ...] = ()
+
+
+# ---------------------------------------------------------------------------- listening in
+
+
+class Listen(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody listens in; said again and again while it lasts, for audio flows only while somebody does."""
+
+    listener_id: str
+    by: str
+    # Audio may be spoken into the call.
+    barge_in: bool = False
+    # How long this holds.
+    lease_s: Annotated[float, Meta(gt=0, le=30)] = 5.0
+    # The listener has left.
+    over: bool = False
+
+
+class Listening(msgspec.Struct, frozen=True, kw_only=True):
+    """The session process knows; `rate` is of the audio, in samples per second."""
+
+    listeners: int
+    rate: int = 16_000
+
+
+# ---------------------------------------------------------------------------- the bot's own HTTP
+
+
+class HttpHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """A header of a request or an answer; a name may come more than once."""
+
+    name: str
+    value: str
+
+
+class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP request for the routes that the bot itself has; `by` is the id of the key it was sent with."""
+
+    by: str
+    method: str
+    # Begins with a slash; decoded.
+    path: str
+    query: str = ""
+    headers: tuple[HttpHeader, ...] = ()
+    body: bytes = b""
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_CALL_S)] = 10.0
+
+
+class HttpAnswered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
+    """What the bot's route answered."""
+
+    status: int
+    headers: tuple[HttpHeader, ...] = ()
+    body: bytes = b""
+
+
+class HttpRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
+    """The bot has no routes, or they failed; `code` is one of the error catalogue."""
+
+    code: str
+    detail: str = ""
+
+
+type HttpAnswer = HttpAnswered | HttpRefused
+
+
+def kind_of(command: Command) -> str:
+    """Return the name of a command: its tag."""
+    return str(command.__struct_config__.tag)

@@ -1,0 +1,169 @@
+"""Rooms at Daily: the bot owns one, its user gets in with a token that can do nothing else.
+
+    prepare    room `gr-SESSION` (private, expiring) made, or one that is brought looked at; owner token laid down
+    answer     the room's URL and a token of the user's own, new each time
+    release    the room is deleted, and whoever is in it put out; one that was brought stays
+
+A request that is repeated finds the room by its name. What is prepared and then not needed is released by its plan; a
+room that even that can't reach expires by itself.
+"""
+
+import fnmatch
+from typing import Any, Final, override
+from urllib.parse import urlsplit
+
+import msgspec
+
+from greenroom.api.schemas import Transport
+from greenroom.api.transports import daily_options
+from greenroom.api.transports.base import Adapter, Asked, Prepared, expiry
+from greenroom.api.transports.daily_options import DailyOptions, Dialin, UserWish
+from greenroom.api.transports.daily_rest import DailyRest, Room
+from greenroom.common.clock import Clock, SystemClock
+from greenroom.common.errors import FieldProblem, Forbidden, GreenroomError
+from greenroom.common.lifecycle import Session
+
+NAME: Final = "daily"
+
+
+class RoomNotFound(GreenroomError):
+    """The room that was brought doesn't exist in this installation's account at the provider, or has expired.
+
+    Compare the URL with the provider's dashboard. Without `room_url` a room is made for the session.
+    """
+
+    code = "room-not-found"
+    status = 422
+    title = "There is no such room"
+
+
+class DailyAdapter(Adapter):
+    """Rooms at Daily.
+
+    Args:
+        rest: Daily's API.
+        api_key: of the account; goes to bots that take a call, for Pipecat connects it with the key.
+        api_url: where they use it.
+        bring: names of rooms that requests may bring, as patterns; `{tenant}` is who asks.
+        clock: says when rooms expire.
+    """
+
+    def __init__(
+        self,
+        rest: DailyRest,
+        *,
+        api_key: str,
+        api_url: str,
+        bring: tuple[str, ...] = ("*",),
+        clock: Clock | None = None,
+    ) -> None:
+        self._rest = rest
+        self._api_key, self._api_url = api_key, api_url
+        self._bring = bring
+        self._clock = clock or SystemClock()
+
+    @property
+    @override
+    def name(self) -> str:
+        return NAME
+
+    @override
+    def check(self, options: dict[str, Any]) -> None:
+        daily_options.read(options)
+
+    @override
+    def room(self, options: dict[str, Any]) -> str | None:
+        # One bot in a room: that a second session in it is refused is a matter of the scheduler.
+        return daily_options.read(options).room_url
+
+    @override
+    def plan(self, session: Session, options: dict[str, Any]) -> dict[str, str] | None:
+        return None if daily_options.read(options).room_url is not None else {"room": _name(session)}
+
+    @override
+    async def prepare(self, asked: Asked, session: Session, options: dict[str, Any]) -> Prepared:
+        wanted = daily_options.read(options)
+        expires_at = expiry(session)
+        exp = int(expires_at.timestamp())
+        if wanted.room_url is None:
+            room = await self._rest.make_room(_name(session), daily_options.room_properties(wanted, exp=exp))
+        else:
+            room = await self._brought(session.tenant, wanted.room_url)
+        token = await self._rest.make_token(daily_options.owner_token(room.name, exp=exp))
+        info = {"room": room.name, "room_url": room.url}
+        secrets = {"room_token": token}
+        if wanted.dialin is not None:
+            info["call_id"] = wanted.dialin.call_id
+            secrets |= self._dialin_secrets(wanted.dialin)
+        public = Transport(type=NAME, info=info | _told(wanted), expires_at=expires_at)
+        return Prepared(public=public, info=info, secrets=secrets)
+
+    @override
+    async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:
+        info, expires_at = public.info, public.expires_at
+        public = msgspec.structs.replace(public, url=info["room_url"])
+        if "call_id" in info or expires_at is None or expires_at <= self._clock.now():
+            # A caller comes by telephone; and nobody gets into a room that is gone.
+            return public
+        wanted = daily_options.user_token(info["room"], exp=int(expires_at.timestamp()), user=_user(info))
+        token = await self._rest.make_token(wanted)
+        return msgspec.structs.replace(public, token=token, sip_uri=await self._sip_uri(info))
+
+    @override
+    async def release(self, tenant: str, session_id: str, info: dict[str, str]) -> None:
+        await self._rest.delete_room(info["room"])
+
+    @override
+    async def close(self) -> None:
+        await self._rest.close()
+
+    async def _brought(self, tenant: str, room_url: str) -> Room:
+        name = daily_options.brought_name(room_url)
+        patterns = [pattern.replace("{tenant}", tenant) for pattern in self._bring]
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            raise Forbidden("This room may not be brought here.")
+        room = await self._rest.room(name)
+        if room is None or urlsplit(room.url).hostname != urlsplit(room_url).hostname:
+            text = "There is no such room in the account, or it has expired."
+            problem = FieldProblem(pointer="/transport_options/room_url", detail=text)
+            raise RoomNotFound(f"{problem.pointer}: {text}", errors=[problem])
+        return room
+
+    async def _sip_uri(self, info: dict[str, str]) -> str | None:
+        """Return where the room can be called, if that was asked for: whoever knows it gets in."""
+        room = await self._rest.room(info["room"]) if "sip" in info else None
+        found = room.config.sip_uri if room is not None else None
+        return f"sip:{found.endpoint}" if found is not None and found.endpoint else None
+
+    def _dialin_secrets(self, dialin: Dialin) -> dict[str, str]:
+        """Return what Pipecat needs to have Daily connect the call; who calls is nobody else's business."""
+        settings = {
+            "call_id": dialin.call_id,
+            "call_domain": dialin.call_domain,
+            "To": dialin.to,
+            "From": dialin.from_,
+            "sip_headers": dialin.sip_headers or None,
+        }
+        return {
+            "dialin_settings": msgspec.json.encode(settings).decode(),
+            "daily_api_key": self._api_key,
+            "daily_api_url": self._api_url,
+        }
+
+
+def _name(session: Session) -> str:
+    return daily_options.PREFIX + session.id
+
+
+def _told(wanted: DailyOptions) -> dict[str, str]:
+    """Return what the answer says of the user's token, from which that can be made again."""
+    user = wanted.user
+    said = {"user_name": user.user_name, "user_id": user.user_id, "can_send": ",".join(user.can_send)}
+    if wanted.room is not None and wanted.room.sip is not None:
+        said["sip"] = wanted.room.sip.sip_mode
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _user(info: dict[str, str]) -> UserWish:
+    user: dict[str, Any] = {name: info[name] for name in ("user_name", "user_id") if name in info}
+    return msgspec.convert({**user, "can_send": [media for media in info["can_send"].split(",") if media]}, UserWish)

@@ -1,0 +1,174 @@
+"""What a request may say of its Daily room: `transport_options` of the transport `daily`.
+
+The names are Daily's own where they are passed on. What isn't offered is decided here: rooms are private and expire,
+and nobody but the bot owns them.
+"""
+
+import re
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from greenroom.api.transports.base import options_of
+from greenroom.common.errors import FieldProblem, InvalidBody
+
+# Rooms of ours are called this and the session's id; nobody may bring one of them.
+PREFIX: Final = "gr-"
+# The bot, the user, and the user again while Daily still waits for his broken connection.
+DEFAULT_PARTICIPANTS: Final = 3
+_ROOM_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+type Media = Literal["audio", "video", "screenVideo", "screenAudio"]
+type Codec = Annotated[str, Meta(min_length=1, max_length=16)]
+type ShortText = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class Codecs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which codecs callers may use, best first."""
+
+    audio: tuple[Codec, ...] = ()
+    video: tuple[Codec, ...] = ()
+
+
+class Sip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the room can be called."""
+
+    display_name: ShortText = "caller"
+    sip_mode: Literal["dial-in"] = "dial-in"
+    video: bool = False
+    num_endpoints: Annotated[int, Meta(ge=1, le=5)] = 1
+    codecs: Codecs | None = None
+
+
+class RoomWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The room that is made."""
+
+    geo: Annotated[str, Meta(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$", max_length=32)] | None = None
+    max_participants: Annotated[int, Meta(ge=2, le=200)] = DEFAULT_PARTICIPANTS
+    enable_recording: Literal["cloud", "cloud-audio-only", "local", "raw-tracks"] | None = None
+    enable_chat: bool = False
+    enable_dialout: bool = False
+    start_video_off: bool = True
+    sip: Sip | None = None
+
+
+class UserWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the user's token says."""
+
+    user_name: ShortText | None = None
+    # Daily takes 36 characters.
+    user_id: Annotated[str, Meta(min_length=1, max_length=36)] | None = None
+    can_send: tuple[Media, ...] = ("audio", "video")
+
+
+class Dialin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+    """A call that Daily holds until the bot has joined; from its dial-in webhook."""
+
+    call_id: ShortText
+    call_domain: ShortText
+    to: ShortText | None = None
+    from_: ShortText | None = None
+    sip_headers: dict[str, str] = {}
+
+
+class DailyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it. `room_url` brings a room that exists, which is neither changed nor deleted."""
+
+    room_url: Annotated[str, Meta(max_length=512)] | None = None
+    room: RoomWish | None = None
+    user: UserWish = UserWish()
+    dialin: Dialin | None = None
+
+
+def read(options: dict[str, Any]) -> DailyOptions:
+    """Return the options of a request.
+
+    Raises:
+        InvalidBody: they can't be; each problem has its pointer.
+    """
+    wanted = options_of(options, DailyOptions)
+    if wanted.room_url is not None:
+        if wanted.room is not None:
+            raise _invalid("/room", "A room that is brought isn't changed: leave out `room`, or `room_url`.")
+        if wanted.dialin is not None:
+            raise _invalid("/dialin", "A call needs a room that is made for it: leave out `room_url`.")
+        brought_name(wanted.room_url)
+    return wanted
+
+
+def brought_name(room_url: str) -> str:
+    """Return the name of a room that is brought.
+
+    Raises:
+        InvalidBody: it isn't the address of a room, or that of another session's.
+    """
+    try:
+        parts = urlsplit(room_url)
+    except ValueError as error:
+        raise _invalid("/room_url", "It isn't a URL.") from error
+    name = parts.path.strip("/")
+    if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
+        raise _invalid("/room_url", "The address of a room is https://DOMAIN.daily.co/NAME.")
+    if not _ROOM_NAME.fullmatch(name):
+        raise _invalid("/room_url", "Its path isn't the name of a room: letters, digits, - and _.")
+    if name.startswith(PREFIX):
+        raise _invalid("/room_url", f"Rooms whose names begin with {PREFIX} belong to other sessions.")
+    return name
+
+
+def room_properties(wanted: DailyOptions, *, exp: int) -> dict[str, Any]:
+    """Return the properties of the room to make, for Daily: it puts everybody out at `exp` (Unix seconds)."""
+    room = wanted.room or RoomWish()
+    sip = room.sip
+    if sip is None and wanted.dialin is not None:
+        sip = Sip(display_name=wanted.dialin.from_ or Sip().display_name)
+    properties: dict[str, Any] = {
+        "exp": exp,
+        "eject_at_room_exp": True,
+        "enable_prejoin_ui": False,
+        "enable_knocking": False,
+        "enable_screenshare": False,
+        "enable_chat": room.enable_chat,
+        "start_video_off": room.start_video_off,
+        "max_participants": room.max_participants,
+    }
+    if room.geo is not None:
+        properties["geo"] = room.geo
+    if room.enable_recording is not None:
+        properties["enable_recording"] = room.enable_recording
+    if room.enable_dialout:
+        properties["enable_dialout"] = True
+    if sip is not None:
+        properties["sip"] = {name: value for name, value in msgspec.to_builtins(sip).items() if value is not None}
+    return properties
+
+
+def owner_token(room: str, *, exp: int) -> dict[str, Any]:
+    """Return what the bot's token says: it owns this one room until `exp`."""
+    return {"room_name": room, "exp": exp, "eject_at_token_exp": True, "is_owner": True, "enable_prejoin_ui": False}
+
+
+def user_token(room: str, *, exp: int, user: UserWish) -> dict[str, Any]:
+    """Return what a user's token says: he may be in this one room and send what was asked for, until `exp`."""
+    properties: dict[str, Any] = {
+        "room_name": room,
+        "exp": exp,
+        "eject_at_token_exp": True,
+        "is_owner": False,
+        "enable_prejoin_ui": False,
+        "enable_recording_ui": False,
+        "enable_screenshare": bool({"screenVideo", "screenAudio"}.intersection(user.can_send)),
+        "permissions": {"hasPresence": True, "canSend": list(user.can_send), "canAdmin": False},
+    }
+    if user.user_name is not None:
+        properties["user_name"] = user.user_name
+    if user.user_id is not None:
+        properties["user_id"] = user.user_id
+    return properties
+
+
+def _invalid(path: str, text: str) -> InvalidBody:
+    pointer = f"/transport_options{path}"
+    return InvalidBody(f"{pointer}: {text}", errors=[FieldProblem(pointer=pointer, detail=text)])

@@ -1,0 +1,67 @@
+"""Rooms at Daily. Its library starts ten threads when a transport is made: nobody but a session's process imports this.
+
+Pipecat's transport says in the events used here:
+
+    on_client_connected, on_client_disconnected   who comes and goes, with the participant's `id`
+    on_joined, on_error                           an error before the bot has joined: it never will
+    on_call_state_updated `left`                  the bot was put out, or the room is gone
+    on_dialin_error, on_dialin_stopped            the caller has hung up, perhaps before he was connected
+"""
+
+import json
+from typing import Any, ClassVar, Final, override
+
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.runner.types import DailyRunnerArguments
+from pipecat.transports.base_transport import BaseTransport
+from pipecat.transports.daily.transport import DailyInputTransport, DailyOutputTransport
+
+from greenroom.runner.session.transports.base import NotRunnable
+from greenroom.runner.session.transports.rooms import TOKEN, RoomTransport
+
+# What Pipecat's runner puts into the body of a call that Daily holds.
+_DIALIN: Final = ("dialin_settings", "daily_api_key", "daily_api_url")
+
+
+class DailyRoom(RoomTransport):
+    """A room at Daily. See `rooms.RoomTransport`."""
+
+    ends: ClassVar[tuple[type[FrameProcessor], ...]] = (DailyInputTransport, DailyOutputTransport)
+
+    _joined = False
+
+    @override
+    def arguments(self, body: dict[str, Any]) -> DailyRunnerArguments:
+        room_url = self.info.get("room_url")
+        if room_url is None:
+            raise NotRunnable("the session has no room")
+        if all(name in self.secrets for name in _DIALIN):
+            settings, key, url = (self.secrets[name] for name in _DIALIN)
+            body = {**body, "dialin_settings": json.loads(settings), "daily_api_key": key, "daily_api_url": url}
+        return DailyRunnerArguments(room_url=room_url, token=self.secrets[TOKEN], body=body, session_id=self.session.id)
+
+    @override
+    def hook(self, transport: BaseTransport) -> None:
+        super().hook(transport)
+        transport.add_event_handler("on_joined", self._on_bot_joined)
+        transport.add_event_handler("on_error", self._on_error)
+        transport.add_event_handler("on_call_state_updated", self._on_state)
+        transport.add_event_handler("on_dialin_error", self._on_dialin_over)
+        transport.add_event_handler("on_dialin_stopped", self._on_dialin_over)
+
+    def _on_bot_joined(self, _transport: BaseTransport, _data: Any) -> None:
+        self._joined = True
+
+    def _on_error(self, _transport: BaseTransport, _error: Any) -> None:
+        # Its text is in the bot's log; it may have the room's URL in it, but nothing says that it hasn't more.
+        if not self._joined:
+            self.lost("the bot couldn't join the room")
+
+    def _on_state(self, _transport: BaseTransport, state: str) -> None:
+        if state == "left" and self._joined:
+            self.lost("the bot was put out of the room")
+
+    def _on_dialin_over(self, _transport: BaseTransport, _data: Any) -> None:
+        # Of somebody who is in the room, his leaving tells.
+        if not self.connected:
+            self.gone("the caller has hung up")

@@ -1,0 +1,186 @@
+"""Rooms at a provider: the bot goes in by itself, by Pipecat's own transport, and so does its user.
+
+Nothing of their media passes here. What the session has to know is heard from the events of Pipecat's transport,
+beside the bot's own handlers and without changing it:
+
+    somebody came in                      connected, the first time
+    the room has been empty for 5 s       the user has left: who loads a page anew, or changes networks, is back by then
+    the bot was put out, or never got in  the way is lost (also where Pipecat calls its transport unusable, and goes on)
+
+What the bot gets in with was laid down by the api and is taken once, when the session is opened.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, override
+
+import msgspec
+import structlog
+from pipecat.processors.frame_processor import FrameProcessor
+from pipecat.transports.base_transport import BaseTransport
+
+from greenroom.common.broker import Broker
+from greenroom.common.lifecycle import OnLoss, Session
+from greenroom.common.secrets import SecretBox
+from greenroom.runner.session.attach import Attachment
+from greenroom.runner.session.transports.base import (
+    AWAY,
+    CLOSE_ABNORMAL,
+    CLOSE_NORMAL,
+    WAY_LOST,
+    NotRunnable,
+    OnConnected,
+    OnDisconnected,
+    SessionTransport,
+)
+
+_log = structlog.get_logger()
+
+# How long a room may be empty after somebody was in it.
+REJOIN_S: Final = 5.0
+TOKEN: Final = "room_token"  # noqa: S105 a name, not a token
+
+
+class RoomCounts(msgspec.Struct, kw_only=True):
+    """Who came and went, for the call's last event."""
+
+    joined: int = 0
+    left: int = 0
+
+
+class RoomTransport(SessionTransport):
+    """A room at a provider; subclasses say which transports of Pipecat are meant, and what the bot is called with.
+
+    Args:
+        session: whose it is.
+        broker: has the secrets.
+        on_connected: see `base`.
+        on_disconnected: see `base`.
+    """
+
+    # The two ends of Pipecat's transport in a pipeline.
+    ends: ClassVar[tuple[type[FrameProcessor], ...]]
+
+    def __init__(
+        self, session: Session, broker: Broker, on_connected: OnConnected, on_disconnected: OnDisconnected
+    ) -> None:
+        self.session = session
+        self.info: Final = session.transport_info
+        self.secrets: dict[str, str] = {}
+        self._box = SecretBox(broker)
+        self._on_connected, self._on_disconnected = on_connected, on_disconnected
+        self._counts = RoomCounts()
+        self._present: set[str] = set()
+        self._hooked: set[int] = set()
+        self._came = self._away = self._over = False
+        self._farewell: tuple[int, str] | None = None
+        self._leaving: asyncio.TimerHandle | None = None
+
+    @property
+    @override
+    def connected(self) -> bool:
+        return bool(self._present) and not self._over
+
+    @property
+    @override
+    def counts(self) -> RoomCounts:
+        return self._counts
+
+    @override
+    async def open(self) -> None:
+        session = self.session
+        # Another try, should this process be lost, needs them again.
+        keep = session.on_loss is not OnLoss.NEVER
+        self.secrets = await self._box.take(session.tenant, session.id, keep=keep)
+        if TOKEN not in self.secrets:
+            raise NotRunnable("the token for the room was taken already, or is a day old")
+
+    @override
+    def attach(self, attachment: Attachment) -> None:
+        for end in (*attachment.inputs, *attachment.outputs):
+            if isinstance(end, self.ends) and self._first(end):
+                end.add_event_handler("on_usable_changed", self._on_usable)
+                transport: BaseTransport = vars(end)["_transport"]
+                if self._first(transport):
+                    self.hook(transport)
+
+    def hook(self, transport: BaseTransport) -> None:
+        """Hear of who comes and goes."""
+        transport.add_event_handler("on_client_connected", self._on_joined)
+        transport.add_event_handler("on_client_disconnected", self._on_left)
+
+    @override
+    async def welcome(self) -> None:
+        # The bot has heard of it from its own transport.
+        return
+
+    @override
+    def prepare_to_close(self, code: int, reason: str) -> None:
+        self._farewell = (code, reason)
+
+    @override
+    async def close(self) -> None:
+        if self.connected:
+            self._end("bot", *(self._farewell or (CLOSE_NORMAL, "")))
+        self._over = True
+        self._stay()
+
+    @override
+    async def watch(self) -> None:
+        return
+
+    def lost(self, why: str) -> None:
+        """Note that the bot isn't in the room, and nobody has sent it away; `why` may be shown to anybody."""
+        if self._farewell is None:
+            self._end(WAY_LOST, CLOSE_ABNORMAL, why)
+
+    def gone(self, why: str) -> None:
+        """Note that the user won't come (any more)."""
+        self._end("client", CLOSE_NORMAL, why)
+
+    def _first(self, part: FrameProcessor | BaseTransport) -> bool:
+        """Tell whether a part of the bot's transport is met for the first time."""
+        seen = id(part) in self._hooked
+        self._hooked.add(id(part))
+        return not seen
+
+    def _on_usable(self, _end: FrameProcessor, usable: bool) -> None:  # noqa: FBT001 Pipecat's own signature
+        # Pipecat itself goes on without it, unless the bot says otherwise: silent, and not in the room.
+        if not usable:
+            self.lost("the bot's transport can no longer do its job")
+
+    def _on_joined(self, _transport: BaseTransport, client: Mapping[str, Any]) -> None:
+        if self._over:
+            return
+        self._counts.joined += 1
+        self._present.add(str(client["id"]))
+        self._stay()
+        if self._away or not self._came:
+            self._came, self._away = True, False
+            self._on_connected(str(client["id"]))
+
+    def _on_left(self, _transport: BaseTransport, client: Mapping[str, Any]) -> None:
+        if self._over or str(client["id"]) not in self._present:
+            return
+        self._counts.left += 1
+        self._present.discard(str(client["id"]))
+        if self._present:
+            return
+        if self.session.limits.rejoin_timeout_s > 0:
+            # How long that is waited for is for the session to say.
+            self._away = True
+            self._on_disconnected(AWAY, CLOSE_NORMAL, "the room is empty")
+        else:
+            self._leaving = asyncio.get_running_loop().call_later(REJOIN_S, self.gone, "the room is empty")
+
+    def _stay(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+
+    def _end(self, by: str, code: int, reason: str) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._stay()
+        self._on_disconnected(by, code, reason)

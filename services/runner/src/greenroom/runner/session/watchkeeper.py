@@ -1,0 +1,202 @@
+"""Keeps the vigil over one call: tells it what happens, and does what follows.
+
+What passes often (audio) is counted elsewhere and looked at four times a second; what is rare (speech begins or ends,
+a heartbeat of the pipeline has come through) is told as it happens.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+from pipecat.frames.frames import (
+    BotSpeakingFrame,
+    BotStartedSpeakingFrame,
+    BotStoppedSpeakingFrame,
+    Frame,
+    HeartbeatFrame,
+    TranscriptionFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from pipecat.observers.base_observer import FramePushed
+
+from greenroom.common.lifecycle import Limits, Outcome
+from greenroom.common.messages import EventType
+from greenroom.common.reasons import Reason
+from greenroom.runner.control import Pong
+from greenroom.runner.session.attach import Attachment
+from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.emitter import Emitter
+from greenroom.runner.session.ending import Ending
+from greenroom.runner.session.notices import CALL_ENDING_SOON, tell_bot
+from greenroom.runner.session.observer import Route
+from greenroom.runner.session.pipelines import Pipelines
+from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.stacks import task_stacks
+from greenroom.runner.session.vigil import EndingSoon, Over, Stalled, Vigil
+
+_log = structlog.get_logger()
+
+_TICK_S: Final = 0.25
+_PONG_EVERY: Final = 4
+# Pipecat's own heartbeats are one a second; every second one is enough to see that things move.
+_HEARTBEAT_S: Final = 2.0
+
+_USER_BEGINS: Final = (VADUserStartedSpeakingFrame, UserStartedSpeakingFrame)
+_USER_ENDS: Final = (VADUserStoppedSpeakingFrame, UserStoppedSpeakingFrame, TranscriptionFrame)
+
+
+class Watchkeeper:
+    """See the module.
+
+    Args:
+        limits: of the session.
+        emitter: takes the events.
+        ending: is given the verdict.
+        recorder: counts the audio of both sides.
+        pipelines: of the bot.
+        channel: to the runner, which wants to hear each second that the loop turns.
+        on_tick: called four times a second.
+        cut_off: whether the broker, by which media may come, is away.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        emitter: Emitter,
+        ending: Ending,
+        recorder: Recorder,
+        pipelines: Pipelines,
+        channel: Channel,
+        on_tick: Callable[[], None],
+        cut_off: Callable[[], bool],
+    ) -> None:
+        self.vigil = Vigil(limits)
+        self._emitter = emitter
+        self._ending = ending
+        self._recorder = recorder
+        self._pipelines = pipelines
+        self._channel = channel
+        self._on_tick = on_tick
+        self._cut_off = cut_off
+        self._heard = self._sounded = 0
+        # A bot with background sounds sends audio all the time: then only speech says that something moves.
+        self._mixes = False
+        self._rejoin = limits.rejoin_timeout_s > 0
+        self._came = False
+        self._notices: set[asyncio.Task[None]] = set()
+
+    def ready(self) -> None:
+        """The pipeline runs."""
+        self.vigil.ready(time.monotonic())
+
+    def came_back(self) -> bool:
+        """Somebody is there; return whether somebody was before."""
+        again, self._came = self._came, True
+        self.vigil.connected(time.monotonic())
+        return again
+
+    def waits(self) -> bool:
+        """Nobody is there, but somebody may come back; return whether that is waited for."""
+        self.vigil.left(time.monotonic())
+        return self._rejoin
+
+    def follow(self, attachment: Attachment, routes: Mapping[type[Frame], Route]) -> dict[type[Frame], Route]:
+        """Return the routes of the pipeline that holds the transport, with what we have to see there too."""
+        params = attachment.worker.params
+        if not params.enable_heartbeats:
+            params.enable_heartbeats, params.heartbeats_period_secs = True, _HEARTBEAT_S
+        self._mixes = attachment.mixes
+
+        def moved(push: FramePushed) -> None:
+            if push.source in attachment.outputs:
+                self.vigil.moved()
+
+        ours: dict[type[Frame], Callable[[FramePushed], None]] = {
+            HeartbeatFrame: moved,
+            BotSpeakingFrame: lambda _: self.vigil.moved(),
+            BotStartedSpeakingFrame: self._bot_begins,
+            BotStoppedSpeakingFrame: lambda _: self.vigil.speaks("bot", time.monotonic(), begins=False),
+            **dict.fromkeys(_USER_BEGINS, lambda _: self.vigil.speaks("user", time.monotonic(), begins=True)),
+            **dict.fromkeys(_USER_ENDS, lambda _: self.vigil.speaks("user", time.monotonic(), begins=False)),
+        }
+        return {**routes, **{kind: _both(see, routes.get(kind)) for kind, see in ours.items()}}
+
+    async def run(self) -> None:
+        """Look, and tell the runner how late the loop was, until canceled."""
+        lag_s = 0.0
+        ticks = 0
+        while True:
+            due = time.monotonic() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            lag_s = max(lag_s, time.monotonic() - due)
+            self._on_tick()
+            self._look()
+            ticks += 1
+            if ticks % _PONG_EVERY == 0:
+                await self._channel.send(Pong(loop_lag_ms=round(lag_s * 1000, 2)))
+                lag_s = 0.0
+
+    def _bot_begins(self, _: FramePushed) -> None:
+        self.vigil.sounded()
+        self.vigil.speaks("bot", time.monotonic(), begins=True)
+
+    def _look(self) -> None:
+        if self._ending.begun.is_set():
+            return
+        now = time.monotonic()
+        heard, sounded = self._recorder.user.frames, self._recorder.bot.frames
+        if heard != self._heard:
+            self.vigil.heard(now)
+        if sounded != self._sounded and not self._mixes:
+            self.vigil.sounded()
+        self._heard, self._sounded = heard, sounded
+        if self._cut_off():
+            self.vigil.excused(now)
+        for finding in self.vigil.look(now):
+            match finding:
+                case EndingSoon():
+                    self._tell(finding)
+                case Stalled():
+                    _log.warning("call_stalled", wait=finding.wait.value, for_s=finding.for_s)
+                    self._emitter.emit(EventType.CALL_STALLED, {"kind": finding.wait.value, "for_s": finding.for_s})
+                case Over():
+                    self._end(finding)
+                    return
+
+    def _tell(self, finding: EndingSoon) -> None:
+        data = {"seconds_left": finding.seconds_left}
+        _log.info("call_ending_soon", **data)
+        self._emitter.emit(EventType.CALL_ENDING_SOON, data)
+        telling = asyncio.create_task(
+            tell_bot(tuple(self._pipelines.attachments), CALL_ENDING_SOON, data), name="ending-soon"
+        )
+        self._notices.add(telling)
+        telling.add_done_callback(self._notices.discard)
+
+    def _end(self, finding: Over) -> None:
+        reason = finding.reason
+        _log.warning("call_over", reason=reason.value, detail=finding.detail)
+        if reason is Reason.NO_PROGRESS:
+            text = task_stacks()
+            self._emitter.emit(EventType.STACK_DUMP, {"cause": reason.value, "text": text})
+        self._ending.decide(Outcome(reason.outcome or Outcome.FAILED), reason.value, finding.detail)
+        if reason is Reason.NO_PROGRESS:
+            # Nothing comes through, so an EndFrame wouldn't either.
+            self._ending.hurry.set()
+
+
+def _both(see: Callable[[FramePushed], None], route: Route | None) -> Route:
+    if route is None:
+        return see
+
+    def routed(push: FramePushed) -> Awaitable[None] | None:
+        see(push)
+        return route(push)
+
+    return routed

@@ -1,0 +1,63 @@
+"""The quickstarts of tests/support/quickstart_bots, unmodified, as agents of a whole Greenroom."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from greenroom.devtools import call
+from greenroom.devtools.client import ApiProblem
+from tests.support.openai_stub import CHAT, KEY, OpenAIStub, Says, running_openai_stub
+from tests.support.stack import RunningStack, running_stack
+from tests.support.workspace import ROOT
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BOTS = ROOT / "tests/support/quickstart_bots"
+QUESTION = "what time is it"
+
+
+@pytest.fixture(scope="module")
+async def stub() -> AsyncIterator[OpenAIStub]:
+    """What the bots hear, think and speak with."""
+    async with running_openai_stub() as running:
+        running.default_transcript = QUESTION
+        running.default_reply = Says("Hello there my friend.")
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def stack(stub: OpenAIStub, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningStack]:
+    """A stack whose runner offers the files."""
+    files = ",".join(str(path) for path in sorted(BOTS.glob("*_bot.py")))
+    keys = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": stub.url}
+    async with running_stack(tmp_path_factory.mktemp("quickstarts"), GREENROOM_BOTS=files, **keys) as running:
+        yield running
+
+
+async def test_all_quickstarts_are_agents(stack: RunningStack) -> None:
+    """Each is an agent with the transports that its source names."""
+    async with stack.client() as client:
+        agents = {agent["name"]: agent["transports"] for agent in (await client.get("/v1/agents"))["agents"]}
+    assert agents["websocket_bot"] == ["websocket"]
+    assert agents["telephony_bot"] == ["twilio", "telnyx", "plivo", "exotel"]
+    assert agents["webrtc_bot"] == ["daily", "smallwebrtc"]
+    assert agents["daily_bot"] == ["daily"]
+
+
+async def test_the_websocket_quickstart_holds_a_call(stack: RunningStack, stub: OpenAIStub) -> None:
+    """It greets, hears and answers; transcript, metrics and recording are kept though it knows of none of them."""
+    async with stack.client() as client:
+        report = await call.place(client, "websocket_bot", call.spoken([QUESTION]), linger_s=0.5)
+    assert report.session["outcome"] == "completed"
+    assert [event.data["data"]["text"] for event in report.of_type("user_spoke")] == [QUESTION]
+    assert [event.data["data"]["text"] for event in report.of_type("agent_spoke")][:2] == ["Hello there my friend."] * 2
+    assert report.of_type("metrics")
+    assert report.of_type("recording_saved")
+    assert QUESTION in str(stub.asked(CHAT)[-1].body["messages"])
+
+
+async def test_a_quickstart_is_refused_what_it_does_not_take(stack: RunningStack) -> None:
+    """A session over another transport than those of its source isn't begun."""
+    async with stack.client() as client:
+        with pytest.raises(ApiProblem, match="The agent takes twilio, telnyx, plivo, exotel"):
+            await client.post("/v1/sessions", {"agent": "telephony_bot", "transport": "websocket"})

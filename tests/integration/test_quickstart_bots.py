@@ -1,0 +1,69 @@
+"""Bots in the shape of Pipecat's quickstarts, unmodified: under Pipecat's development runner, and offered here."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from greenroom.devtools import call
+from greenroom.devtools.caller import RATE, Caller
+from greenroom.runner.discovery import BotSpec, load
+from tests.support.dev_runner import development_runner
+from tests.support.openai_stub import CHAT, KEY, TRANSCRIPTIONS, Says, running_openai_stub
+from tests.support.twilio_caller import hold
+from tests.support.workspace import ROOT
+
+BOTS = ROOT / "tests/support/quickstart_bots"
+QUESTION = "what time is it"
+
+
+@pytest.mark.parametrize(
+    ("bot", "transports"),
+    [
+        ("websocket", ("websocket",)),
+        ("telephony", ("twilio", "telnyx", "plivo", "exotel")),
+        ("webrtc", ("daily", "smallwebrtc")),
+        ("daily", ("daily",)),
+    ],
+)
+def test_a_quickstart_is_offered_for_what_it_takes(bot: str, transports: tuple[str, ...]) -> None:
+    """Its file is imported as it is, and says by itself which transports it takes."""
+    offer = load(BotSpec(name=bot, target=f"{BOTS / bot}_bot.py:bot")).offer
+    assert (offer.error, offer.transports) == (None, transports)
+
+
+def test_a_quickstart_whose_transport_is_not_installed_says_so() -> None:
+    """LiveKit is an extra: without it the offer names what is missing, with it the bot is offered for livekit."""
+    offer = load(BotSpec(name="livekit", target=f"{BOTS}/livekit_bot.py:bot")).offer
+    if find_spec("livekit") is None:
+        assert offer.error is not None
+        assert "No module named 'livekit'" in offer.error
+    else:
+        assert (offer.error, offer.transports) == (None, ("livekit",))
+
+
+async def test_the_websocket_quickstart_runs_under_the_development_runner(tmp_path: Path) -> None:
+    """It greets who connects, hears what is said, and answers."""
+    async with running_openai_stub() as stub:
+        stub.default_transcript = QUESTION
+        stub.default_reply = Says("Hello there my friend.")
+        keys = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": stub.url}
+        async with development_runner(BOTS / "websocket_bot.py", "websocket", tmp_path, **keys) as address:
+            held = await Caller(f"ws://{address}/ws-client", call.spoken([QUESTION]), linger_s=0.5).run()
+    assert len(held.heard) > RATE  # half a second in 16 bit
+    assert stub.asked(TRANSCRIPTIONS)
+    assert [QUESTION in str(request.body["messages"]) for request in stub.asked(CHAT)][-1]
+
+
+async def test_the_telephony_quickstart_runs_under_the_development_runner(tmp_path: Path) -> None:
+    """It finds out that Twilio calls, greets, hears what is said, and answers."""
+    async with running_openai_stub() as stub:
+        stub.default_transcript = QUESTION
+        stub.default_reply = Says("Hello there my friend.")
+        keys = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": stub.url}
+        async with development_runner(BOTS / "telephony_bot.py", "twilio", tmp_path, **keys) as address:
+            [line] = call.spoken([QUESTION])
+            heard_s = await hold(f"ws://{address}/ws", line.pcm, rate=RATE, patience_s=30, enough_s=0.1)
+    assert heard_s > 0.3
+    assert stub.asked(TRANSCRIPTIONS)
+    assert [QUESTION in str(request.body["messages"]) for request in stub.asked(CHAT)][-1]

@@ -1,0 +1,45 @@
+"""Sessions in rooms, in session processes as they are: what becomes of those whose bot can't get in."""
+
+from collections.abc import Generator
+
+import pytest
+
+from greenroom.common.lifecycle import Outcome
+from greenroom.common.secrets import SecretBox
+from greenroom.runner.control import Finished
+from tests.support.deployed_nats import quiet_port
+from tests.support.session_rig import HostProcess, Sessions, new_session
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
+    """What forks session processes."""
+    host = HostProcess(tmp_path_factory.mktemp("session-host"))
+    yield host
+    host.close()
+
+
+async def test_a_bot_that_cant_reach_its_room_has_no_way_to_its_user(host: HostProcess, nats_url: str) -> None:
+    """Pipecat's own transport gives up after some tries and leaves the bot to itself; the session ends and says why."""
+    async with Sessions(host, nats_url) as sessions:
+        run = await sessions.standby()
+        info = {"room": "gr-1", "url": f"ws://127.0.0.1:{quiet_port()}"}
+        session = new_session("guest", transport="livekit", transport_info=info)
+        await SecretBox(sessions.broker).put(session.tenant, session.id, {"room_token": "a.b.c"})
+        run.assign_this(session)
+        last = await run.expect(Finished, timeout_s=40)
+        assert (last.outcome, last.reason) == (Outcome.FAILED, "transport-failed")
+        assert last.detail == "the bot's transport can no longer do its job"
+        assert await run.exit_status() == 0
+
+
+@pytest.mark.parametrize("transport", ["daily", "livekit"])
+async def test_a_room_whose_token_is_gone_isnt_tried(host: HostProcess, nats_url: str, transport: str) -> None:
+    """The bot isn't even called: there is nothing that it could get in with."""
+    async with Sessions(host, nats_url) as sessions:
+        run = await sessions.assign("guest", transport=transport, transport_info={"room": "gr-1"})
+        last = await run.expect(Finished)
+        assert (last.outcome, last.reason) == (Outcome.FAILED, "transport-failed")
+        assert last.detail is not None
+        assert "token for the room" in last.detail
+        assert await run.exit_status() == 0

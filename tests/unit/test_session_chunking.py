@@ -1,0 +1,130 @@
+"""Audio of users in larger pieces."""
+
+import asyncio
+import inspect
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pipecat.frames.frames import InputAudioRawFrame, UserAudioRawFrame
+from pipecat.transports.base_input import BaseInputTransport
+from pipecat.transports.base_transport import TransportParams
+from pipecat.transports.websocket.fastapi import FastAPIWebsocketInputTransport
+
+from greenroom.runner.session.chunking import InputChunks
+from tests.support.leaping_time import run_virtual
+
+_PIECE_S = 0.06
+_FRAME_S = 0.02
+
+
+class _Line:
+    """A transport's input side, and what came out of it, with the time."""
+
+    def __init__(self) -> None:
+        self.transport = BaseInputTransport(TransportParams(audio_in_enabled=True))
+        self.out: list[tuple[float, InputAudioRawFrame]] = []
+        inner: Any = self.transport
+        inner.push_audio_frame = self._push
+        self.chunks = InputChunks(self.transport, _PIECE_S)
+
+    async def _push(self, frame: InputAudioRawFrame) -> None:
+        self.out.append((asyncio.get_running_loop().time(), frame))
+
+    async def hear(self, audio: bytes, rate: int = 16_000, source: str | None = None) -> None:
+        """Receive a frame."""
+        frame = InputAudioRawFrame(audio=audio, sample_rate=rate, num_channels=1)
+        frame.transport_source = source
+        await self.transport.push_audio_frame(frame)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The bytes of what came out."""
+        return [len(frame.audio) for _, frame in self.out]
+
+
+def test_frames_of_20_ms_become_pieces_of_60() -> None:
+    """Three at a time, nothing lost, the samples in order."""
+
+    async def scenario() -> None:
+        line = _Line()
+        for number in range(9):
+            await line.hear(bytes([number]) * 640)
+            await asyncio.sleep(_FRAME_S)
+        assert line.sizes == [1920] * 3
+        assert b"".join(frame.audio for _, frame in line.out) == b"".join(bytes([n]) * 640 for n in range(9))
+        assert [frame.num_frames for _, frame in line.out] == [960] * 3
+
+    run_virtual(scenario())
+
+
+def test_a_client_that_stops_is_heard_to_its_last_sample() -> None:
+    """What has begun and isn't continued comes within a piece and a half."""
+
+    async def scenario() -> None:
+        line = _Line()
+        await line.hear(bytes(640))
+        await asyncio.sleep(1)
+        assert line.sizes == [640]
+        assert line.out[0][0] == pytest.approx(_PIECE_S * 1.5)
+
+    run_virtual(scenario())
+
+
+def test_what_is_of_another_kind_is_not_joined() -> None:
+    """Another rate, another source, another participant: each stays what it is, and nothing overtakes."""
+
+    async def scenario() -> None:
+        line = _Line()
+        await line.hear(b"a" * 640)
+        await line.hear(b"b" * 320, rate=8_000)
+        await line.hear(b"c" * 320, rate=8_000, source="screen")
+        other = UserAudioRawFrame(user_id="u2", audio=b"d" * 320, sample_rate=8_000, num_channels=1)
+        await line.transport.push_audio_frame(other)
+        assert [frame.audio[:1] for _, frame in line.out] == [b"a", b"b", b"c", b"d"]
+        assert [frame.sample_rate for _, frame in line.out] == [16_000, 8_000, 8_000, 8_000]
+        assert line.out[2][1].transport_source == "screen"
+        assert line.out[3][1] is other
+
+    run_virtual(scenario())
+
+
+def test_large_frames_go_through_at_once() -> None:
+    """A client that sends more at a time isn't kept waiting."""
+
+    async def scenario() -> None:
+        line = _Line()
+        await line.hear(bytes(3200))
+        assert line.sizes == [3200]
+
+    run_virtual(scenario())
+
+
+@given(st.lists(st.tuples(st.integers(1, 1000), st.sampled_from([0.0, 0.01, 0.02, 0.2])), max_size=40))
+def test_every_sample_comes_once_and_in_order(frames: list[tuple[int, float]]) -> None:
+    """Whatever sizes and whatever pauses; no piece waits for longer than a piece and a half."""
+
+    async def scenario() -> None:
+        line = _Line()
+        said = b""
+        for number, (samples, pause_s) in enumerate(frames):
+            audio = (number + 1).to_bytes(2, "little") * samples
+            said += audio
+            await line.hear(audio)
+            await asyncio.sleep(pause_s)
+        await asyncio.sleep(_PIECE_S * 1.5)
+        assert b"".join(frame.audio for _, frame in line.out) == said
+
+    run_virtual(scenario())
+
+
+def test_transports_push_what_they_receive_the_way_we_listen() -> None:
+    """Pipecat's transports hand audio to `push_audio_frame` of their own instance."""
+    source = inspect.getsource(FastAPIWebsocketInputTransport)
+    assert "self.push_audio_frame(" in source
+    for method in (BaseInputTransport.push_audio_frame, BaseInputTransport.cancel, BaseInputTransport.stop):
+        assert list(inspect.signature(method).parameters) == ["self", "frame"]
+    ends = inspect.getsource(BaseInputTransport.process_frame)
+    assert "await self.cancel(frame)" in ends
+    assert "await self.stop(frame)" in ends
