@@ -160,7 +160,13 @@ class CarrierWorld:
 
         def decide(session: Session) -> Ended:
             told = session.outcome or finished.outcome
-            return Ended(by="runner", epoch=session.epoch, outcome=told, reason=session.reason or finished.reason)
+            return Ended(
+                detail=self._details.get(session.id) or finished.detail,
+                by="runner",
+                epoch=session.epoch,
+                outcome=told,
+                reason=session.reason or finished.reason,
+            )
 
         await self.api.ledger.move("default", session_id, decide)
 
