@@ -54,7 +54,7 @@ async def _main(name: str) -> None:
 
     websocket = WebSocket({"type": "websocket", "headers": []}, receive, send)
     websocket.client_state = websocket.application_state = WebSocketState.CONNECTED
-    arguments = WebSocketRunnerArguments(websocket=websocket)
+    arguments = WebSocketRunnerArguments(websocket=websocket, transport_type="websocket")
     arguments.handle_sigint = arguments.handle_sigterm = False
     arguments.pipeline_idle_timeout_secs = None
     bot = importlib.import_module(f"greenroom.runner.bots.{name}").bot

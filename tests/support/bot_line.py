@@ -194,7 +194,7 @@ async def call_to(
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
         try:
-            await module.bot(WebSocketRunnerArguments(websocket=websocket, body=body or {}))
+            await module.bot(WebSocketRunnerArguments(websocket=websocket, transport_type="websocket", body=body or {}))
         except Exception as error:
             returned.set_exception(error)
             raise

@@ -24,13 +24,17 @@ from loguru import logger
 from greenroom.common import tracing
 from greenroom.common.settings import load
 from greenroom.runner import warmup
+from greenroom.runner.bots import echo as built_in_echo
 from greenroom.runner.rehearsal import rehearse
 from greenroom.runner.session import process
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.settings import RunnerSettings
+from tests.support import telephony_bots
 from tests.support.session_bots import BOTS
 from tests.support.watched_bots import WATCHED_BOTS
 
+# What comes with us, by a name of its own where a test has one of that name.
+_BOTS: Final = {**BOTS, "line": built_in_echo.bot, "phone": telephony_bots.bot}
 _REHEARSAL_S: Final = 20.0
 _JOIN_S: Final = 5.0
 
@@ -48,7 +52,7 @@ def main(fd: int) -> None:
             if not packet:
                 return
             settings = load(RunnerSettings, {**os.environ, **json.loads(packet)})
-            context = SessionContext(runner_id="test-runner", settings=settings, bots=bots)
+            context = SessionContext(runner_id="test-runner", settings=settings, bots={**_BOTS, **bots})
             host.send(f"pid {_fork(host, fds[0], context)}".encode())
         _reap(host)
 

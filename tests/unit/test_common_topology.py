@@ -15,7 +15,7 @@ def test_names_are_there_once() -> None:
     assert len(STREAMS) == len(topology.STREAMS)
     consumers = [consumer.name for consumer in topology.CONSUMERS]
     assert len(set(consumers)) == len(consumers)
-    kept = {"AUDIO", "TICKETS", "IDEMPOTENCY", "SECRETS", "RELEASES", "POLICY", "DECISIONS", "PARKED"}
+    kept = {"AUDIO", "TICKETS", "IDEMPOTENCY", "SECRETS", "RELEASES", "CALLS", "DIALS", "POLICY", "DECISIONS", "PARKED"}
     assert {LEDGER_STREAM, LEADERS_STREAM} | kept == set(STREAMS)
 
 

@@ -37,6 +37,8 @@ LOGINS_OF_SESSIONS: Final = "$SYS.REQ.USER.AUTH"
 
 # Types of events that only one of those who publish events may use.
 RECORDING_SAVED: Final = subjects.SESSION_EVENT.wildcard(type="recording_saved")
+CALLS: Final = subjects.SESSION_EVENT.wildcard(type="call_status")
+ANSWERED_BY: Final = subjects.SESSION_EVENT.wildcard(type="call_answered_by")
 DECIDED: Final = subjects.SESSION_EVENT.wildcard(type="scheduler.decision")
 # Types without a dot are Greenroom's own.
 FOREIGN: Final = subjects.SESSION_EVENT.wildcard().removesuffix(">") + "*.>"
@@ -72,12 +74,15 @@ def users() -> tuple[User, ...]:
             name="api",
             publish=(
                 *owned("api"),
+                ANSWERED_BY,
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
                 *_reads_last("TICKETS", subjects.TICKET),
                 *_reads_last("IDEMPOTENCY", subjects.IDEMPOTENCY),
                 *_reads_last("LEADERS", subjects.LEADER),
                 *_reads_last("POLICY", subjects.POLICY),
                 *_reads_last("SECRETS", subjects.SECRET),
+                *_reads_last("CALLS", subjects.CALL),
+                *_reads_last("CALLS", subjects.WEBHOOK),
                 *_follows("SESSIONS"),
                 *_pulls("api"),
                 *_checks_topology(),
@@ -160,8 +165,8 @@ def _logins(row: Described) -> set[str]:
 def _published(row: Described, login: str) -> str:
     """Return what `login` may publish of a row: the whole, except where several share a subject."""
     match row.subject, login:
-        case subjects.SESSION_EVENT, "recorder":
-            return RECORDING_SAVED
+        case subjects.SESSION_EVENT, "recorder" | "api":
+            return {"recorder": RECORDING_SAVED, "api": CALLS}[login]
         case subjects.LEADER, "recorder":
             return RECORDER_LEADS
         case subjects.SESSION_MEDIA, _:

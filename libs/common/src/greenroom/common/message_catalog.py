@@ -10,8 +10,10 @@ import msgspec
 from greenroom.common import subjects
 from greenroom.common.commands import CommandAnswer, CommandRequest, HttpAnswer, HttpCall, Listen, Listening
 from greenroom.common.messages import (
+    CallRecord,
     ConnectMedia,
     Decision,
+    DialPlan,
     Done,
     Drain,
     Event,
@@ -34,6 +36,7 @@ from greenroom.common.messages import (
     StartAnswer,
     StartSession,
     Ticket,
+    WebhookSeen,
 )
 from greenroom.common.peer_messages import OfferPeer, PeerCandidates, PeerReply
 from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
@@ -72,7 +75,7 @@ CATALOG: Final[tuple[Described, ...]] = (
     Described(
         subject=subjects.SESSION_EVENT,
         kind="event",
-        owner="session process, recorder, any service of the house",
+        owner="session process, recorder, api, any service of the house",
         message=Event,
         stream="SESSIONS",
         summary="Something that happened in a session.",
@@ -298,6 +301,30 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=ReleasePlan,
         stream="RELEASES",
         summary="What was made at a provider for a session, until it is taken away.",
+    ),
+    Described(
+        subject=subjects.CALL,
+        kind="state",
+        owner="api",
+        message=CallRecord,
+        stream="CALLS",
+        summary="Which session a phone call belongs to.",
+    ),
+    Described(
+        subject=subjects.WEBHOOK,
+        kind="state",
+        owner="api",
+        message=WebhookSeen,
+        stream="CALLS",
+        summary="That the nonce of a carrier's webhook was used.",
+    ),
+    Described(
+        subject=subjects.DIAL,
+        kind="state",
+        owner="api",
+        message=DialPlan,
+        stream="DIALS",
+        summary="Who is to be called once a session is ready.",
     ),
     Described(
         subject=subjects.IDEMPOTENCY,

@@ -76,6 +76,11 @@ class EventType(enum.StrEnum):
     NODE_TRANSITION = "node_transition"
     METRICS = "metrics"
     ERROR = "error"
+    # Keys of the phone, pressed by the caller (`direction` is `in`) or sent by the bot (`out`).
+    DTMF = "dtmf"
+    # What a carrier says of a call, and who has answered it: somebody, or a machine.
+    CALL_STATUS = "call_status"
+    CALL_ANSWERED_BY = "call_answered_by"
     CALL_DISCONNECTED = "call_disconnected"
     # `seconds_left`: the longest duration is near, and the bot has been told.
     CALL_ENDING_SOON = "call_ending_soon"
@@ -492,6 +497,48 @@ class ReleasePlan(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str
     # Enough to find it at the provider; no secrets.
     info: dict[str, str] = {}
+    at: datetime
+
+
+# ---------------------------------------------------------------------------- phone calls
+
+
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Which session a phone call belongs to.
+
+    Kept under the call, so that one call has one session however often its carrier asks, and under the session, so that
+    it is dialled once and can be hung up.
+    """
+
+    carrier: str
+    tenant: str
+    session_id: str
+    # The carrier's id of it; empty while it isn't known.
+    call_id: str = ""
+    # The carrier says that it has ended: nothing has to be hung up.
+    over: bool = False
+    at: datetime
+
+
+class WebhookSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A webhook's nonce was used, with this body."""
+
+    body_sha256: str
+    at: datetime
+
+
+class DialPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody is to be called as soon as the session is ready. Whoever reads this does it, once."""
+
+    carrier: str
+    tenant: str
+    session_id: str
+    to: str
+    caller: str
+    ring_timeout_s: int
+    machine_detection: bool = False
+    # How the carrier reaches this service, e.g. `https://voice.example.org`.
+    origin: str
     at: datetime
 
 

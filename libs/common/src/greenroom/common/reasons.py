@@ -344,6 +344,40 @@ class Reason(enum.StrEnum):
         "The caller hung up while waiting",
         "The connection of the request that asked for the session, and waited for it, was closed. Nothing to do.",
     )
+    CALL_NOT_ANSWERED = (
+        "call-not-answered",
+        "expired",
+        True,
+        "Nobody picked up",
+        "The carrier rang for as long as it was to, or until the number refused. Call again later.",
+    )
+    CALL_BUSY = (
+        "call-busy",
+        "expired",
+        True,
+        "The number was busy",
+        "Who was called was speaking, or refused the call. Call again later.",
+    )
+    CALL_FAILED = (
+        "call-failed",
+        "failed",
+        False,
+        "The carrier couldn't put the call through",
+        (
+            "The number doesn't exist or can't be reached from this account, or the carrier refused to dial. `detail` "
+            "and the `call_status` events have the carrier's own words."
+        ),
+    )
+    LINE_BUSY = (
+        "line-busy",
+        "rejected",
+        True,
+        "A phone call found no free slot",
+        (
+            "No slot was leased before the carrier had to be answered, and the number doesn't hold its callers: they "
+            "heard that the line is busy. Add slots, or set the number's `at_busy` to `hold`."
+        ),
+    )
     LAUNCH_FAILED = (
         "launch-failed",
         None,

@@ -106,6 +106,11 @@ IDEMPOTENCY: Final = Subject("gr.v1.idempotency.{tenant}.{key}")
 SECRET: Final = Subject("gr.v1.secret.{tenant}.{session_id}")
 # What was made at a provider for a session, and has to go when the session is over.
 RELEASE: Final = Subject("gr.v1.release.{transport}")
+# Which session a phone call belongs to; nonces of webhooks. (`key` is a digest.)
+CALL: Final = Subject("gr.v1.call.{key}")
+WEBHOOK: Final = Subject("gr.v1.webhook.{key}")
+# Somebody is to be called.
+DIAL: Final = Subject("gr.v1.dial.{carrier}")
 
 # What operators decided (`policy`), and what the scheduler found about it (`verdicts`).
 POLICY: Final = Subject("gr.v1.policy.{name}")

@@ -94,6 +94,21 @@ STREAMS: Final[tuple[Stream, ...]] = (
         max_age_s=7 * DAY_S,
     ),
     Stream(
+        name="CALLS",
+        subjects=(subjects.CALL.wildcard(), subjects.WEBHOOK.wildcard()),
+        description="Which session each phone call belongs to, and which webhooks were seen.",
+        # A webhook without a timestamp that is repeated later than this is a new call.
+        max_age_s=7 * DAY_S,
+        max_msgs_per_subject=1,
+    ),
+    Stream(
+        name="DIALS",
+        subjects=(subjects.DIAL.wildcard(),),
+        description="Who is to be called once a session is ready.",
+        retention="workqueue",
+        max_age_s=DAY_S,
+    ),
+    Stream(
         name="POLICY",
         subjects=(subjects.POLICY.wildcard(),),
         description="Limits, pools and rollouts, as the schedulers apply them; PostgreSQL has the original.",
@@ -135,6 +150,15 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
         # A provider that doesn't answer is given up sooner.
         ack_wait_s=60,
         # One for each room that is open: those whose session isn't over yet are put back for a while.
+        max_ack_pending=100_000,
+    ),
+    Consumer(
+        stream="DIALS",
+        name="api-dials",
+        filters=(subjects.DIAL.wildcard(),),
+        description="The api calls people.",
+        # A carrier that doesn't answer is given up sooner.
+        ack_wait_s=60,
         max_ack_pending=100_000,
     ),
 )

@@ -38,6 +38,9 @@ SESSIONS_LISTEN: Final = "sessions:listen"
 # What operators decide about scheduling, of all tenants; whoever may change it may see it.
 POLICY_READ: Final = "policy:read"
 POLICY_WRITE: Final = "policy:write"
+# Which agent answers calls to the tenant's phone numbers.
+NUMBERS_READ: Final = "numbers:read"
+NUMBERS_WRITE: Final = "numbers:write"
 ADMIN: Final = "admin"
 # A key with one of these may do everything.
 _ALL: Final = frozenset({ADMIN, "*"})

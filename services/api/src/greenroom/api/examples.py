@@ -199,7 +199,7 @@ STATUS: Final[dict[str, Any]] = {
     "instance": "edge-1-20",
     "ready": True,
     "problems": {},
-    "schema_version": "0005_pins",
+    "schema_version": "0006_numbers",
     "sessions": {"ready": 1},
     "runners": {"serving": 1, "draining": 0, "lost": 0, "slots": 24, "held": 1},
     "scheduler": {"leader": "sched-1-31", "term": 4},

@@ -11,6 +11,7 @@ from greenroom.api import app
 from greenroom.api.agents import Agents
 from greenroom.api.auth import Keys
 from greenroom.api.bot_http import BotHttpLink
+from greenroom.api.carriers.telephony import Telephony
 from greenroom.api.commands import Commands
 from greenroom.api.edge import MediaEdge
 from greenroom.api.fleet import Fleet
@@ -48,6 +49,7 @@ class Parts:
         fleet: the runners, as their heartbeats show them.
         policy: brings the policy to the schedulers.
         transports: the ways to sessions.
+        telephony: phone calls.
         streams: event streams.
         media: media sockets.
         listening: supervisors' sockets.
@@ -70,8 +72,10 @@ class Parts:
             broker=broker, ledger=ledger, tickets=tickets, waiters=waiters, settings=settings, metrics=metrics
         )
         agents = Agents(store, self.fleet)
+        self.telephony = Telephony(settings, store=store, broker=broker, ledger=ledger, tickets=tickets)
         peer_tokens = PeerTokens(tickets, self.keys)
-        self.transports = Transports(adapters(settings, tickets, peer_tokens), broker=broker, ledger=ledger)
+        offered = (*adapters(settings, tickets, peer_tokens), *self.telephony.adapters.values())
+        self.transports = Transports(offered, broker=broker, ledger=ledger)
         sessions = Sessions(
             ledger=ledger,
             store=store,
@@ -100,6 +104,8 @@ class Parts:
             peer_tokens=peer_tokens,
             agents=agents,
             fleet=self.fleet,
+            numbers=self.telephony.numbers,
+            calls=self.telephony.calls(sessions, waiters, metrics),
             broker=broker,
             readiness=readiness,
             settings=settings,
@@ -130,12 +136,14 @@ class Parts:
                         ("policy", self.policy.run()),
                         ("media", self.media.run()),
                         ("transports", self.transports.run()),
+                        ("telephony", self.telephony.run()),
                     )
                 ]
                 yield
                 for task in work:
                     task.cancel()
         finally:
+            await self.telephony.close()
             await self.policy.stop()
             await self.fleet.stop()
             await self.keys.flush()

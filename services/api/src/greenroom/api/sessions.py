@@ -128,6 +128,20 @@ class Sessions:
             return await self._answer(asked, view, _encoded(view))
         return await self._create_once(asked, wish, key)
 
+    async def place(self, asked: Asked, wish: CreateSession, session_id: str) -> None:
+        """Ask for the session of a call that is there already, under an id of the caller's choice.
+
+        Nothing happens if the session exists.
+
+        Raises:
+            AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
+            SessionEndedEarly: a limit refuses it.
+            GreenroomError: what else its preparation raises.
+        """
+        if await self._ledger.last(asked.caller.tenant, session_id) is None:
+            known = await self._takes(asked.caller, wish)
+            await self._place(asked, wish, known, session_id, None)
+
     async def find(self, tenant: str, session_id: str) -> Session:
         """Return a session: from the ledger while that has it, else from PostgreSQL.
 
@@ -195,12 +209,16 @@ class Sessions:
         return await self._answer(asked, view, (status, body))
 
     async def _agent(self, caller: Caller, wish: CreateSession) -> KnownAgent:
+        known = await self._takes(caller, wish)
+        self._transports.check(wish.transport, wish.transport_options)
+        return known
+
+    async def _takes(self, caller: Caller, wish: CreateSession) -> KnownAgent:
         known = await self._agents.get(caller.tenant, wish.agent)
         if wish.transport not in known.agent.transports:
             takes = ", ".join(known.agent.transports)
             problem = FieldProblem(pointer="/transport", detail=f"The agent takes {takes}.")
             raise InvalidBody(f"/transport: {problem.detail}", errors=[problem])
-        self._transports.check(wish.transport, wish.transport_options)
         known.check_body(wish.body)
         self._agents.check_secrets(wish.pool or known.agent.pool, known.agent.bot)
         return known

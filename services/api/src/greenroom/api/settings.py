@@ -6,14 +6,15 @@ from typing import Annotated, Final
 
 import msgspec
 
+from greenroom.api.carriers.settings import CarrierSettings
 from greenroom.api.ice import IceServers
 from greenroom.api.numbers import answering, secret_bytes
-from greenroom.common.settings import Env, ServiceSettings
+from greenroom.common.settings import Env
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
 
-class ApiSettings(ServiceSettings, frozen=True, kw_only=True):
+class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
     """What the api can be told, beside what every service can."""
 
     database_url: Annotated[str, Env("DATABASE_URL", help="PostgreSQL, as a URL; credentials may be in it")]

@@ -8,11 +8,13 @@ from litestar.handlers import HTTPRouteHandler
 
 from greenroom.api.agents import Agents
 from greenroom.api.bot_http import BotHttpLink
+from greenroom.api.carriers.calls import Calls
 from greenroom.api.commands import Commands
 from greenroom.api.fleet import Fleet
 from greenroom.api.listen_tickets import ListenTickets
 from greenroom.api.offers import Offers
 from greenroom.api.peer_tokens import PeerTokens
+from greenroom.api.phone_numbers import Numbers
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.routes.bot_http import bot_http_routes
@@ -20,6 +22,7 @@ from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.daily import daily_routes
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.limits import limit_routes
+from greenroom.api.routes.numbers import number_routes
 from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
@@ -28,6 +31,7 @@ from greenroom.api.routes.rollouts import rollout_routes, weight_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
 from greenroom.api.routes.waiting import queue_routes
+from greenroom.api.routes.webhooks import webhook_routes
 from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
@@ -53,6 +57,8 @@ def all_routes(
     peer_tokens: PeerTokens,
     agents: Agents,
     fleet: Fleet,
+    numbers: Numbers,
+    calls: Calls,
     broker: Broker,
     readiness: Readiness,
     settings: ApiSettings,
@@ -73,6 +79,8 @@ def all_routes(
         *reservation_routes(policies),
         *rollout_routes(policies, scheduler),
         *weight_routes(policies),
+        *number_routes(numbers, agents, settings.public_url),
+        *webhook_routes(calls, settings.public_url),
         *pin_routes(policies, scheduler, agents),
         *system_routes(
             agents=agents,

@@ -54,3 +54,8 @@ def only_query(request: AnyRequest, *known: str) -> None:
     unknown = sorted(set(request.query_params) - set(known))
     if unknown:
         raise InvalidQuery(f"Unknown: {', '.join(name[:64] for name in unknown)}. Known: {', '.join(known) or 'none'}.")
+
+
+def origin_of(request: AnyRequest, public_url: str | None) -> str:
+    """Return how whoever asks reaches us, without a slash at the end."""
+    return (public_url or f"{request.scope['scheme']}://{request.headers.get('host', 'localhost')}").rstrip("/")

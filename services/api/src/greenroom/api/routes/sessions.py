@@ -18,7 +18,7 @@ from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.idempotency import InvalidIdempotencyKey
 from greenroom.api.problem import CODE_KEY, Problem, retry_after
 from greenroom.api.problem import MEDIA_TYPE as PROBLEM_TYPE
-from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
+from greenroom.api.routes.common import AnyRequest, answer, only_query, origin_of, problems
 from greenroom.api.schemas import CreateSession, SessionPage, SessionView, StopSession, session_view
 from greenroom.api.sessions import Sessions
 from greenroom.api.sql import SessionFilter
@@ -104,7 +104,7 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         `wait` says.
         """
         only_query(request)
-        asked = Asked(caller=caller_of(request), origin=_origin(request, public_url))
+        asked = Asked(caller=caller_of(request), origin=origin_of(request, public_url))
         created = await sessions.create(asked, data, idempotency_key, lambda: _closed(request))
         _name(created.session_id, asked.caller.tenant)
         headers = {"idempotent-replayed": "true"} if created.replayed else {}
@@ -222,11 +222,6 @@ async def _closed(request: AnyRequest) -> None:
     """Return when the caller's connection is closed; its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _origin(request: AnyRequest, public_url: str | None) -> str:
-    """Return how the client reaches us, without a slash at the end."""
-    return (public_url or f"{request.scope['scheme']}://{request.headers.get('host', 'localhost')}").rstrip("/")
 
 
 def _moment(name: str, at: datetime | None) -> datetime | None:

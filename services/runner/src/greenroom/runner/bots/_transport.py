@@ -11,23 +11,24 @@ from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.workers.runner import WorkerRunner
 
-# The transports of the built-in bots: `TRANSPORTS` of their modules.
-TAKEN: Final = ("websocket", "smallwebrtc")
-# Both ways, mono.
+# The transports of the built-in bots, `TRANSPORTS` of their modules: our clients, and phone calls of any carrier.
+TAKEN: Final = ("websocket", "smallwebrtc", "twilio", "telnyx", "plivo", "exotel", "vobiz")
+# Inside, both ways, mono; carriers' 8 kHz are converted.
 RATE: Final = 16_000
 # Audio goes out in pieces of 60 ms: a third less work than with 20 ms, and still too short to be heard as a delay.
 _OUT_10MS_CHUNKS: Final = 6
 
 
 async def open_transport(runner_args: RunnerArguments) -> BaseTransport:
-    """Return the transport of a session: a WebSocket with Pipecat's Protobuf frames, or a browser's connection.
+    """Return the transport of a session: a WebSocket with Protobuf frames, a browser's connection, or a phone call.
 
     Raises:
         ValueError: the session is to run over something else.
     """
     if isinstance(runner_args, WebSocketRunnerArguments) and runner_args.transport_type is None:
-        # Pipecat would wait for the first words of a telephony provider to tell which one it is.
-        runner_args.transport_type = "websocket"
+        # A phone call: Pipecat finds out from the first messages whose. (Vobiz speaks as Plivo does.)
+        carriers = dict.fromkeys(("twilio", "telnyx", "plivo", "exotel"), _telephony_params)
+        return await runner_utils.create_transport(runner_args, {**carriers})
     return await runner_utils.create_transport(runner_args, {"websocket": _websocket_params, "webrtc": _webrtc_params})
 
 
@@ -78,3 +79,7 @@ def _websocket_params() -> FastAPIWebsocketParams:
         audio_out_10ms_chunks=_OUT_10MS_CHUNKS,
         serializer=ProtobufFrameSerializer(),
     )
+
+
+def _telephony_params() -> FastAPIWebsocketParams:
+    return FastAPIWebsocketParams(audio_in_enabled=True, audio_out_enabled=True, audio_out_10ms_chunks=_OUT_10MS_CHUNKS)

@@ -18,12 +18,15 @@ from pipecat.frames.frames import (
     FunctionCallResultFrame,
     FunctionCallsStartedFrame,
     InputAudioRawFrame,
+    InputDTMFFrame,
     InterruptionFrame,
     LLMFullResponseStartFrame,
     LLMMarkerFrame,
     LLMTextFrame,
     MetricsFrame,
     OutputAudioRawFrame,
+    OutputDTMFFrame,
+    OutputDTMFUrgentFrame,
     StartFrame,
     StopFrame,
     TranscriptionFrame,
@@ -130,6 +133,9 @@ class CallWatch:
             TTSTextFrame: self._spoken,
             BotStartedSpeakingFrame: self._bot_started,
             BotStoppedSpeakingFrame: self._bot_stopped,
+            InputDTMFFrame: self._dtmf,
+            OutputDTMFFrame: self._dtmf,
+            OutputDTMFUrgentFrame: self._dtmf,
             InterruptionFrame: self._interruption,
             VADUserStartedSpeakingFrame: self._vad_started,
             VADUserStoppedSpeakingFrame: self._vad_stopped,
@@ -189,6 +195,18 @@ class CallWatch:
         elif push.first_push and isinstance(push.frame, TTSAudioRawFrame):
             self._agent.made(_seconds(push.frame))
             await self._latency.on_push_frame(push)
+
+    def _dtmf(self, push: FramePushed) -> None:
+        if not push.first_push:
+            return
+        match push.frame:
+            case InputDTMFFrame(button=button):
+                direction, digits = "in", button.value
+            case OutputDTMFFrame() | OutputDTMFUrgentFrame() as frame:
+                direction, digits = "out", frame.to_string()
+            case _:
+                return
+        self._emitter.emit(EventType.DTMF, {"digits": digits, "direction": direction, "at_ms": self._clock.now_ms()})
 
     # ------------------------------------------------------------------------ the bot's speech
 

@@ -25,6 +25,14 @@ def _websocket(
     return WebSocketTransport(session, broker, on_connected, on_disconnected)
 
 
+def _telephony(
+    session: Session, broker: Broker, on_connected: OnConnected, on_disconnected: OnDisconnected
+) -> SessionTransport:
+    from greenroom.runner.session.transports.telephony import TelephonyTransport  # noqa: PLC0415
+
+    return TelephonyTransport(session, broker, on_connected, on_disconnected)
+
+
 def _daily(
     session: Session, broker: Broker, on_connected: OnConnected, on_disconnected: OnDisconnected
 ) -> SessionTransport:
@@ -60,6 +68,7 @@ def _smallwebrtc(
 # Each imports what it needs when it is needed: Daily's alone starts ten threads.
 _KNOWN: Final[dict[str, Callable[[Session, Broker, OnConnected, OnDisconnected], SessionTransport]]] = {
     "websocket": _websocket,
+    **dict.fromkeys(("twilio", "telnyx", "plivo", "exotel", "vobiz"), _telephony),
     "daily": _daily,
     "livekit": _livekit,
 }

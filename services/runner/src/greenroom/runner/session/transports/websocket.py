@@ -25,17 +25,24 @@ class WebSocketTransport(SessionTransport):
         broker: carries the frames.
         on_connected: see `base`.
         on_disconnected: see `base`.
+        link: carries the frames, where it isn't the plain one.
     """
 
     # What Pipecat calls the transport; None has it look at the first messages (telephony).
     pipecat_type: str | None = _PIPECAT_TYPE
 
     def __init__(
-        self, session: Session, broker: Broker, on_connected: OnConnected, on_disconnected: OnDisconnected
+        self,
+        session: Session,
+        broker: Broker,
+        on_connected: OnConnected,
+        on_disconnected: OnDisconnected,
+        *,
+        link: MediaLink | None = None,
     ) -> None:
         self._session = session
         self._deferred: list[DeferredConnect] = []
-        self._link = MediaLink(broker, session, on_connected=on_connected, on_disconnected=on_disconnected)
+        self._link = link or MediaLink(broker, session, on_connected=on_connected, on_disconnected=on_disconnected)
 
     @property
     @override

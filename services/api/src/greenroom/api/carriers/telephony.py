@@ -1,0 +1,73 @@
+"""Phone calls, put together: the parts that share accounts, calls and connections."""
+
+from typing import Final
+
+from greenroom.api.carriers import make_carriers
+from greenroom.api.carriers.adapter import CarrierAdapter
+from greenroom.api.carriers.callbook import CallBook
+from greenroom.api.carriers.calls import Calls
+from greenroom.api.carriers.dials import Dials
+from greenroom.api.carriers.links import Links
+from greenroom.api.carriers.rest import Rest
+from greenroom.api.carriers.settings import CarrierSettings
+from greenroom.api.phone_numbers import Numbers
+from greenroom.api.sessions import Sessions
+from greenroom.api.store import Store
+from greenroom.api.tickets import Tickets
+from greenroom.api.waiters import Waiters
+from greenroom.common.broker import Broker
+from greenroom.common.ledger import Ledger
+from greenroom.common.metrics import Metrics
+
+
+class Telephony:
+    """Everything of carriers that lives as long as the service.
+
+    Attributes:
+        numbers: who answers.
+        adapters: of the carriers that there are settings for, by name.
+    """
+
+    def __init__(
+        self, settings: CarrierSettings, *, store: Store, broker: Broker, ledger: Ledger, tickets: Tickets
+    ) -> None:
+        """Put the parts together; nothing runs yet."""
+        self._settings = settings
+        self._broker = broker
+        self._ledger = ledger
+        self._rest: Final = Rest()
+        self._book = CallBook(broker)
+        self._links = Links(tickets)
+        carriers = make_carriers(settings)
+        self._dials = Dials(
+            broker=broker, ledger=ledger, book=self._book, links=self._links, rest=self._rest, carriers=carriers
+        )
+        self.numbers = Numbers(store)
+        self.adapters = {
+            name: CarrierAdapter(carrier, numbers=self.numbers, book=self._book, dials=self._dials, rest=self._rest)
+            for name, carrier in carriers.items()
+        }
+
+    def calls(self, sessions: Sessions, waiters: Waiters, metrics: Metrics) -> Calls:
+        """Return what answers carriers."""
+        return Calls(
+            adapters=self.adapters,
+            numbers=self.numbers,
+            book=self._book,
+            links=self._links,
+            sessions=sessions,
+            ledger=self._ledger,
+            waiters=waiters,
+            broker=self._broker,
+            answer_s=self._settings.call_answer_s,
+            hold_pause_s=self._settings.call_hold_pause_s,
+            metrics=metrics,
+        )
+
+    async def run(self) -> None:
+        """Call whoever is to be called, until canceled."""
+        await self._dials.run()
+
+    async def close(self) -> None:
+        """Close connections to carriers."""
+        await self._rest.close()

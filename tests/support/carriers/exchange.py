@@ -1,0 +1,207 @@
+"""A carrier as a whole: its API on the loopback, its webhooks to us, and the phones at the other end."""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal
+from urllib.parse import parse_qs
+
+import httpx
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tests.support.carriers.dialect import Answered, Dialect, Dialled, Leg, Request
+from tests.support.carriers.exotel import ExotelDialect
+from tests.support.carriers.phone import Phone
+from tests.support.carriers.plivo import PlivoDialect
+from tests.support.carriers.telnyx import TelnyxDialect
+from tests.support.carriers.twilio import TwilioDialect
+from tests.support.carriers.vobiz import VobizDialect
+
+CARRIERS: Final = ("twilio", "telnyx", "plivo", "exotel", "vobiz")
+CALLER: Final = "+4915112345678"
+NUMBER: Final = "+4930123456"
+_COUNT: Final = itertools.count(1)
+_UNAUTHENTICATED: Final = 401
+
+
+def dialect_of(name: str) -> Dialect:
+    """Return a carrier's dialect."""
+    kinds = (TwilioDialect, TelnyxDialect, PlivoDialect, ExotelDialect, VobizDialect)
+    return next(kind() for kind in kinds if kind.name == name)
+
+
+class Exchange:
+    """One carrier.
+
+    Attributes:
+        dialect: its own.
+        callee: what somebody who is called does.
+        answered_by: what the carrier says of who picked up, as fields of its webhook; None: nothing.
+        trouble: statuses with which the next requests to its API are answered, whatever they ask for.
+        requests: to its API, in order.
+        dialled: whom it was asked to call.
+        hung_up: calls that it was asked to end.
+        live: calls that aren't over, for the API.
+        phones: of those who were called and picked up.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.callee: Literal["answers", "busy", "no-answer", "failed"] = "answers"
+        self.answered_by: dict[str, str] | None = None
+        self.trouble: list[int] = []
+        self.requests: list[Request] = []
+        self.dialled: list[Dialled] = []
+        self.hung_up: list[str] = []
+        self.live: set[str] = set()
+        self.phones: list[Phone] = []
+        self.url = ""
+        self._http = httpx.AsyncClient(timeout=20)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def leg(self, *, caller: str = CALLER, called: str = NUMBER, outbound: bool = False) -> Leg:
+        """Return a new call."""
+        number = next(_COUNT)
+        leg = Leg(
+            call_id=f"call-{self.dialect.name}-{number:08d}",
+            stream_id=f"stream-{self.dialect.name}-{number:08d}",
+            caller=caller,
+            called=called,
+            outbound=outbound,
+        )
+        self.live.add(leg.call_id)
+        return leg
+
+    async def ask(self, url: str, leg: Leg) -> Answered:
+        """Ask what to do with a call."""
+        response = await self.webhook(url, self.dialect.asks(leg))
+        return self.dialect.reads(response.status_code, response.content)
+
+    async def webhook(
+        self, url: str, fields: dict[str, str], *, at: float | None = None, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        """Send a webhook, signed; `headers` replace those that it would have."""
+        signed = self.dialect.sign("POST", url, fields, at=at) | (headers or {})
+        return await self._http.post(url, data=fields, headers=signed)
+
+    async def call(self, api_url: str, leg: Leg | None = None) -> Phone:
+        """Call our number; returns when the call is connected, however often it is held before."""
+        leg = leg or self.leg()
+        answered = await self.ask(f"{api_url}/v1/webhooks/{self.dialect.name}/answer", leg)
+        while answered.kind == "hold":
+            await asyncio.sleep(answered.pause_s)
+            answered = await self.ask(answered.url, leg)
+        assert answered.kind == "connect", answered
+        phone = Phone(self.dialect, leg)
+        await phone.connect(answered.url)
+        self.phones.append(phone)
+        return phone
+
+    async def tell(self, url: str, leg: Leg, status: str) -> httpx.Response:
+        """Say how a call stands."""
+        return await self.webhook(url, self.dialect.tells(leg, status))
+
+    # ------------------------------------------------------------------------ its API
+
+    async def serve(self, request: HttpRequest) -> Response:
+        """Answer a request to the API."""
+        asked = await _read(request)
+        self.requests.append(asked)
+        if self.trouble:
+            status = self.trouble.pop(0)
+            return JSONResponse({"message": "trouble"}, status_code=status, headers={"retry-after": "1"})
+        if not self.dialect.authentic(asked):
+            return JSONResponse({"message": "Authenticate"}, status_code=_UNAUTHENTICATED)
+        dialled = self.dialect.dials(asked)
+        if dialled is not None:
+            leg = self.leg(caller=dialled.caller, called=dialled.to, outbound=True)
+            self.dialled.append(dialled)
+            self._begin(self._ring(leg, dialled))
+            return _json(*self.dialect.dialled(leg))
+        call_id = self.dialect.hangs_up(asked)
+        assert call_id is not None, asked
+        known = call_id in self.live
+        self.live.discard(call_id)
+        self.hung_up.append(call_id)
+        for phone in self.phones:
+            if phone.leg.call_id == call_id and not phone.closed.is_set():
+                self._begin(phone.hang_up())
+        return _json(*self.dialect.hung_up(known=known))
+
+    async def _ring(self, leg: Leg, dialled: Dialled) -> None:
+        await asyncio.sleep(0.1)
+        if self.callee != "answers":
+            self.live.discard(leg.call_id)
+            await self._tell_dialled(dialled.status_url, leg, self.callee)
+            return
+        url = dialled.stream_url
+        if dialled.answer_url:
+            answered = await self.ask(dialled.answer_url, leg)
+            assert answered.kind == "connect"
+            url = answered.url
+        phone = Phone(self.dialect, leg)
+        await phone.connect(url)
+        self.phones.append(phone)
+        if self.answered_by is not None:
+            await self.webhook(dialled.machine_url, {**self.dialect.asks(leg), **self.answered_by})
+        await phone.closed.wait()
+        self.live.discard(leg.call_id)
+        await self._tell_dialled(dialled.status_url, leg, "completed")
+
+    async def _tell_dialled(self, url: str, leg: Leg, status: str) -> None:
+        response = await self.tell(url, leg, status)
+        assert response.status_code == 200, response.text
+
+    def _begin(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
+        for phone in self.phones:
+            await phone.end()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._http.aclose()
+
+
+@asynccontextmanager
+async def running_exchange(name: str) -> AsyncGenerator[Exchange]:
+    """Run a carrier for the time of the block."""
+    exchange = Exchange(dialect_of(name))
+    app = Starlette(routes=[Route("/{path:path}", exchange.serve, methods=["GET", "POST", "DELETE"])])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        exchange.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            yield exchange
+        finally:
+            await exchange.close()
+            server.should_exit = True
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+
+
+async def _read(request: HttpRequest) -> Request:
+    body = await request.body()
+    if request.headers.get("content-type", "").startswith("application/json"):
+        fields: dict[str, Any] = msgspec.json.decode(body) if body else {}
+    else:
+        parsed = parse_qs(body.decode(), keep_blank_values=True)
+        fields = {name: found[0] if len(found) == 1 else found for name, found in parsed.items()}
+    return Request(method=request.method, path=request.url.path, headers=dict(request.headers), fields=fields)
+
+
+def _json(status: int, body: dict[str, Any]) -> Response:
+    return Response(status_code=status) if not body else JSONResponse(body, status_code=status)
