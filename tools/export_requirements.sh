@@ -41,4 +41,4 @@ for service in api recorder scheduler; do
     compile "$service" 3.12 "services/$service/pyproject.toml"
 done
 # Its image takes every transport; the built-in front desk's offline speech is for demonstrations.
-compile runner 3.12 services/runner/pyproject.toml --extra webrtc
+compile runner 3.12 services/runner/pyproject.toml --extra webrtc --extra livekit

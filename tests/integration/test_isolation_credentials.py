@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import nats
-import nats.errors
 import pytest
 from nats.aio.client import Client
 

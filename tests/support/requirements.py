@@ -61,6 +61,8 @@ def declared(file: str) -> list[Requirement]:
         "dev": [*root["project"]["dependencies"], *root["dependency-groups"]["dev"]],
         "build": root["dependency-groups"]["build"],
     }
+    # The runner's image takes every transport.
+    texts["runner"] = ["greenroom-runner[livekit,webrtc]"]
     return [Requirement(text) for text in texts.get(file, [f"greenroom-{file}"])]
 
 

@@ -211,4 +211,6 @@ def _private(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
             if node.attr == "_exit" or (isinstance(node.value, ast.Name) and node.value.id in own):
                 continue
+            if isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "super":
+                continue
             yield node.attr

@@ -213,7 +213,7 @@ class World:
         for each in waiting:
             position = await self.rig.position(each.id)
             assert position.reason
-            assert position.position or "it is" in position.reason
+            assert position.position or "it is" in position.reason or "being launched for it" in position.reason
 
     def check_ledger(self) -> None:
         """No limit and no bound of launches was exceeded by any lease, and no epoch was granted or claimed twice."""

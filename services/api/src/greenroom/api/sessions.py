@@ -56,6 +56,13 @@ _LATER: Final = (
     "accounts",
     "sticky_key",
 )
+_FIRST_LIMITS: Final = (
+    "queue_timeout_s",
+    "start_timeout_s",
+    "max_duration_s",
+    "join_timeout_s",
+    "end_timeout_s",
+)
 _PLAIN: Final[dict[str, Any]] = msgspec.to_builtins(CreateSession(agent="-"))
 
 
@@ -336,6 +343,9 @@ def _digest(wish: CreateSession) -> str:
     """Return what tells one request from another, however its JSON was written."""
     members: dict[str, Any] = msgspec.to_builtins(wish)
     members = {name: value for name, value in members.items() if name not in _LATER or value != _PLAIN[name]}
+    members["limits"] = {
+        name: value for name, value in members["limits"].items() if name in _FIRST_LIMITS or value is not None
+    }
     return hashlib.sha256(msgspec.json.encode(members, order="sorted")).hexdigest()
 
 

