@@ -126,7 +126,9 @@ async def test_the_bot_is_told_of_its_client_once() -> None:
     """A client that has found a new way is no new client: the bot's `on_client_connected` runs once."""
     transport = made()
     await transport.open()
-    connection = transport.arguments({}).webrtc_connection
+    arguments = transport.arguments({})
+    assert isinstance(arguments, SmallWebRTCRunnerArguments)
+    connection = arguments.webrtc_connection
     bots = PipecatTransport(connection, TransportParams())
     told: list[object] = []
 
