@@ -4,7 +4,7 @@ A new adapter gets a case in tests/support/adapter_cases.py; nothing here knows 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -243,6 +243,15 @@ def _secrets_of(answer: Transport, public: Transport) -> Iterable[str]:
 def _find_none(secrets: Iterable[str], where: bytes) -> None:
     for secret in secrets:
         assert secret.encode() not in where, f"{secret[:12]}… was found"
+
+
+@pytest.fixture(autouse=True)
+def _all_levels() -> Iterator[None]:
+    """Hear every level, whatever another test has set logs up for."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    yield
+    structlog.configure(**before)
 
 
 def test_logs_are_caught() -> None:

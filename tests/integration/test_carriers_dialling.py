@@ -77,7 +77,7 @@ async def test_the_bot_that_called_hangs_up(world: CarrierWorld) -> None:
 
 @pytest.mark.parametrize(
     ("callee", "reason"),
-    [("busy", "call-busy"), ("no-answer", "call-not-answered"), ("failed", "call-failed")],
+    [("busy", "call-busy"), ("no-answer", "call-not-answered"), ("failed", "call-not-put-through")],
 )
 async def test_somebody_who_is_not_reached_ends_the_session(world: CarrierWorld, callee: Any, reason: str) -> None:
     """The session says why, in one vocabulary for all carriers."""
@@ -116,7 +116,7 @@ async def test_a_refusal_of_the_carrier_ends_the_session(world: CarrierWorld) ->
     """What the carrier says is the session's detail, and nobody is called twice."""
     world.exchange.trouble = [400]
     session = await world.ended(await dial(world))
-    assert (session.outcome, session.reason) == (Outcome.FAILED, "call-failed")
+    assert (session.outcome, session.reason) == (Outcome.FAILED, "call-not-put-through")
     assert session.detail == f"{world.name}: HTTP 400: trouble"
     assert world.exchange.dialled == []
 
@@ -125,7 +125,7 @@ async def test_trouble_at_the_carrier_does_not_ring_twice(world: CarrierWorld) -
     """Whether a request that failed made a call isn't known, so it isn't repeated."""
     world.exchange.trouble = [500]
     session = await world.ended(await dial(world))
-    assert (session.reason, len(world.exchange.requests)) == ("call-failed", 1)
+    assert (session.reason, len(world.exchange.requests)) == ("call-not-put-through", 1)
 
 
 async def test_a_carrier_that_asks_for_patience_gets_it(world: CarrierWorld) -> None:

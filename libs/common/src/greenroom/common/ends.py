@@ -72,6 +72,10 @@ ENDS: Final[dict[Reason, End]] = {
     Reason.ROOM_BUSY: _end("scheduler", "the room has an active session", f"{_SCHEDULER}/rooms.py"),
     Reason.UNPINNED: _end("scheduler", "the agent's pin was lowered or deleted", f"{_SCHEDULER}/pin_keeper.py"),
     Reason.CALLER_GAVE_UP: _end("api", "the request that waited for it was closed", f"{_API}/patience.py"),
+    Reason.CALL_NOT_ANSWERED: _end("api", "nobody picked up, says the carrier", f"{_API}/carriers/ends.py"),
+    Reason.CALL_BUSY: _end("api", "who was called is busy, says the carrier", f"{_API}/carriers/ends.py"),
+    Reason.CALL_NOT_PUT_THROUGH: _end("api", "the carrier can't reach the number", f"{_API}/carriers/ends.py"),
+    Reason.LINE_BUSY: _end("api", "no slot in time for a phone call", f"{_API}/carriers/ends.py"),
 }
 
 

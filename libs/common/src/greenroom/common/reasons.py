@@ -358,8 +358,8 @@ class Reason(enum.StrEnum):
         "The number was busy",
         "Who was called was speaking, or refused the call. Call again later.",
     )
-    CALL_FAILED = (
-        "call-failed",
+    CALL_NOT_PUT_THROUGH = (
+        "call-not-put-through",
         "failed",
         False,
         "The carrier couldn't put the call through",

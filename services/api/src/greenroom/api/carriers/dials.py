@@ -179,7 +179,9 @@ def failed(session: Session, detail: str) -> Transition | None:
             kind = Ended
         case _:
             kind = Ending
-    return kind(by="api", epoch=session.epoch, outcome=Outcome.FAILED, reason=Reason.CALL_FAILED, detail=detail)
+    return kind(
+        by="api", epoch=session.epoch, outcome=Outcome.FAILED, reason=Reason.CALL_NOT_PUT_THROUGH, detail=detail
+    )
 
 
 def _decode(message: Message) -> DialPlan:

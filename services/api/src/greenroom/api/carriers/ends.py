@@ -10,7 +10,7 @@ _NOT_PUT_THROUGH: Final = {
     Status.BUSY: (Outcome.EXPIRED, Reason.CALL_BUSY),
     Status.NO_ANSWER: (Outcome.EXPIRED, Reason.CALL_NOT_ANSWERED),
     Status.CANCELED: (Outcome.EXPIRED, Reason.CALL_NOT_ANSWERED),
-    Status.FAILED: (Outcome.FAILED, Reason.CALL_FAILED),
+    Status.FAILED: (Outcome.FAILED, Reason.CALL_NOT_PUT_THROUGH),
 }
 
 

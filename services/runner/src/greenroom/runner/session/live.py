@@ -165,7 +165,6 @@ class LiveSession:
             except NotRunnable as error:
                 self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, str(error))
                 return
-            await self._desk.open()
             self._emitter.emit(
                 EventType.CALL_STARTED,
                 {
@@ -180,6 +179,8 @@ class LiveSession:
             self._bot_context.run(self._enter)
             self._bot = asyncio.get_running_loop().create_task(self._run_bot(), name="bot", context=self._bot_context)
             self._bot.add_done_callback(self._on_bot_done)
+            # While the bot makes its pipeline: commands are for what is ready.
+            await self._desk.open()
             await self._listening()
             self._reachable = True
             self._tell_ready()
