@@ -18,7 +18,6 @@ from greenroom.runner import discovery, warmup
 from greenroom.runner.discovery import Bot, BotSpec
 from greenroom.runner.forkwire import FromZygote, Loaded, Loading, Prepare, Warm
 from greenroom.runner.immortal import immortalize
-from greenroom.runner.session import transports
 from greenroom.runner.session.context import SessionContext
 
 _log = structlog.get_logger()
@@ -121,7 +120,9 @@ def _bot(spec: BotSpec, spoiled: str | None, say: Say) -> Bot:
 def _able(bot: Bot) -> Bot:
     """Return the bot with the transports that are installed here."""
     offer = bot.offer
-    able = transports.preload(offer.transports)
+    # Not at the top: it imports Pipecat, of which `share_models` has to be first.
+    transports = importlib.import_module("greenroom.runner.session.transports")
+    able: tuple[str, ...] = transports.preload(offer.transports)
     return bot if able == offer.transports else msgspec.structs.replace(bot, offer=_offering(offer, able))
 
 
