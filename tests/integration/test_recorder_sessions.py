@@ -134,13 +134,13 @@ async def test_poison(here: World) -> None:
     entry = await here.begin()
     other = await here.request(tenant="other")
     nobody = msgspec.structs.replace(entry.session, id=uuid7())
-    event = subjects.SESSION_EVENT.format(tenant="t", session_id=entry.session.id, type="bad")
+    event = subjects.SESSION_EVENT.format(tenant="t", session_id=entry.session.id, type="crm.bad")
     await here.broker.append(event, b"no json")
-    await here.publish(entry.session, "bad", surprise=1)
-    await here.publish(nobody, "bad", data={})
-    await here.publish(other.session, "bad", tenant="t", data={})
-    await here.publish(entry.session, "bad", id="nul \0", data={})
-    await here.publish(entry.session, "bad", seq=2**63, data={})
+    await here.publish(entry.session, "crm.bad", surprise=1)
+    await here.publish(nobody, "crm.bad", data={})
+    await here.publish(other.session, "crm.bad", tenant="t", data={})
+    await here.publish(entry.session, "crm.bad", id="nul \0", data={})
+    await here.publish(entry.session, "crm.bad", seq=2**63, data={})
     forged = LedgerEntry(
         id=uuid7(),
         at=utcnow(),

@@ -33,6 +33,7 @@ _ALONE_FROM: Final = 3
 _OUTAGE: Final = 3
 _OUTAGE_PAUSE_S: Final = 1.0
 _BROKER_RETRY_S: Final = 0.25
+_TOPOLOGY_RETRY_S: Final = 0.5
 
 
 class Retry(Exception):
@@ -102,6 +103,15 @@ class Consumer[T]:
         self._handle = handle
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
+
+    async def run_once_there(self) -> None:
+        """Consume until canceled, once stream and consumer are there: made while the service waits for them."""
+        while True:
+            try:
+                await self.run()
+            except TopologyMissing:
+                # The service isn't ready without its streams either, and says so.
+                await asyncio.sleep(_TOPOLOGY_RETRY_S)
 
     async def run(self) -> None:
         """Consume until canceled; outlasts any outage of the broker.

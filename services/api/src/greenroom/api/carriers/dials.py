@@ -109,7 +109,7 @@ class Dials:
         async with asyncio.TaskGroup() as tasks:
             for number in range(_AT_ONCE):
                 consumer = Consumer(self._broker, STREAM, CONSUMER, decode=_decode, handle=self._handle, max_batch=1)
-                tasks.create_task(consumer.run(), name=f"dials-{number}")
+                tasks.create_task(consumer.run_once_there(), name=f"dials-{number}")
 
     async def _handle(self, plans: Sequence[DialPlan]) -> None:
         for plan in plans:

@@ -18,7 +18,7 @@ from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.consumer import Consumer, Retry, malformed
-from greenroom.common.errors import GreenroomError, TopologyMissing
+from greenroom.common.errors import GreenroomError
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import ReleasePlan
@@ -33,7 +33,6 @@ LOOK_AGAIN_S: Final = 10.0
 # A request that was still being answered when its plan was written has become a session by then, or never will: the
 # api gives its writes 15 s.
 _GRACE: Final = timedelta(seconds=60)
-_TOPOLOGY_RETRY_S: Final = 0.5
 # Providers that were asked at a time, by one instance.
 _AT_ONCE: Final = 4
 
@@ -86,16 +85,8 @@ class Releases:
         """Release what is due, until canceled."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(_AT_ONCE):
-                tasks.create_task(self._consume(), name=f"releases-{number}")
-
-    async def _consume(self) -> None:
-        consumer = Consumer(self._broker, STREAM, CONSUMER, decode=_decode, handle=self._handle, max_batch=1)
-        while True:
-            try:
-                await consumer.run()
-            except TopologyMissing:
-                # The service isn't ready without its streams either, and says so; they come while it waits.
-                await asyncio.sleep(_TOPOLOGY_RETRY_S)
+                consumer = Consumer(self._broker, STREAM, CONSUMER, decode=_decode, handle=self._handle, max_batch=1)
+                tasks.create_task(consumer.run_once_there(), name=f"releases-{number}")
 
     async def _handle(self, plans: Sequence[ReleasePlan]) -> None:
         for plan in plans:
