@@ -156,6 +156,17 @@ async def test_no_room_is_said_with_its_reason_until_there_is_some(
     await until_running(following, world.pool, 3)
 
 
+async def test_no_room_is_known_with_the_dispatch(
+    launcher: NomadLauncher, world: NomadWorld, server: NomadServer
+) -> None:
+    """The dispatch's own evaluation is looked at: nobody has to wait for events, which may be late or away."""
+    server.stub.set_capacity(1)
+    await launcher.cold_start(a_start(world.pool))
+    assert launcher.held_back(world.pool) is None
+    await launcher.cold_start(a_start(world.pool))
+    assert launcher.held_back(world.pool) == "no capacity: memory exhausted on 3 nodes"
+
+
 async def test_a_new_leader_finds_out_what_has_no_room(world: NomadWorld, server: NomadServer) -> None:
     """From the evaluations that are blocked; nobody needs to have seen the event."""
     server.stub.set_capacity(0)

@@ -217,6 +217,18 @@ def test_a_group_that_lacks_room_is_held_back_until_its_evaluation_is_through() 
     assert picture.held_back("blue") is None
 
 
+def test_an_evaluation_that_is_read_late_holds_nothing_back() -> None:
+    """What was looked up before its launch found room is older than the event of its allocation."""
+    picture = NomadPicture(_NAMES)
+    evaluation = Evaluation(id="e", job_id=_CHILD, status="complete", failed={"runner": Metric(nodes_evaluated=1)})
+    picture.note_evaluation(evaluation)
+    assert picture.held_back("blue") is not None
+    picture.apply(_batch(1, "Allocation", _allocation("a1", JobID=_CHILD)))
+    assert picture.held_back("blue") is None
+    picture.note_evaluation(evaluation)
+    assert picture.held_back("blue") is None
+
+
 # ---------------------------------------------------------------------------- settings
 
 

@@ -5,6 +5,7 @@ the highest ordinal, idle or not. That a session runs once is held by its lease,
 """
 
 import asyncio
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import structlog
 from greenroom.common import telemetry
 from greenroom.common.clock import Clock
 from greenroom.scheduler.launchers import nomad_wire as wire
-from greenroom.scheduler.launchers.base import ColdStart, Instance, LaunchRefused, Retires
+from greenroom.scheduler.launchers.base import ColdStart, Instance, LauncherUnavailable, LaunchRefused, Retires
 from greenroom.scheduler.launchers.nomad_client import NomadClient
 from greenroom.scheduler.launchers.nomad_events import EventFollower
 from greenroom.scheduler.launchers.nomad_names import JobNames, launch_of, ordinal_of
@@ -104,6 +105,7 @@ class NomadLauncher:
         # Without an evaluation it is an answer to a repeated question, and the launch may be over by now.
         if dispatched.eval_id:
             self._picture.note_launch(dispatched.job_id, self._clock.now())
+            await self._note_evaluation(dispatched.eval_id)
             _log.info(
                 "nomad_dispatched", launch_id=start.launch_id, job=dispatched.job_id, evaluation=dispatched.eval_id
             )
@@ -183,6 +185,11 @@ class NomadLauncher:
             # Also when the answer is lost or says that a deployment is under way: nothing is asked in quick succession.
             self._scale_again_at[pool] = self._clock.monotonic() + self._scale_cooldown_s
         _log.info("nomad_scaled", pool=pool, job=job, count=count)
+
+    async def _note_evaluation(self, eval_id: str) -> None:
+        """Learn at once that there is no room for a launch; where that can't be read, the events tell it later."""
+        with contextlib.suppress(LaunchRefused, LauncherUnavailable):
+            self._picture.note_evaluation(await self._client.evaluation(eval_id))
 
     async def _check_version(self) -> None:
         """Check once that Nomad is new enough.

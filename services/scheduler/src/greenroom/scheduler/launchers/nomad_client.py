@@ -84,6 +84,10 @@ class NomadClient:
         """Return the allocations of one job, ended ones included."""
         return await self._list(f"/v1/job/{_id(job)}/allocations", wire.Allocation, f"list allocations of {job}", {})
 
+    async def evaluation(self, eval_id: str) -> wire.Evaluation:
+        """Return what Nomad's scheduler has decided, or is about to."""
+        return await self._get(f"/v1/evaluation/{_id(eval_id)}", wire.Evaluation, "read an evaluation")
+
     async def blocked(self) -> Listing[wire.Evaluation]:
         """Return the evaluations that wait for room."""
         return await self._list("/v1/evaluations", wire.Evaluation, "list evaluations", {"status": "blocked"})

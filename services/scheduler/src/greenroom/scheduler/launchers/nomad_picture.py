@@ -49,6 +49,11 @@ class NomadPicture:
         """Take in what was dispatched just now, before any list or event tells."""
         self._launches.setdefault(job_id, at)
 
+    def note_evaluation(self, evaluation: Evaluation) -> None:
+        """Take in what was decided on a launch just now; what has an allocation by now has found room."""
+        if all(each.job_id != evaluation.job_id for each in self._allocations.values()):
+            self._evaluation(evaluation)
+
     def apply(self, batch: EventBatch) -> None:
         """Fold the events of one line of the stream in.
 
