@@ -12,6 +12,7 @@ from pipecat.pipeline.worker import PipelineWorker
 from pipecat.workers.runner import WorkerRunner
 
 from greenroom.common.broker import Broker
+from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.lifecycle import Outcome, Session
 from greenroom.common.messages import EventType
 from greenroom.common.reasons import Reason
@@ -162,7 +163,7 @@ class LiveSession:
         with self._stages.span("session.start") as span:
             try:
                 await self._transport.open()
-            except NotRunnable as error:
+            except (NotRunnable, BrokerUnavailable) as error:
                 self._ending.decide(Outcome.FAILED, Reason.TRANSPORT_FAILED.value, str(error))
                 return
             self._emitter.emit(

@@ -1,0 +1,49 @@
+"""A session whose transport can't be opened, in this process and over the broker in memory."""
+
+import asyncio
+import socket
+
+import pytest
+
+from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.lifecycle import Outcome
+from greenroom.runner.session import live
+from greenroom.runner.session.channel import Channel
+from greenroom.runner.session.context import SessionContext
+from greenroom.runner.session.transports.absent import AbsentTransport
+from greenroom.runner.settings import RunnerSettings
+from tests.support.memory_broker import MemoryServer
+from tests.support.session_rig import new_session
+
+
+class _Locked(AbsentTransport):
+    async def open(self) -> None:
+        """Need secrets that can't be read now."""
+        raise BrokerUnavailable("no answer in time")
+
+
+@pytest.mark.parametrize(
+    ("transport", "detail"),
+    [
+        (AbsentTransport("its library isn't installed"), "its library isn't installed"),
+        (_Locked(""), "no answer in time"),
+    ],
+)
+async def test_a_way_that_cant_be_opened_ends_the_session_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, transport: AbsentTransport, detail: str
+) -> None:
+    """The bot isn't called, the process doesn't break, and whoever asks is told what was in the way."""
+    monkeypatch.setattr(live, "make_transport", lambda *_: transport)
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(ours.detach())
+    context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={})
+
+    async def listening() -> None:
+        pass
+
+    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, listening)
+    async with asyncio.timeout(10):
+        finished = await session.run()
+    channel.close()
+    theirs.close()
+    assert (finished.outcome, finished.reason, finished.detail) == (Outcome.FAILED, "transport-failed", detail)
