@@ -33,6 +33,8 @@ _ALONE_FROM: Final = 3
 _OUTAGE: Final = 3
 _OUTAGE_PAUSE_S: Final = 1.0
 _BROKER_RETRY_S: Final = 0.25
+# What has come meanwhile is there at once; where nothing has, this is how long that takes to find out.
+_GATHER_S: Final = 0.05
 _TOPOLOGY_RETRY_S: Final = 0.5
 
 
@@ -82,6 +84,8 @@ class Consumer[T]:
         handle: see the module.
         max_batch: messages in one batch at most.
         max_wait_s: how long to wait for the first message of a batch before looking again.
+        linger_s: how long the first message of a batch waits for others, so that a trickle is handled in a few
+            batches and not message by message. The broker hands over what there is as soon as there is anything.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Consumer[T]:
         handle: Callable[[Sequence[T]], Awaitable[None]],
         max_batch: int = 256,
         max_wait_s: float = 1.0,
+        linger_s: float = 0.0,
     ) -> None:
         self.counts: Final = Counts()
         self._broker = broker
@@ -103,6 +108,7 @@ class Consumer[T]:
         self._handle = handle
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
+        self._linger_s = linger_s
 
     async def run_once_there(self) -> None:
         """Consume until canceled, once stream and consumer are there: made while the service waits for them."""
@@ -123,7 +129,7 @@ class Consumer[T]:
         try:
             while True:
                 try:
-                    deliveries = await pull.fetch(self._max_batch, self._max_wait_s)
+                    deliveries = await self._batch(pull)
                 except BrokerUnavailable:
                     await asyncio.sleep(_BROKER_RETRY_S)
                     continue
@@ -133,6 +139,17 @@ class Consumer[T]:
                     await asyncio.sleep(_BROKER_RETRY_S)
         finally:
             await pull.close()
+
+    async def _batch(self, pull: Pull) -> Sequence[Delivery]:
+        first = await pull.fetch(self._max_batch, self._max_wait_s)
+        room = self._max_batch - len(first)
+        if not first or not room or not self._linger_s:
+            return first
+        await asyncio.sleep(self._linger_s)
+        try:
+            return [*first, *await pull.fetch(room, _GATHER_S)]
+        except BrokerUnavailable:
+            return first
 
     async def _open(self) -> Pull:
         while True:

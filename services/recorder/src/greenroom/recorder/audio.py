@@ -28,8 +28,8 @@ _log = structlog.get_logger()
 
 STREAM: Final = "AUDIO"
 CONSUMER: Final = "recorder-audio"
-# A batch is closed after this time, full or not: the longer, the fewer syncs.
-MAX_WAIT_S: Final = 0.5
+# How long a chunk waits for others: the longer, the fewer syncs.
+LINGER_S: Final = 0.5
 # What session processes record: mono, 16 kHz, 16 bit.
 RATE_HZ: Final = 16_000
 MAX_CHUNK_SAMPLES: Final = RATE_HZ
@@ -122,7 +122,7 @@ class AudioIngest:
             decode=decode,
             handle=self.handle,
             max_batch=max_batch,
-            max_wait_s=MAX_WAIT_S,
+            linger_s=LINGER_S,
         )
         self._ledger = ledger
         self._store = store
