@@ -277,3 +277,27 @@ async def test_purge_and_count_take_wildcards_and_a_limit(broker: Broker) -> Non
     assert await broker.count("SESSIONS", "gr.v1.session.*.*.lifecycle") == 1
     assert await broker.last("SESSIONS", LEDGER) is None
     await broker.append(LEDGER, b"anew", expected_last=0)
+
+
+async def test_what_the_ledger_has_stored_is_said_again_with_its_sequence(connect: Connect) -> None:
+    """Once it is stored, and never what the stream refused: whoever hears it needn't read the ledger."""
+    broker, other = await connect(), await connect()
+    heard: list[tuple[str, bytes, str]] = []
+
+    async def note(message: Message) -> None:
+        heard.append((message.subject, message.data, message.headers["Nats-Sequence"]))
+
+    await other.subscribe("gr.v1.stored.*.*", note)
+    await settle()
+    first = await broker.append(LEDGER, b"first", expected_last=0)
+    with pytest.raises(WrongLastSequence):
+        await broker.append(LEDGER, b"late", expected_last=0)
+    await broker.append(EVENT, b"an event")
+    second = await broker.append(LEDGER, b"second", expected_last=first)
+    async with asyncio.timeout(10):
+        while len(heard) < 2:
+            await asyncio.sleep(0.01)
+    await settle()
+    _, _, _, tenant, session_id, _ = LEDGER.split(".")
+    subject = f"gr.v1.stored.{tenant}.{session_id}"
+    assert heard == [(subject, b"first", str(first)), (subject, b"second", str(second))]

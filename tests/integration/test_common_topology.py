@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, StoreCompression
+from nats.js.api import AckPolicy, ConsumerConfig, RePublish, StoreCompression
 
 from greenroom.common import topology, topology_admin
 from greenroom.common.errors import BrokerUnavailable, TopologyMissing
@@ -88,6 +88,7 @@ async def test_a_missing_stream_takes_its_consumers_with_it(broker: NatsBroker, 
         ("max_msg_size", 1000),
         ("duplicate_window", 1.0),
         ("allow_direct", False),
+        ("republish", RePublish(src="gr.v1.leader.*", dest="gr.v1.led.{{wildcard(1)}}")),
     ],
 )
 async def test_a_changed_stream_is_found_and_mended(

@@ -88,11 +88,12 @@ async def test_a_session_goes_through_all_services(services: Services) -> None:
 
     lifecycle = subjects.SESSION_LIFECYCLE.format(**tokens)
     stop_seen = await _listen(services.runner, lifecycle)
-    waiter = await _listen(services.api, lifecycle)
+    stored = subjects.SESSION_STORED.format(**tokens)
+    waiter = await _listen(services.api, stored)
     claimed = await runner.last(TENANT, session.id)
     assert claimed is not None
     entry = await runner.advance(claimed, Started(runner_id="r1", epoch=1))
-    assert (await _next(waiter)).subject == (await _next(stop_seen)).subject == lifecycle
+    assert ((await _next(waiter)).subject, (await _next(stop_seen)).subject) == (stored, lifecycle)
     await runner.advance(entry, Ready(epoch=1))
     await api.move(TENANT, session.id, lambda _: Ending(by="client", epoch=1, reason="stopped"))
     entry = await runner.move(

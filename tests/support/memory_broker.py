@@ -181,6 +181,8 @@ class MemoryBroker:
         # Whoever listens on the subject hears it whether or not the stream takes it.
         self.server.route(Message(subject=subject, data=data, headers=sent))
         sequence = stream.store(subject, data, sent, msg_id, expected_last)
+        if (again := stream.republished(subject)) is not None:
+            self.server.route(Message(subject=again, data=data, headers={**sent, "Nats-Sequence": str(sequence)}))
         if self.lose_acks:
             self.lose_acks -= 1
             raise BrokerUnavailable(f"{subject} wasn't acknowledged")

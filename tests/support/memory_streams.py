@@ -82,6 +82,16 @@ class MemoryStream:
             follower.offer(self.messages[self.last_seq])
         return self.last_seq
 
+    def republished(self, subject: str) -> str | None:
+        """Return where a stored message is published again, if anywhere."""
+        if self.config.republish is None or not matches(self.config.republish[0], subject):
+            return None
+        source, destination = self.config.republish
+        tokens = (given for wanted, given in zip(source.split("."), subject.split("."), strict=True) if wanted == "*")
+        for number, token in enumerate(tokens, 1):
+            destination = destination.replace(f"{{{{wildcard({number})}}}}", token)
+        return destination
+
     def remove(self, sequences: Iterable[int]) -> None:
         """Forget messages."""
         for seq in list(sequences):

@@ -27,6 +27,8 @@ LOGINS: Final = {
     "recorder": "recorder",
     "operator": "operator",
     "any service of the house": "publisher",
+    # The server itself needs no login.
+    "broker": "",
 }
 # Where replies and acknowledgements come in: nats-py's own prefix.
 INBOX: Final = "_INBOX.>"
@@ -45,6 +47,7 @@ FOREIGN: Final = subjects.SESSION_EVENT.wildcard().removesuffix(">") + "*.>"
 # Told by people, and by the scheduler, which retires idle runners.
 DRAINS: Final = subjects.RUNNER_CMD.wildcard(name="drain")
 RECORDER_LEADS: Final = subjects.LEADER.format(name="recorder")
+STORED: Final = subjects.SESSION_STORED.wildcard()
 LIFECYCLE: Final = subjects.SESSION_LIFECYCLE.wildcard()
 HEARTBEATS: Final = subjects.RUNNER_HEARTBEAT.wildcard()
 
@@ -90,7 +93,7 @@ def users() -> tuple[User, ...]:
             subscribe=(
                 INBOX,
                 HEARTBEATS,
-                LIFECYCLE,
+                STORED,
                 subjects.SESSION_MEDIA.wildcard(direction="out"),
                 subjects.SESSION_TAP.wildcard(direction="listen"),
             ),

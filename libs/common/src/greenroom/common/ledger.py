@@ -29,6 +29,8 @@ _WRITE_DEADLINE_S: Final = 15.0
 _TRY_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.2
 _MOVE_TRIES: Final = 10
+# Where the broker says the sequence of what it publishes again.
+_SEQUENCE: Final = "Nats-Sequence"
 # A session's history is a dozen messages: they are read in some milliseconds.
 _READ_TIMEOUT_S: Final = 5.0
 
@@ -59,6 +61,15 @@ def decode_entry(message: Message) -> Entry:
         revision=message.stream_seq,
         traceparent=stored.traceparent,
     )
+
+
+def stored_entry(message: Message) -> Entry:
+    """Return the entry that the broker says is stored (`subjects.SESSION_STORED`).
+
+    Raises:
+        ValueError: it isn't one.
+    """
+    return msgspec.structs.replace(decode_entry(message), revision=int(message.headers.get(_SEQUENCE, "")))
 
 
 class Ledger:

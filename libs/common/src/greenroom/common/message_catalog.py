@@ -73,6 +73,13 @@ CATALOG: Final[tuple[Described, ...]] = (
         summary="A transition of a session, and the session after it; published with compare-and-set.",
     ),
     Described(
+        subject=subjects.SESSION_STORED,
+        kind="ledger",
+        owner="broker",
+        message=LedgerEntry,
+        summary="The same once it is stored, with its sequence in the header `Nats-Sequence`: for whoever waits.",
+    ),
+    Described(
         subject=subjects.SESSION_EVENT,
         kind="event",
         owner="session process, recorder, api, any service of the house",

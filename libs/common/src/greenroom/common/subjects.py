@@ -82,6 +82,8 @@ class Subject:
 
 # A session: its lifecycle (the ledger), what happens in it, its audio, and the way to the living process.
 SESSION_LIFECYCLE: Final = Subject("gr.v1.session.{tenant}.{session_id}.lifecycle")
+# What the ledger holds by now: the broker says it again once it is stored. Nobody else may speak there.
+SESSION_STORED: Final = Subject("gr.v1.stored.{tenant}.{session_id}")
 SESSION_EVENT: Final = Subject("gr.v1.session.{tenant}.{session_id}.event.{type*}")
 SESSION_AUDIO: Final = Subject("gr.v1.session.{tenant}.{session_id}.audio.{track}")
 SESSION_CMD: Final = Subject("gr.v1.session.{tenant}.{session_id}.cmd.{name}")

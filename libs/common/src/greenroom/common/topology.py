@@ -23,6 +23,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     max_msg_size: int = -1
     # For how long a message that is sent again is recognised by its id; the server keeps the ids in memory.
     duplicate_window_s: float = 120
+    # What the broker publishes again once it is stored, with its sequence in a header: which subjects, and as what.
+    republish: tuple[str, str] | None = None
 
 
 class Consumer(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,7 @@ STREAMS: Final[tuple[Stream, ...]] = (
         # The recorder purges a session some time after its end; this is for sessions nobody recorded.
         max_age_s=7 * DAY_S,
         max_msg_size=512 * 1024,
+        republish=(subjects.SESSION_LIFECYCLE.wildcard(), "gr.v1.stored.{{wildcard(1)}}.{{wildcard(2)}}"),
     ),
     Stream(
         name="AUDIO",

@@ -11,6 +11,7 @@ from nats.js.api import (
     ConsumerConfig,
     DeliverPolicy,
     DiscardPolicy,
+    RePublish,
     RetentionPolicy,
     StorageType,
     StreamConfig,
@@ -31,6 +32,7 @@ _STREAM_FIELDS: Final = (
     "max_msg_size",
     "duplicate_window",
     "allow_direct",
+    "republish",
 )
 _CONSUMER_FIELDS: Final = ("filter_subjects", "ack_policy", "ack_wait", "max_ack_pending", "max_deliver")
 
@@ -156,6 +158,8 @@ def _changed[C: StreamConfig | ConsumerConfig](actual: C, wanted: C, fields: tup
 
 def _plain(value: Any) -> Any:
     value = getattr(value, "value", value)
+    if isinstance(value, RePublish):
+        return (value.src, value.dest)
     # nats-py hands durations back as floats of seconds, sizes as ints: 30.0 and 30 are the same.
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
@@ -174,7 +178,15 @@ def _stream_config(stream: topology.Stream, replicas: int) -> StreamConfig:
         duplicate_window=stream.duplicate_window_s,
         num_replicas=replicas,
         allow_direct=True,
+        republish=_republish(stream),
     )
+
+
+def _republish(stream: topology.Stream) -> RePublish | None:
+    if stream.republish is None:
+        return None
+    source, destination = stream.republish
+    return RePublish(src=source, dest=destination)
 
 
 def _consumer_config(consumer: topology.Consumer) -> ConsumerConfig:

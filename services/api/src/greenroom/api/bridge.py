@@ -303,17 +303,18 @@ class Bridge:
 
     async def _follow(self, watch: Watch) -> None:
         """End with the session; go over to its next process if it is put on another runner."""
-        epoch = self._session.epoch
+        epoch, revision = self._session.epoch, 0
         while True:
-            await watch.changed(_LOOK_EVERY_S)
+            entry = await watch.newer(revision, _LOOK_EVERY_S)
             try:
-                entry = await self._ledger.last(self._session.tenant, self._session.id)
+                entry = entry or await self._ledger.last(self._session.tenant, self._session.id)
             except (BrokerUnavailable, LedgerCorrupt):
                 continue
             if entry is None or entry.session.ended:
                 await asyncio.sleep(_LAST_FRAMES_S)
                 self.end(closes.of_session(entry.session) if entry else Close(code=closes.SESSION_ENDED), "session")
                 return
+            revision = entry.revision
             if entry.session.state is State.READY and entry.session.epoch != epoch:
                 epoch = entry.session.epoch
                 await self._go_over(entry)

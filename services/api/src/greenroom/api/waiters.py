@@ -1,9 +1,8 @@
-"""Tells whoever waits for a session that something has happened to it.
+"""Tells whoever waits for a session what has happened to it.
 
-A core subscription to the session's ledger subject, for as long as somebody waits: the ledger's traffic of all the
-others costs nothing here. What is heard is only a hint. Core NATS also delivers writes that the stream then refuses
-(a lost compare-and-set), and may lose some while it reconnects. So whoever is woken reads the ledger, and looks there
-from time to time even when nothing was heard.
+A core subscription to what the broker says of the session's ledger once it is stored, for as long as somebody waits:
+the ledger's traffic of all the others costs nothing here, and nothing has to be read. Core NATS may lose messages
+while it reconnects, so the ledger is read from time to time all the same.
 """
 
 import asyncio
@@ -12,61 +11,45 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-import msgspec
-
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.errors import BrokerUnavailable, LedgerCorrupt
-from greenroom.common.ledger import Entry, Ledger
+from greenroom.common.ledger import Entry, Ledger, stored_entry
 from greenroom.common.lifecycle import Session, State
 
-# How long a hint may be missing before the ledger is read without one.
+# How long a message may be missing before the ledger is read without one.
 LOOK_EVERY_S: Final = 1.0
 # A session has some six transitions.
-_MAX_HINTS: Final = 32
-# A write is heard of as it comes, up to some milliseconds before it can be read: then it is looked for again.
-_LOOK_AFTER_S: Final = (0.0, 0.001, 0.003, 0.01, 0.05)
-
-
-class _HintedSession(msgspec.Struct, frozen=True, kw_only=True):
-    state: State
-
-
-class _Hint(msgspec.Struct, frozen=True, kw_only=True):
-    session: _HintedSession
-
-
-_HINT: Final = msgspec.json.Decoder(_Hint)
+_MAX_PENDING: Final = 32
 
 
 class Watch:
-    """Waits for hints on one session."""
+    """What is heard of one session."""
 
     def __init__(self, states: frozenset[State]) -> None:
-        """Be woken when the session seems to have come into one of `states`."""
+        """Be woken when the session comes into one of `states`."""
         self._states = states
         self._changed = asyncio.Event()
+        self._newest: Entry | None = None
 
-    async def changed(self, timeout_s: float) -> bool:
-        """Return True at the next hint, or False after `timeout_s` without one."""
+    async def newer(self, revision: int, timeout_s: float) -> Entry | None:
+        """Return what was heard that is newer than `revision`, or None if nothing is within `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
-        hinted = self._changed.is_set()
         self._changed.clear()
-        return hinted
-
-    def shows(self, session: Session) -> bool:
-        """Tell whether the session is in one of the states that hints are taken for."""
-        return session.state in self._states
+        newest = self._newest
+        return newest if newest is not None and newest.revision > revision else None
 
     async def heard(self, message: Message) -> None:
-        """Take a hint."""
+        """Take what the broker says."""
         try:
-            state = _HINT.decode(message.data).session.state
-        except msgspec.MsgspecError:
+            entry = stored_entry(message)
+        except ValueError:
             return  # not from us; the recorder parks it
-        if state in self._states:
+        if self._newest is None or entry.revision > self._newest.revision:
+            self._newest = entry
+        if entry.session.state in self._states:
             self._changed.set()
 
 
@@ -74,7 +57,7 @@ class Waiters:
     """Waiting for sessions."""
 
     def __init__(self, broker: Broker, ledger: Ledger) -> None:
-        """Hear hints on `broker`, and read the truth from `ledger`."""
+        """Hear of changes on `broker`, and look into `ledger` from time to time."""
         self._broker = broker
         self._ledger = ledger
 
@@ -86,9 +69,8 @@ class Waiters:
             BrokerUnavailable: not connected.
         """
         watch = Watch(states)
-        subject = subjects.SESSION_LIFECYCLE.format(tenant=tenant, session_id=session_id)
-        # Hints are as good as one another: of many that come at once some may be dropped.
-        subscription = await self._broker.subscribe(subject, watch.heard, max_pending=_MAX_HINTS)
+        subject = subjects.SESSION_STORED.format(tenant=tenant, session_id=session_id)
+        subscription = await self._broker.subscribe(subject, watch.heard, max_pending=_MAX_PENDING)
         try:
             yield watch
         finally:
@@ -112,12 +94,8 @@ class Waiters:
             left_s = deadline - loop.time()
             if left_s <= 0:
                 break
-            hinted = await watch.changed(min(left_s, LOOK_EVERY_S))
-            for delay_s in _LOOK_AFTER_S if hinted else _LOOK_AFTER_S[:1]:
-                await asyncio.sleep(delay_s)
-                entry = await self._look(entry)
-                if watch.shows(entry.session):
-                    break
+            newer = await watch.newer(entry.revision, min(left_s, LOOK_EVERY_S))
+            entry = newer if newer is not None else await self._look(entry)
         return entry
 
     async def _look(self, entry: Entry) -> Entry:
