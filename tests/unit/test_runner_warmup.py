@@ -1,6 +1,8 @@
 """What is loaded once and shared by all session processes."""
 
+import importlib
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -92,3 +94,27 @@ def test_idle_pool_threads_are_ended_and_others_are_named() -> None:
     finally:
         release.set()
         worker.join()
+
+
+def test_a_module_that_is_missing_is_not_searched_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import fails as before, for good; one that is there stays what it is."""
+    monkeypatch.setattr(warmup, "_ASKED_FOR", ("no_such_module_anywhere", "json"))
+    monkeypatch.delitem(sys.modules, "no_such_module_anywhere", raising=False)
+    warmup.settle_missing_modules()
+    searched: list[str] = []
+    monkeypatch.setattr(sys, "meta_path", [_Seeker(searched), *sys.meta_path])
+    try:
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("no_such_module_anywhere")
+    finally:
+        sys.modules.pop("no_such_module_anywhere", None)
+    assert searched == []
+    assert importlib.import_module("json").loads("1") == 1
+
+
+class _Seeker:
+    def __init__(self, searched: list[str]) -> None:
+        self._searched = searched
+
+    def find_spec(self, name: str, *_: object) -> None:
+        self._searched.append(name)

@@ -42,6 +42,7 @@ class HostLoad:
         self._throttled, self._periods = self._host.throttling() or (0, 0)
         self._cpu = 0.0
         self._worst_lag_s = 0.0
+        self._memory_percent = self._host.memory_available_percent()
         self._brake = Brake()
 
     @property
@@ -51,10 +52,10 @@ class HostLoad:
 
     @property
     def overload(self) -> str | None:
-        """Why a start must be refused now; None: it needn't be."""
+        """Why a start must be refused now; None: it needn't be. As of the last look: a start doesn't wait for one."""
         if not self._thresholds.refuse_memory_percent:
             return None
-        return brake.overload(self._host.memory_available_percent(), self._thresholds)
+        return brake.overload(self._memory_percent, self._thresholds)
 
     async def run(self) -> None:
         """Watch the event loop until canceled."""
@@ -86,11 +87,12 @@ class HostLoad:
 
     def _follow(self, lag_s: float) -> None:
         before, thresholds = self._brake.reason, self._thresholds
+        self._memory_percent = self._host.memory_available_percent()
         reading = Reading(
             loop_lag_ms=lag_s * 1000,
             cpu_pressure_percent=self._host.cpu_pressure_percent() if thresholds.cpu_pressure_percent else None,
             throttled_percent=self._throttled_percent() if thresholds.throttled_percent else None,
-            memory_available_percent=self._host.memory_available_percent() if thresholds.memory_percent else None,
+            memory_available_percent=self._memory_percent if thresholds.memory_percent else None,
         )
         self._brake = brake.follow(self._brake, reading, self._clock.monotonic(), thresholds)
         if self._brake.reason != before:

@@ -79,6 +79,7 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
     say(Loading(stage="pipecat"))
     warmup.share_models()
     warmup.share_tls_contexts()
+    warmup.settle_missing_modules()
     tracing.preload()
     stages.end("pipecat")
     say(Loading(stage="session"))
