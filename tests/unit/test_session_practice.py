@@ -1,12 +1,15 @@
 """A session that isn't one."""
 
+import asyncio
+
 import pytest
+from pipecat.runner.types import WebSocketRunnerArguments
 
 from greenroom.common.broker import Message
 from greenroom.runner.session import practice
 from greenroom.runner.session.attach import SETUP_VARIABLE, announce_setup_file
 from greenroom.runner.session.context import SessionContext
-from greenroom.runner.session.practice import practise
+from greenroom.runner.session.practice import practise, rehearse
 from greenroom.runner.settings import RunnerSettings
 from tests.support.memory_broker import MemoryServer
 
@@ -55,3 +58,19 @@ async def test_a_practice_that_fails_is_no_more_than_that(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(practice, "_run", refuse)
     assert await practise(CONTEXT, MemoryServer().connect()) == "OSError"
+
+
+async def test_a_rehearsal_needs_no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions begin and end as often as is rehearsed, with nobody to speak to and nothing left behind."""
+    begun: list[object] = []
+    bot = practice._bot
+
+    async def counted(arguments: WebSocketRunnerArguments) -> None:
+        begun.append(arguments)
+        await bot(arguments)
+
+    monkeypatch.setattr(practice, "_bot", counted)
+    tasks = asyncio.all_tasks()
+    await rehearse(RunnerSettings())
+    assert len(begun) == practice._REHEARSALS
+    assert asyncio.all_tasks() == tasks

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+import structlog.testing
+import uvloop
 from loguru import logger as loguru_logger
 
 from greenroom.common import tracing
@@ -19,6 +21,7 @@ from greenroom.runner.discovery import Bot, BotSpec
 from greenroom.runner.forkwire import FromZygote, Loaded, Loading, Prepare, Warm
 from greenroom.runner.immortal import immortalize
 from greenroom.runner.session.context import SessionContext
+from greenroom.runner.settings import RunnerSettings
 
 _log = structlog.get_logger()
 
@@ -87,7 +90,7 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
     stages.end("session")
     if order.rehearse:
         say(Loading(stage="rehearsal"))
-        _rehearse()
+        _rehearse(order.settings)
         stages.end("rehearsal")
     _require_one_thread("")
     specs = order.bots
@@ -167,14 +170,18 @@ def _call(warm: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
         warm()
 
 
-def _rehearse() -> None:
-    """Rehearse a turn; without one the first sessions are slower, and no more than that."""
-    rehearse: Callable[[float], Coroutine[Any, Any, bool]]
-    rehearse = importlib.import_module("greenroom.runner.rehearsal").rehearse
+def _rehearse(settings: RunnerSettings) -> None:
+    """Rehearse a turn, and how sessions begin; without that the first ones are slower, and no more."""
+    turn: Callable[[float], Coroutine[Any, Any, bool]]
+    turn = importlib.import_module("greenroom.runner.rehearsal").rehearse
+    beginning: Callable[[RunnerSettings], Coroutine[Any, Any, None]]
+    beginning = importlib.import_module("greenroom.runner.session.practice").rehearse
     loguru_logger.disable("pipecat")  # nobody is to wonder about a call that wasn't
     try:
-        if not asyncio.run(rehearse(_REHEARSAL_S)):
+        if not asyncio.run(turn(_REHEARSAL_S)):
             _log.warning("rehearsal_without_answer")
+        with structlog.testing.capture_logs():
+            uvloop.run(beginning(settings))
     except Exception:  # noqa: BLE001 whatever it was, calls can be made without a rehearsal
         _log.warning("rehearsal_failed", exc_info=True)
     finally:

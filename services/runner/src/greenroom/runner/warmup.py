@@ -5,6 +5,7 @@ Both are read-only once they are loaded, so forks can use those of their parent.
 """
 
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
@@ -172,3 +173,14 @@ def settle(collect: Callable[[], int] = gc.collect) -> None:
     gc.disable()
     collect()
     gc.freeze()
+    _give_back()
+
+
+def _give_back() -> None:
+    """Give pages that malloc holds free back to the kernel, which it does by itself for the end of the heap only.
+
+    What was practised leaves holes: 1.6 MB of a process that stands by.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
