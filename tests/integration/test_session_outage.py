@@ -1,9 +1,17 @@
 """A live call doesn't depend on the broker."""
 
+import asyncio
 from pathlib import Path
 
+import msgspec
+
+from greenroom.common import subjects
+from greenroom.common.lifecycle import State
+from greenroom.common.messages import Event, EventType, decode
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from tests.support.outages import call_through_outage, spoken_numbers
+from tests.support.runner_process import request, runner_process
+from tests.support.runner_rig import LIMITS, until
 from tests.support.session_rig import HostProcess
 
 
@@ -19,3 +27,30 @@ async def test_a_call_goes_on_without_its_broker(tmp_path: Path, own_nats: Embed
     assert len({event.id for event in events}) == last.events
     assert spoken_numbers(events) == [f"This is number {number}." for number in range(10)]
     assert audio_complete
+
+
+async def test_a_call_that_ends_without_its_broker_is_told_of_by_its_runner(own_nats: EmbeddedNats) -> None:
+    """Its process can't wait until the broker is back: what it has left to say is published by the runner, then."""
+    limits = msgspec.structs.replace(LIMITS, max_duration_s=2)
+    async with runner_process(own_nats.url) as runner:
+        entry = await request(runner.ledger, "echo", limits=limits)
+        session_id = await runner.begin(entry)
+        idle = {process.pid for process in runner.family()}
+        await own_nats.stop()
+        # Its own process, and what stood by: the runner forks anew once the broker is back.
+        await until(lambda: len(idle - {process.pid for process in runner.family()}) > 0)
+        await own_nats.start()
+        await until(lambda: runner.broker.connected)
+        ended = await runner.reaches(session_id, State.ENDED)
+        assert ended.reason == "max-duration-exceeded"
+        everything = subjects.SESSION_EVENT.wildcard(tenant="default", session_id=session_id)
+        last = subjects.SESSION_EVENT.format(
+            tenant="default", session_id=session_id, type=EventType.CALL_COMPLETED.value
+        )
+        async with asyncio.timeout(20):
+            while (message := await runner.broker.last("SESSIONS", last)) is None:
+                await asyncio.sleep(0.05)
+        # None is missing, and the runner's try after the process's made none double.
+        said = decode(message.data, Event).data
+        assert said["events"] == await runner.broker.count("SESSIONS", everything) == 3
+        assert said["lost"] == 0

@@ -338,3 +338,29 @@ def test_whatever_happens_order_and_bound_are_kept(steps: list[tuple[str, int]])
         assert spool.dropped >= refused + len(accepted["audio"]) - len(audio)
 
     run_virtual(scenario())
+
+
+@given(names=st.lists(st.integers(0, 99), unique=True, max_size=20), published=st.integers(0, 20))
+def test_what_is_taken_is_what_was_not_published_yet(names: list[int], published: int) -> None:
+    """In its order; afterwards the spool is empty, and takes messages again up to its bound."""
+
+    async def scenario() -> None:
+        server = MemoryServer()
+        broker = server.connect()
+        spool = Spool(broker, max_bytes=SIZE * 40)
+        async with running(spool):
+            for name in names[:published]:
+                put_event(spool, str(name))
+            await spool.flush(1)
+            broker.connected = False
+            for name in names[published:]:
+                put_event(spool, str(name))
+            taken = [item.msg_id for item in spool.take()]
+            assert taken == [str(name) for name in names[published:]]
+            assert len(spool) == 0
+            broker.connected = True
+            assert all(put_event(spool, f"later{number}") for number in range(40))
+            assert await spool.flush(10) == 0
+        assert stored(server) == [str(name) for name in names[:published]] + [f"later{number}" for number in range(40)]
+
+    run_virtual(scenario())

@@ -7,6 +7,7 @@ them by their ids.)
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import Mapping
@@ -28,7 +29,9 @@ _RETRY_S: Final = 0.25
 _OVERHEAD_BYTES: Final = 256
 
 
-class _Item(msgspec.Struct, frozen=True, kw_only=True):
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that waits; what is `droppable` makes room for others."""
+
     subject: str
     data: bytes
     msg_id: str
@@ -37,6 +40,7 @@ class _Item(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
+        """How much of the bound it takes."""
         return len(self.data) + _OVERHEAD_BYTES
 
 
@@ -61,7 +65,7 @@ class Spool:
         self._linger_s = linger_s
         self._bytes = 0
         self._droppable_bytes = 0
-        self._items: deque[_Item] = deque()
+        self._items: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -80,7 +84,7 @@ class Spool:
         droppable: bool = False,
     ) -> bool:
         """Hand over a message; returns False when it was refused because the spool is full."""
-        item = _Item(subject=subject, data=data, msg_id=msg_id, headers=headers or {}, droppable=droppable)
+        item = Waiting(subject=subject, data=data, msg_id=msg_id, headers=headers or {}, droppable=droppable)
         missing = self._bytes + item.size - self._max_bytes
         if missing > self._droppable_bytes:
             self.dropped += 1
@@ -107,12 +111,17 @@ class Spool:
 
     async def flush(self, deadline_s: float) -> int:
         """Wait until everything is published, `deadline_s` at most; return how many messages are left."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
                 await self._empty.wait()
-        except TimeoutError:
-            _log.warning("spool_not_empty", messages=len(self._items), bytes=self._bytes)
         return len(self._items)
+
+    def take(self) -> tuple[Waiting, ...]:
+        """Give up what waits, in its order, for somebody else to publish. Some of it may be stored already."""
+        waiting = tuple(self._items)
+        self._items.clear()
+        self._bytes = self._droppable_bytes = 0
+        return waiting
 
     async def _publish_window(self) -> bool:
         """Publish the oldest messages; keep those from the first failure on. Returns whether all went out."""
@@ -144,7 +153,7 @@ class Spool:
             self._remove_first(item)
         return len(results) == len(window)
 
-    def _remove_first(self, item: _Item) -> None:
+    def _remove_first(self, item: Waiting) -> None:
         # While the window was under way, droppable messages may have been dropped from the front.
         if self._items and self._items[0] is item:
             self._count(self._items.popleft(), -1)
@@ -152,7 +161,7 @@ class Spool:
     def _make_room(self, missing: int) -> None:
         """Drop the oldest droppable messages, `missing` bytes or a little more."""
         enough = self._bytes - missing
-        kept: deque[_Item] = deque()
+        kept: deque[Waiting] = deque()
         for item in self._items:
             if item.droppable and self._bytes > enough:
                 self._count(item, -1)
@@ -161,7 +170,7 @@ class Spool:
                 kept.append(item)
         self._items = kept
 
-    def _count(self, item: _Item, sign: int) -> None:
+    def _count(self, item: Waiting, sign: int) -> None:
         self._bytes += sign * item.size
         if item.droppable:
             self._droppable_bytes += sign * item.size

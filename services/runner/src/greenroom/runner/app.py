@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import math
 import socket
 from importlib import metadata
 from typing import Final
@@ -92,6 +93,7 @@ class Runner:
         self._issuer = issuer
         self._slots = Slots(settings.runner_id, settings.most_slots)
         self._sizing = Sizing(None if settings.slots == "auto" else settings.slots, default=default_slots())
+        self._reports = Reports(broker, clock)
         self._pool = StandbyPool(
             self._fork,
             self._standby_wanted,
@@ -110,11 +112,11 @@ class Runner:
             instruments=instruments,
             changed=self._changed,
             assign=self._assign,
+            inherit=self._reports.inherit,
         )
         self._sessions: dict[Key, RunningSession] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._load = HostLoad(settings.thresholds, clock=clock, on_change=self._changed)
-        self._reports = Reports(broker, clock)
         self._guard = Guard(
             settings.watchdog_bounds,
             slots=self._slots,
@@ -216,8 +218,9 @@ class Runner:
         return session.claimed.is_set()
 
     async def until_empty(self) -> None:
-        """Wait until no session is left here, and the ends of all are written down."""
+        """Wait until no session is left here, and all that is to be said of them is published."""
         await self._empty.wait()
+        await self._reports.flush(math.inf)
 
     async def _see_through(self, key: Key, session: RunningSession) -> None:
         try:

@@ -75,15 +75,32 @@ class EndingNotice(msgspec.Struct, frozen=True, kw_only=True, tag="ending"):
     detail: str | None = None
 
 
+class Left(msgspec.Struct, frozen=True, kw_only=True, tag="left"):
+    """What the broker hasn't taken by the end: an event, or audio (`droppable`). The runner publishes it when it can.
+
+    Sent in the order in which the broker is to have them, before `Finished`.
+    """
+
+    subject: str
+    data: bytes
+    msg_id: str
+    headers: dict[str, str]
+    droppable: bool
+
+
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """Everything is published; the process exits next. The last word on the outcome, unless the exit says worse."""
+    """Everything is published or left to the runner; the process exits next.
+
+    The last word on the outcome, unless the exit says worse.
+    """
 
     outcome: Outcome
     reason: str
     detail: str | None = None
-    # Events and audio chunks that were published, and messages that had to be given up.
+    # Events and audio chunks there were, messages that the runner has to publish, and those that had to be given up.
     events: int = 0
     chunks: int = 0
+    left: int = 0
     lost: int = 0
 
 
@@ -93,7 +110,7 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
     loop_lag_ms: float
 
 
-type FromSession = Begun | Stacks | Standby | PipelineReady | MediaConnected | EndingNotice | Finished | Pong
+type FromSession = Begun | Stacks | Standby | PipelineReady | MediaConnected | EndingNotice | Left | Finished | Pong
 
 
 def encode(message: ToSession | FromSession) -> bytes:

@@ -90,7 +90,7 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
     stages.end("session")
     if order.rehearse:
         say(Loading(stage="rehearsal"))
-        _rehearse(order.settings)
+        _rehearse(order)
         stages.end("rehearsal")
     _require_one_thread("")
     specs = order.bots
@@ -143,7 +143,7 @@ def _require_one_thread(bot: str) -> None:
 
 
 def _load_run(target: str) -> Run:
-    """Import what a fork runs; its module may have a `warm()` of its own."""
+    """Import what a fork runs; its module may have a `warm()` of its own, and a `rehearse()`."""
     module_name, _, attribute = target.partition(":")
     module = importlib.import_module(module_name)
     warm = getattr(module, "warm", None)
@@ -170,18 +170,19 @@ def _call(warm: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
         warm()
 
 
-def _rehearse(settings: RunnerSettings) -> None:
-    """Rehearse a turn, and how sessions begin; without that the first ones are slower, and no more."""
+def _rehearse(order: Prepare) -> None:
+    """Rehearse a turn and, as what a fork runs has it, how sessions begin; without that the first ones are slower."""
     turn: Callable[[float], Coroutine[Any, Any, bool]]
     turn = importlib.import_module("greenroom.runner.rehearsal").rehearse
-    beginning: Callable[[RunnerSettings], Coroutine[Any, Any, None]]
-    beginning = importlib.import_module("greenroom.runner.session.practice").rehearse
+    beginning: Callable[[RunnerSettings], Coroutine[Any, Any, None]] | None
+    beginning = getattr(importlib.import_module(order.run.partition(":")[0]), "rehearse", None)
     loguru_logger.disable("pipecat")  # nobody is to wonder about a call that wasn't
     try:
         if not asyncio.run(turn(_REHEARSAL_S)):
             _log.warning("rehearsal_without_answer")
-        with structlog.testing.capture_logs():
-            uvloop.run(beginning(settings))
+        if beginning is not None:
+            with structlog.testing.capture_logs():
+                uvloop.run(beginning(order.settings))
     except Exception:  # noqa: BLE001 whatever it was, calls can be made without a rehearsal
         _log.warning("rehearsal_failed", exc_info=True)
     finally:

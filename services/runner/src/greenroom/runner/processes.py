@@ -162,7 +162,8 @@ class SessionProcess:
 
     # ------------------------------------------------------------------------ events of the loop
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Hear what was said; return whether there may be more."""
         for _ in range(_BATCH):
             fds: list[int] = []
             try:
@@ -170,15 +171,16 @@ class SessionProcess:
                     self._channel, control.MAX_PACKET_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
-                return
+                return False
             except ConnectionResetError:
                 self._reset, packet = True, b""
             except OSError:
                 packet = b""
             if not packet:
                 self._loop.remove_reader(self._channel)
-                return
+                return False
             self._hear(packet, fds)
+        return True
 
     def _hear(self, packet: bytes, fds: list[int]) -> None:
         try:
@@ -212,8 +214,8 @@ class SessionProcess:
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
         # What it said last is still in the socket.
-        if self._channel.fileno() >= 0:
-            self._readable()
+        while self._channel.fileno() >= 0 and self._readable():
+            pass
         self._gone = True
         if self._reported is not None:
             self._finish(self._reported)

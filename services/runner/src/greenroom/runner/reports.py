@@ -1,7 +1,8 @@
 """What the runner has to tell of a session beside its state: events of its own, in the session's stream.
 
 They are numbered 0, as all that don't count, and come from `runner`. Like everything that isn't the ledger they go
-through a spool: bounded, in order, kept while the broker is away.
+through a spool: bounded, in order, kept while the broker is away. What a session process has left to say when it ends
+goes the same way.
 """
 
 from typing import Any, Final
@@ -13,10 +14,9 @@ from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import Event, EventType, encode
 from greenroom.common.spool import Spool
+from greenroom.runner.control import Left
 
 SOURCE: Final = "runner"
-# A dump is 8 kB, anything else less: this is hundreds of them.
-_MAX_BYTES: Final = 4 * 1024 * 1024
 
 
 class Reports:
@@ -28,7 +28,7 @@ class Reports:
     """
 
     def __init__(self, broker: Broker, clock: Clock) -> None:
-        self._spool = Spool(broker, max_bytes=_MAX_BYTES)
+        self._spool = Spool(broker)
         self._clock = clock
 
     async def run(self) -> None:
@@ -38,6 +38,10 @@ class Reports:
     async def flush(self, deadline_s: float) -> int:
         """Wait until everything is published; return how many messages are left."""
         return await self._spool.flush(deadline_s)
+
+    def inherit(self, left: Left) -> None:
+        """Publish what a session process couldn't; of one that ended while the broker was away."""
+        self._spool.put(left.subject, left.data, msg_id=left.msg_id, headers=left.headers, droppable=left.droppable)
 
     def tell(self, session: Session, kind: EventType, data: dict[str, Any]) -> None:
         """Publish an event of a session; never waits."""

@@ -28,6 +28,7 @@ from greenroom.runner.control import (
     EndingNotice,
     Finished,
     FromSession,
+    Left,
     MediaConnected,
     PipelineReady,
     Pong,
@@ -63,6 +64,7 @@ class Parts:
     Attributes:
         fork: makes a process that finds a message when it begins; raises `NoProcess`.
         assign: makes the message with which a process is given a session.
+        inherit: publishes what a process couldn't before it ended.
         changed: must be called after anything in `slots` has changed.
     """
 
@@ -75,6 +77,7 @@ class Parts:
     instruments: Instruments
     changed: Callable[[], None]
     assign: Callable[[Session], Assign] = lambda session: Assign(session=session)
+    inherit: Callable[[Left], None] = lambda _: None
 
 
 class RunningSession:
@@ -251,6 +254,9 @@ class RunningSession:
             case Finished():
                 self._finished = message
                 self._on_ends_itself(message)
+            case Left():
+                self._parts.inherit(message)
+                return
             case Pong():
                 self._parts.instruments.loop_lag.observe(message.loop_lag_ms / 1000)
                 return

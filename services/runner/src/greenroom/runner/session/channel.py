@@ -38,15 +38,17 @@ class Channel:
         """Return the next message, or None once when the runner is gone."""
         return await self._unread.get()
 
-    async def send(self, message: FromSession) -> None:
-        """Send to the runner. A runner that is gone or doesn't read gets nothing; `closed` tells."""
+    async def send(self, message: FromSession) -> bool:
+        """Send to the runner; return whether it could be: one that is gone or doesn't read gets nothing."""
         packet = control.encode(message)
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_SEND_DEADLINE_S):
                 while not self._try_send(packet):
                     if isinstance(message, Pong):
-                        return
+                        return False
                     await asyncio.sleep(0.01)  # uvloop has no sendall for packets, and this never lasts
+            return True
+        return False
 
     def say(self, message: FromSession) -> bool:
         """Send to the runner now; returns whether it could be."""

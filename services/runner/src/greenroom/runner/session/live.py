@@ -31,7 +31,7 @@ from greenroom.runner.session.attach import HOST, Attachment
 from greenroom.runner.session.channel import Channel
 from greenroom.runner.session.chunking import InputChunks
 from greenroom.runner.session.clock import CallClock
-from greenroom.runner.session.closing import close_code, completed, finished, told
+from greenroom.runner.session.closing import bequeath, close_code, completed, finished, publish, told
 from greenroom.runner.session.commands.desk import Desk
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
@@ -82,6 +82,7 @@ class LiveSession:
     ) -> None:
         self.session = rooted(session)
         self._context = context
+        self._broker = broker
         self._channel = channel
         self._listening = listening
         self._stages = Stages(self.session)
@@ -372,7 +373,7 @@ class LiveSession:
                 media=self._transport.counts,
             )
             self._emitter.emit(EventType.CALL_COMPLETED, data)
-            left = await self._spool.flush(
-                _URGENT_FLUSH_S if self._urgent else max(flush_until - loop.time(), _MIN_FLUSH_S)
-            )
-        return finished(verdict, self._emitter, lost=self._spool.dropped + left)
+            flush_s = _URGENT_FLUSH_S if self._urgent else max(flush_until - loop.time(), _MIN_FLUSH_S)
+            await publish(self._spool, self._broker, flush_s)
+            left = await bequeath(self._spool, self._channel)
+        return finished(verdict, self._emitter, left=left, lost=self._spool.dropped)

@@ -32,10 +32,13 @@ from greenroom.runner.session.commands.bot_http import offer_cloud_module
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.flows import watch_flows
 from greenroom.runner.session.live import LiveSession
-from greenroom.runner.session.practice import practise
+from greenroom.runner.session.practice import practise, rehearse
 from greenroom.runner.session.turns import SpanLabels
 from greenroom.runner.session.voice import look_for_voices_inline
 from greenroom.runner.warmup import settle
+
+# `run`, and what the zygote calls before it forks anything: `warm`, then `rehearse`.
+__all__ = ["rehearse", "run", "warm"]
 
 _log = structlog.get_logger()
 
@@ -182,6 +185,7 @@ class _SessionProcess:
                 reason=finished.reason,
                 events=finished.events,
                 chunks=finished.chunks,
+                left=finished.left,
                 lost=finished.lost,
             )
             await channel.send(finished)
