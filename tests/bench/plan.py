@@ -15,6 +15,7 @@ import msgspec
 from greenroom.common import lifecycle
 from greenroom.common.lifecycle import Leased, Limits, Requested, Session
 from greenroom.common.policy import EACH, Limit, Policy, PoolPolicy, Scope
+from greenroom.common.service import settle_garbage
 from greenroom.scheduler.actions import ColdLease, Lease
 from greenroom.scheduler.core import Board, PlanLimits, Tracked
 from tests.bench.report import Report, median
@@ -39,6 +40,7 @@ _POLICY: Final = Policy(
 
 async def run(report: Report) -> None:
     """Measure each size three times, and take the best; more would only show what else the machine does."""
+    settle_garbage()  # as the scheduler does
     took: dict[tuple[int, int], float] = {}
     for runners in _RUNNERS:
         for waiting in _WAITING:

@@ -459,3 +459,26 @@ async def test_system_clock() -> None:
     assert clock.monotonic() - began >= 0.009
     assert clock.now().utcoffset() == utcnow().utcoffset()
     assert str(clock.now().tzinfo) == "UTC"
+
+
+def test_garbage_is_collected_seldom() -> None:
+    """What there is stays out of collections; ten thousand objects more don't start one, and cycles still go."""
+    code = """if True:
+        import gc, weakref
+        from greenroom.common.service import settle_garbage
+
+        class Knot: pass
+
+        before = [Knot() for _ in range(1000)]
+        settle_garbage()
+        assert gc.get_freeze_count() > 1000
+        counts = [generation["collections"] for generation in gc.get_stats()]
+        kept = [[] for _ in range(10_000)]
+        assert [generation["collections"] for generation in gc.get_stats()] == counts
+        knot = Knot()
+        knot.itself, seen = knot, weakref.ref(knot)
+        del knot
+        kept += [[] for _ in range(100_000)]
+        assert seen() is None
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
