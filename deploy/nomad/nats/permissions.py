@@ -140,6 +140,7 @@ def users() -> tuple[User, ...]:
                 *owned("recorder"),
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
                 f"$JS.API.DIRECT.GET.LEADERS.{RECORDER_LEADS}",
+                *_follows("SESSIONS"),
                 *_pulls("recorder"),
                 "$JS.API.STREAM.PURGE.SESSIONS",
                 *_checks_topology(),

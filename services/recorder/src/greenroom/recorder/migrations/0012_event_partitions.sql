@@ -164,3 +164,6 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- What may still be behind the ledger: as few as are live.
+CREATE INDEX sessions_open ON sessions (id) WHERE state <> 'ended';
