@@ -45,7 +45,7 @@ class Reconciling:
 
     def shown(self, name: str) -> float:
         """Return the value of a metric."""
-        line = next(line for line in self.metrics.render()[0].decode().splitlines() if line.startswith(name))
+        line = next(line for line in self.metrics.render().decode().splitlines() if line.startswith(name))
         return float(line.split()[-1])
 
 
@@ -191,7 +191,7 @@ async def test_an_entry_that_cannot_be_stored_is_tried_once(here: World) -> None
     await connection.execute("DELETE FROM sessions WHERE id = $1", good.session.id)
     await connection.close()
     async with reconciling(here) as it:
-        assert sorted(await it.reconciler.reconcile()) == sorted([entry.session.id, good.session.id])
+        assert await it.reconciler.reconcile() == [good.session.id]
         assert await it.reconciler.reconcile() == []
         assert it.shown("greenroom_recorder_reconciled_sessions_total") == 1
     assert (await here.stored(entry.session))["state"] == "requested"

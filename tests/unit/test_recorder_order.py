@@ -109,8 +109,10 @@ def folded(known: StoredSession | None, batch: Sequence[Step]) -> StoredSession 
 @settings(max_examples=200, deadline=None)
 @given(histories(), st.data())
 def test_old_states_never_overwrite_newer_ones(history: list[Step], data: st.DataObject) -> None:
-    """Batches of any messages, again and again, to several recorders of which each may have read the row before others
-    wrote it: the row only ever goes on, nothing is refused, and when all have come it is the ledger's last word.
+    """The row only ever goes on, nothing is refused, and when all have come it is the ledger's last word.
+
+    Batches of any messages come again and again, to several recorders of which each may have read the row before
+    others wrote it.
     """
     row = Row()
     read: dict[str, StoredSession | None] = {}

@@ -121,11 +121,11 @@ class Reconciler:
         missed: list[LastEntry] = []
         for page in itertools.batched(entries, PAGE):
             missed += behind(page, await self._known([entry.session_id for entry in page]), settled_to)
-        done: list[str] = []
-        for entry in missed:
-            if self._refused.get(entry.session_id, 0) < entry.revision:
-                await self._catch_up(entry)
-                done.append(entry.session_id)
+        done = [
+            entry.session_id
+            for entry in missed
+            if self._refused.get(entry.session_id, 0) < entry.revision and await self._catch_up(entry)
+        ]
         await self._look_for_unaccounted({entry.session_id for entry in entries})
         return done
 
@@ -160,8 +160,8 @@ class Reconciler:
             rows = await self._pool.fetch(_SELECT_REVISIONS, list(ids))
         return {row["id"]: row["ledger_revision"] for row in rows}
 
-    async def _catch_up(self, entry: LastEntry) -> None:
-        """Handle all messages of a session again."""
+    async def _catch_up(self, entry: LastEntry) -> bool:
+        """Handle all messages of a session again, and return whether it isn't behind any more."""
         everything = subjects.SESSION_ALL.wildcard(tenant=entry.tenant, session_id=entry.session_id)
         incoming: list[Incoming] = []
         for message in await self._read(everything):
@@ -179,9 +179,10 @@ class Reconciler:
         if reached < entry.revision:
             self._refused[entry.session_id] = entry.revision
             _log.error("session_not_reconciled", session_id=entry.session_id, revision=entry.revision, reached=reached)
-            return
+            return False
         self._reconciled.inc()
         _log.warning("session_reconciled", session_id=entry.session_id, tenant=entry.tenant, revision=entry.revision)
+        return True
 
     async def _handle_each(self, batch: Sequence[Incoming]) -> None:
         for item in batch:
