@@ -77,7 +77,7 @@ class NatsPull:
         except _Refused as error:
             raise BrokerUnavailable(f"the server refuses to hand over messages: {error}") from error
         self._require_connection()
-        return taken
+        return taken or ()
 
     async def close(self) -> None:
         """See `Pull.close`."""
