@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ from greenroom.common.ids import derived_id
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import database as recorder_database
 from greenroom.recorder.partitions import MONTHS_AHEAD, Partitions
+from tests.support.recorder_world import eventually, world
 
 
 def uuid7_at(at: datetime, random: int = 1) -> str:
@@ -129,6 +131,28 @@ async def test_a_month_that_is_dropped_takes_its_events_and_no_others(events: Ev
     assert await events.partitions.drop_partitions_before(first) == []
     assert await events.partitions.drop_partitions_before((first + timedelta(days=31)).replace(day=1)) == [month(old)]
     assert await events.connection.fetchval("SELECT count(*) FROM sessions") == 5
+
+
+async def test_a_recorder_makes_them(nats_url: str, database: str, tmp_path: Path) -> None:
+    """The one that leads, as soon as it does: nobody has to think of it at the end of a month."""
+    async with world(nats_url, database, tmp_path) as here:
+        next_month = month(months_from_now(1))
+        connection = await asyncpg.connect(database)
+        await connection.execute(f"DROP TABLE {next_month}")
+        await connection.close()
+        async with here.recorder():
+            await eventually(
+                lambda: here.rows("SELECT to_regclass($1) AS there", next_month), lambda rows: rows[0]["there"]
+            )
+
+
+async def test_what_is_open_is_found_without_reading_what_is_over(events: Events) -> None:
+    """The reconciler's question is answered by an index that is as small as what is live."""
+    await events.connection.execute("SET enable_seqscan = off")
+    rows = await events.connection.fetch(
+        "EXPLAIN SELECT id, tenant FROM sessions WHERE state <> 'ended' ORDER BY id LIMIT 10"
+    )
+    assert "sessions_open" in "\n".join(row[0] for row in rows)
 
 
 async def test_a_table_that_somebody_holds_is_left_for_later(events: Events, database: str) -> None:

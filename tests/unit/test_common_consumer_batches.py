@@ -1,7 +1,7 @@
-"""How a consumer's batches are cut, in virtual time: by number, by bytes, and by how long a message waits for others."""
+"""How a consumer's batches are cut, in virtual time: by number, by bytes, and by waiting for others."""
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import pytest
 import structlog.testing
@@ -114,6 +114,32 @@ def test_what_is_put_back_while_others_linger_keeps_its_order() -> None:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(10)
         assert [batch for _, batch in world.batches] == [list("abcd"), list("abcd")]
+
+    run_virtual(scenario())
+
+
+def test_whoever_is_slow_leaves_the_rest_with_the_broker() -> None:
+    """One batch is in hand, however much there is and however long it takes; then the next one, in order."""
+
+    async def scenario() -> None:
+        world = World(linger_s=0.25, max_batch_bytes=1_000_000)
+        handled = world.consumer._handle
+        most = 0
+
+        async def slowly(batch: Sequence[str]) -> None:
+            nonlocal most
+            await asyncio.sleep(5)
+            most = max(most, world.unsettled)
+            await handled(batch)
+
+        world.consumer._handle = slowly
+        texts = [f"{number} ".ljust(150_000, ".") for number in range(40)]
+        await world.publish(*texts)
+        async with consuming(world):
+            await asyncio.sleep(120)
+        assert most == 6
+        assert [text for _, batch in world.batches for text in batch] == texts
+        assert world.unsettled == 0
 
     run_virtual(scenario())
 
