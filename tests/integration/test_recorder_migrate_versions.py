@@ -137,3 +137,39 @@ async def test_events_still_go_with_their_session(empty_database: str) -> None:
                 )
             await connection.execute("DELETE FROM sessions WHERE id = $1", session)
         assert await connection.fetchval("SELECT count(*) FROM session_events") == 0
+
+
+async def test_what_others_have_added_to_the_events_is_taken_along(empty_database: str) -> None:
+    """Columns, generated ones too, indices and triggers; and what is moved isn't taken for something new."""
+    await migrate(empty_database, files=FILES[:1])
+    async with connected(empty_database) as connection:
+        for statement in SEEDS["0001_sessions"]:
+            await connection.execute(statement)
+        await connection.execute(
+            """
+            ALTER TABLE session_events ADD COLUMN n bigint GENERATED ALWAYS AS ((data ->> 'n')::bigint) STORED;
+            ALTER TABLE session_events ADD COLUMN note text NOT NULL DEFAULT 'none';
+            CREATE INDEX events_by_n ON session_events (n);
+            CREATE TABLE fired (rows bigint);
+            CREATE FUNCTION count_them() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN INSERT INTO fired SELECT count(*) FROM stored; RETURN NULL; END';
+            CREATE TRIGGER counts AFTER INSERT ON session_events
+                REFERENCING NEW TABLE AS stored FOR EACH STATEMENT EXECUTE FUNCTION count_them();
+            UPDATE session_events SET note = 'of the third' WHERE n = 3;
+            """
+        )
+        before = await everything(empty_database)
+        await migrate(empty_database)
+        kept(before, await everything(empty_database))
+        assert await connection.fetchval("SELECT count(*) FROM fired") == 0
+        await connection.execute(
+            """
+            INSERT INTO session_events (session_id, stream_seq, tenant, id, seq, epoch, source, type, at, data)
+            SELECT session_id, stream_seq + 1000, tenant, 'again' || id, seq, epoch, source, type, at, data
+            FROM session_events
+            """
+        )
+        assert await connection.fetchval("SELECT sum(rows) FROM fired") == 20 * len(SESSIONS)
+        assert await connection.fetchval("SELECT count(*) FROM session_events WHERE n = 3 AND note = 'none'") == 4
+        rows = await connection.fetch("SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '%(n)%'")
+        assert len(rows) > 1, "one of the whole, and one of each partition"

@@ -133,6 +133,54 @@ async def test_a_month_that_is_dropped_takes_its_events_and_no_others(events: Ev
     assert await events.connection.fetchval("SELECT count(*) FROM sessions") == 5
 
 
+async def test_what_is_held_by_law_is_kept(events: Events) -> None:
+    """Of a session, of a tenant's agent, or of everybody's: nothing that is held goes with its month."""
+    await events.connection.execute(
+        """CREATE TABLE IF NOT EXISTS session_holds (session_id text, tenant text);
+        CREATE TABLE IF NOT EXISTS retention_holds (tenant text DEFAULT '*', agent text DEFAULT '*')"""
+    )
+    at = months_from_now(-3)
+    await events.connection.execute("SELECT make_event_partition($1)", at.date())
+    held, free = uuid7_at(at, random=2), uuid7_at(at, random=3)
+    for session_id in (held, free):
+        await events.add(session_id, at)
+    await events.connection.execute("INSERT INTO session_holds (session_id, tenant) VALUES ($1, 't')", held)
+    assert await events.partitions.drop_partitions_before(NOW.date().replace(day=1)) == [month(at)]
+    assert (await events.count(held), await events.count(free)) == (3, 0)
+
+    at = months_from_now(-4)
+    await events.connection.execute("SELECT make_event_partition($1)", at.date())
+    await events.add(uuid7_at(at), at)
+    await events.connection.execute("INSERT INTO retention_holds (tenant, agent) VALUES ('*', 'a')")
+    assert await events.partitions.drop_partitions_before(NOW.date().replace(day=1)) == [month(at)]
+    assert await events.count(uuid7_at(at)) == 3
+
+
+@pytest.mark.parametrize("level", ["ROW", "STATEMENT"])
+async def test_what_is_moved_is_not_new(events: Events, level: str) -> None:
+    """Triggers on new events fire when an event comes, and not when it is moved from one partition to another."""
+    await events.connection.execute(
+        """CREATE TABLE fired (n bigint);
+        CREATE FUNCTION count_it() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO fired VALUES (1); RETURN NULL; END'"""
+    )
+    await events.connection.execute(
+        f"CREATE TRIGGER counts AFTER INSERT ON session_events FOR EACH {level} EXECUTE FUNCTION count_it()"
+    )
+    late, old = months_from_now(MONTHS_AHEAD + 1), months_from_now(-3)
+    await events.connection.execute("SELECT make_event_partition($1)", old.date())
+    await events.add(uuid7_at(late), late)
+    await events.add(uuid7_at(old), old, state="ready")
+    fired = await events.connection.fetchval("SELECT count(*) FROM fired")
+    await events.partitions.make_ahead(MONTHS_AHEAD + 1)
+    await events.partitions.drop_partitions_before(NOW.date())
+    assert (await events.where(uuid7_at(late)), await events.count(uuid7_at(old))) == ({month(late)}, 3)
+    assert await events.connection.fetchval("SELECT count(*) FROM fired") == fired > 0
+    for session_id, at in ((uuid7_at(late, random=9), late), (derived_id("pin"), old)):
+        await events.add(session_id, at)
+    assert await events.connection.fetchval("SELECT count(*) FROM fired") == 2 * fired
+
+
 async def test_a_recorder_makes_them(nats_url: str, database: str, tmp_path: Path) -> None:
     """The one that leads, as soon as it does: nobody has to think of it at the end of a month."""
     async with world(nats_url, database, tmp_path) as here:

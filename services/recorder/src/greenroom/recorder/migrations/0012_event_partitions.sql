@@ -80,7 +80,8 @@ AS $$
 $$;
 
 -- Drops the partitions of the months that lie wholly before the day `before` (UTC), and says which. What such a month
--- holds of a session that hasn't ended, or was requested on that day or later, is kept, in the default partition.
+-- holds of a session that hasn't ended, that was requested on that day or later, or that is held by law, is kept, in the
+-- default partition. (Holds are in tables of their own, where there are any.)
 CREATE FUNCTION drop_partitions_before(before date) RETURNS SETOF text
 LANGUAGE plpgsql
 SET lock_timeout = '3s'
@@ -88,8 +89,15 @@ AS $$
 DECLARE
     partition text;
     columns text;
-    cut timestamptz := before::timestamp AT TIME ZONE 'UTC';
+    kept text := format('session.state <> ''ended'' OR session.requested_at >= %L', before::timestamp AT TIME ZONE 'UTC');
 BEGIN
+    IF to_regclass('session_holds') IS NOT NULL THEN
+        kept := kept || ' OR EXISTS (SELECT FROM session_holds AS held WHERE held.session_id = session.id)';
+    END IF;
+    IF to_regclass('retention_holds') IS NOT NULL THEN
+        kept := kept || ' OR EXISTS (SELECT FROM retention_holds AS held WHERE held.tenant IN (''*'', session.tenant)'
+            || ' AND held.agent IN (''*'', session.agent))';
+    END IF;
     FOR partition IN
         SELECT child.relname
         FROM pg_inherits
@@ -108,12 +116,15 @@ BEGIN
         SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns
         FROM pg_attribute
         WHERE attrelid = 'session_events'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
+        -- Moved, and not stored anew: what triggers do for a new event was done when it came.
+        ALTER TABLE session_events_default DISABLE TRIGGER USER;
         EXECUTE format(
-            'INSERT INTO session_events (%s) SELECT %s FROM %I WHERE session_id IN '
-            '(SELECT id FROM sessions WHERE id >= (SELECT min(session_id) FROM %I) '
-            'AND id <= (SELECT max(session_id) FROM %I) AND (state <> ''ended'' OR requested_at >= %L))',
-            columns, columns, partition, partition, partition, cut
+            'INSERT INTO session_events_default (%s) SELECT %s FROM %I WHERE session_id IN '
+            '(SELECT id FROM sessions AS session WHERE id >= (SELECT min(session_id) FROM %I) '
+            'AND id <= (SELECT max(session_id) FROM %I) AND (%s))',
+            columns, columns, partition, partition, partition, kept
         );
+        ALTER TABLE session_events_default ENABLE TRIGGER USER;
         EXECUTE format('DROP TABLE %I', partition);
         RETURN NEXT partition;
     END LOOP;
