@@ -106,7 +106,7 @@ def folded(known: StoredSession | None, batch: Sequence[Step]) -> StoredSession 
     return known
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories(), st.data())
 def test_old_states_never_overwrite_newer_ones(history: list[Step], data: st.DataObject) -> None:
     """The row only ever goes on, nothing is refused, and when all have come it is the ledger's last word.
