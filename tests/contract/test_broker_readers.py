@@ -131,6 +131,54 @@ async def test_a_fetch_waits_for_the_first_message(connect: Connect) -> None:
     await pull.close()
 
 
+async def test_a_fetch_stays_within_its_bytes(broker: Broker) -> None:
+    """However many messages it asks for; what is left comes with the next ones, in order, and nothing is lost."""
+    sequences = [await broker.append(EVENT, bytes(100_000)) for _ in range(10)]
+    pull = await broker.pull("SESSIONS", "recorder-sessions")
+    batches: list[list[int]] = []
+    async with asyncio.timeout(20):
+        while sum(map(len, batches)) < 10:
+            batches.append([each.message.stream_seq for each in await pull.fetch(10, 1, max_bytes=350_000)])
+    assert [seq for batch in batches for seq in batch] == sequences
+    assert max(map(len, batches)) == 3
+    await pull.close()
+
+
+async def test_a_message_larger_than_the_bytes_of_a_fetch_comes_alone(broker: Broker) -> None:
+    """Nothing is held up for ever by a bound that is too small."""
+    sequences = [await broker.append(EVENT, bytes(size)) for size in (200_000, 10, 10)]
+    pull = await broker.pull("SESSIONS", "recorder-sessions")
+    found: list[int] = []
+    async with asyncio.timeout(20):
+        while len(found) < 3:
+            batch = await pull.fetch(10, 1, max_bytes=50_000)
+            assert found or len(batch) == 1
+            found += [each.message.stream_seq for each in batch]
+    assert found == sequences
+    await pull.close()
+
+
+async def test_a_fetch_that_waits_leaves_nothing_behind(connect: Connect) -> None:
+    """Messages that come one by one while it waits come with this fetch or the next, each once and in order."""
+    broker, writer = await connect(), await connect()
+    pull = await broker.pull("SESSIONS", "recorder-sessions")
+    sequences: list[int] = []
+
+    async def write() -> None:
+        for _ in range(40):
+            sequences.append(await writer.append(EVENT, b"x"))
+            await asyncio.sleep(0.005)
+
+    writing = asyncio.create_task(write())
+    found: list[int] = []
+    async with asyncio.timeout(20):
+        while len(found) < 40:
+            found += [each.message.stream_seq for each in await pull.fetch(5, 0.02, max_bytes=1_000_000)]
+    await writing
+    assert found == sequences
+    await pull.close()
+
+
 async def test_what_is_acknowledged_does_not_come_again_and_what_is_not_does(connect: Connect) -> None:
     """The position is the consumer's, not the connection's: another one goes on where the first was."""
     broker, other = await connect(), await connect()

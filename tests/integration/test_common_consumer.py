@@ -9,6 +9,7 @@ import pytest
 from greenroom.common import messages, subjects, topology_admin
 from greenroom.common.broker import Message
 from greenroom.common.consumer import Consumer, Drop, Retry
+from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.messages import Parked
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools.embedded.nats import EmbeddedNats
@@ -106,3 +107,21 @@ async def test_it_outlasts_a_killed_server(own_nats: EmbeddedNats) -> None:
     assert set(handler.seen) == {*texts, b"later"}
     assert await broker.count("PARKED", PARKED) == 1
     await broker.close()
+
+
+async def test_a_consumer_that_is_taken_away_and_made_anew(broker: NatsBroker) -> None:
+    """Whoever waits on it is told at once; once it is there again, the same pull goes on."""
+    pull = await broker.pull("AUDIO", "recorder-audio")
+    waiting = asyncio.create_task(pull.fetch(10, 30))
+    await asyncio.sleep(0.2)
+    await broker.client.jetstream().delete_consumer("AUDIO", "recorder-audio")
+    with pytest.raises(BrokerUnavailable):
+        async with asyncio.timeout(10):
+            await waiting
+    with pytest.raises(BrokerUnavailable):
+        await pull.fetch(10, 1)
+    await topology_admin.apply(broker)
+    await broker.append(SUBJECT, b"x")
+    (delivery,) = await pull.fetch(10, 5)
+    assert delivery.message.data == b"x"
+    await pull.close()

@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ import pytest
 
 from greenroom.common import subjects, topology_admin
 from greenroom.common.broker import Broker
+from greenroom.common.consumer import Consumer
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ids import uuid7
 from greenroom.common.nats_broker import NatsBroker
@@ -61,6 +62,47 @@ async def test_one_server_may_go_and_come_back(cluster: Cluster) -> None:
         await _eventually(lambda: _stored(api))
     await first.start()
     await _all_healthy(cluster)
+
+
+@pytest.mark.timeout(150)  # raft takes its time
+async def test_a_consumer_outlasts_its_leader(cluster: Cluster) -> None:
+    """The server that leads the recorder's consumer is killed: whatever was published is handled all the same."""
+    event = subjects.SESSION_EVENT.format(tenant="acme", session_id=uuid7(), type="crm.note")
+    handled: list[bytes] = []
+
+    async def handle(batch: Sequence[bytes]) -> None:
+        handled.extend(batch)
+
+    async with cluster.broker("publisher") as publisher, cluster.broker("recorder") as recorder:
+        consumer = Consumer(
+            recorder, "SESSIONS", "recorder-sessions", decode=lambda message: message.data, handle=handle, max_batch=7
+        )
+        working = asyncio.create_task(consumer.run())
+        texts = [f"{number}".encode() for number in range(60)]
+        for text in texts[:30]:
+            await _eventually(lambda text=text: publisher.append(event, text, msg_id=f"{event} {text.decode()}"))
+        await _eventually(lambda: _at_least(handled, 10))
+        leader = await _leader_of_the_consumer(cluster)
+        await leader.child.kill()
+        for text in texts[30:]:
+            await _eventually(lambda text=text: publisher.append(event, text, msg_id=f"{event} {text.decode()}"))
+        await _eventually(lambda: _at_least(set(handled), 60))
+        working.cancel()
+        await asyncio.wait({working})
+    assert set(handled) == set(texts)
+    await leader.start()
+    await _all_healthy(cluster)
+
+
+async def _at_least(found: Collection[bytes], count: int) -> None:
+    assert len(found) >= count
+
+
+async def _leader_of_the_consumer(cluster: Cluster) -> Server:
+    async with cluster.broker("operator") as operator:
+        info = await operator.client.jetstream().consumer_info("SESSIONS", "recorder-sessions")
+    assert info.cluster is not None
+    return next(server for server in cluster.servers if str(info.cluster.leader).endswith(str(server.number)))
 
 
 @pytest.mark.timeout(150)  # raft takes its time: all streams and consumers elect anew

@@ -116,8 +116,8 @@ async def test_command(
 
 
 def test_files_are_numbered() -> None:
-    """The files are numbered without holes, so that two branches can't both add the next one unseen."""
+    """Each file has a number of its own, so that two branches can't both take the next one unseen."""
     folder = Path(module.__file__).parent / "migrations"
     numbers = [int(path.name[:4]) for path in sorted(folder.glob("*.sql"))]
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert len(migrations()) == len(numbers)
+    assert len(set(numbers)) == len(numbers) == len(migrations())
+    assert min(numbers) == 1

@@ -264,7 +264,7 @@ async def connected(here: World) -> bool:
 
 
 async def test_standby(here: World) -> None:
-    """Of two recorders one consumes; when it stops, the other takes over at once."""
+    """Of two recorders one leads; when it stops, the other takes over at once."""
     async with AsyncExitStack() as first_stays, AsyncExitStack() as stays:
         first = await first_stays.enter_async_context(here.recorder())
         await eventually(lambda: leads(first), bool)

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from greenroom.common import messages
 from greenroom.common.broker import Message
@@ -17,18 +18,21 @@ PARKED = "gr.v1.parked.SESSIONS"
 
 
 class World:
-    """A stream, a consumer of it, and what its handler was given: batches of texts, with their times."""
+    """A stream, a consumer of it, and what its handler was given: batches of texts, with their times.
 
-    def __init__(self) -> None:
+    Args:
+        consumer: what else the consumer is told, beside batches of ten.
+    """
+
+    def __init__(self, **consumer: Any) -> None:
         self.server = MemoryServer()
         self.broker = self.server.connect()
         self.outside = self.server.connect()
         self.batches: list[tuple[float, list[str]]] = []
         # What the handler does with a batch, beyond taking note of it.
         self.verdict: Callable[[Sequence[str]], None] = lambda _: None
-        self.consumer = Consumer(
-            self.broker, STREAM, NAME, decode=decode, handle=self.handle, max_batch=10, max_wait_s=1.0
-        )
+        wishes: dict[str, Any] = {"max_batch": 10, "max_wait_s": 1.0, **consumer}
+        self.consumer = Consumer(self.broker, STREAM, NAME, decode=decode, handle=self.handle, **wishes)
 
     async def handle(self, batch: Sequence[str]) -> None:
         """Handle one batch."""

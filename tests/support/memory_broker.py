@@ -335,15 +335,17 @@ class _Pull:
         self._owner = owner
         self._consumer = consumer
 
-    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[Delivery]:
+    async def fetch(self, max_messages: int, wait_s: float, *, max_bytes: int | None = None) -> Sequence[Delivery]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         while True:
             if not self._owner.connected:
                 raise BrokerUnavailable("the connection is down")
             batch: list[Delivery] = []
-            while len(batch) < max_messages and (message := self._consumer.next(loop.time())):
+            room = max_bytes
+            while len(batch) < max_messages and (message := self._consumer.next(loop.time(), room if batch else None)):
                 batch.append(_Delivery(self._owner, self._consumer, message))
+                room = None if room is None else room - len(message.data)
             left_s = deadline - loop.time()
             if batch or left_s <= 0:
                 return batch

@@ -147,8 +147,11 @@ class MemoryConsumer:
         # When each undecided message is delivered again: its acknowledgement deadline, or what `nak` asked for.
         self._again_at: dict[int, float] = {}
 
-    def next(self, now: float) -> Message | None:
-        """Return what is to be delivered next, or None: first what is due again, then what is new."""
+    def next(self, now: float, max_bytes: int | None = None) -> Message | None:
+        """Return what is to be delivered next, or None: first what is due again, then what is new.
+
+        What is larger than `max_bytes` stays where it is, and so does what is behind it.
+        """
         stored = self.backlog.stream.messages
         self._again_at = {seq: at for seq, at in self._again_at.items() if seq in stored}  # the others were purged
         due = min((seq for seq, at in self._again_at.items() if at <= now), default=None)
@@ -158,6 +161,10 @@ class MemoryConsumer:
         if message is None:
             return None
         seq = message.stream_seq
+        if max_bytes is not None and len(message.data) > max_bytes:
+            if seq != due:
+                self.backlog.waiting.appendleft(seq)
+            return None
         self._deliveries[seq] += 1
         self._again_at[seq] = now + self.config.ack_wait_s
         return redelivered(message, deliveries=self._deliveries[seq], pending=len(self.backlog.waiting))

@@ -140,6 +140,7 @@ def users() -> tuple[User, ...]:
                 *owned("recorder"),
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
                 f"$JS.API.DIRECT.GET.LEADERS.{RECORDER_LEADS}",
+                *_follows("SESSIONS"),
                 *_pulls("recorder"),
                 "$JS.API.STREAM.PURGE.SESSIONS",
                 *_checks_topology(),
@@ -147,8 +148,9 @@ def users() -> tuple[User, ...]:
         ),
         User(
             name="operator",
-            # Makes, changes, backs up and restores streams, with `greenroom topology` and `nats`.
-            publish=(*owned("operator"), "$JS.API.>", "$JS.SNAPSHOT.>", "$JS.ACK.>", "$JS.FC.>"),
+            # Makes, changes, backs up and restores streams, with `greenroom topology` and `nats`; puts parked messages
+            # back, with `greenroom parked replay`.
+            publish=(*owned("operator"), *replays(), "$JS.API.>", "$JS.SNAPSHOT.>", "$JS.ACK.>", "$JS.FC.>"),
             subscribe=(INBOX, HEARTBEATS, "$JS.EVENT.>"),
         ),
         # Other services of the house: a pattern for logins of their own, each for the types that begin with its name.
@@ -203,6 +205,11 @@ def _pulls(service: str) -> tuple[str, ...]:
         for where in (f"{consumer.stream}.{consumer.name}" for consumer in own)
         for subject in (f"$JS.API.CONSUMER.MSG.NEXT.{where}", f"$JS.ACK.{where}.>", f"$JS.ACK.*.*.{where}.>")
     )
+
+
+def replays() -> tuple[str, ...]:
+    """What durable consumers are fed with may be parked, and put back; but the ledger's entries never are."""
+    return tuple(subject for consumer in topology.CONSUMERS for subject in consumer.filters if subject != LIFECYCLE)
 
 
 def _checks_topology() -> tuple[str, ...]:

@@ -81,8 +81,11 @@ class Delivery(Protocol):
 class Pull(Protocol):
     """A durable consumer's pull side."""
 
-    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[Delivery]:
+    async def fetch(self, max_messages: int, wait_s: float, *, max_bytes: int | None = None) -> Sequence[Delivery]:
         """Return up to `max_messages`; empty when none came within `wait_s`.
+
+        What the broker hands over stays within `max_bytes`, its own headers included; a message that is larger by
+        itself comes alone.
 
         Raises:
             BrokerUnavailable: the broker can't be asked now.

@@ -36,6 +36,10 @@ _BROKER_RETRY_S: Final = 0.25
 # What has come meanwhile is there at once; where nothing has, this is how long that takes to find out.
 _GATHER_S: Final = 0.05
 _TOPOLOGY_RETRY_S: Final = 0.5
+# What a stream takes, and its headers on the way.
+_LARGEST_MESSAGE: Final = 576 * 1024
+# What one batch may hold in memory: 500 messages of the largest size would be 250 MB, usual ones are 400 bytes each.
+MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 
 
 class Retry(Exception):
@@ -83,6 +87,7 @@ class Consumer[T]:
         decode: makes of a message what the handler takes; raises `Drop` for what is malformed.
         handle: see the module.
         max_batch: messages in one batch at most.
+        max_batch_bytes: bytes in one batch at most; what is beyond stays with the broker.
         max_wait_s: how long to wait for the first message of a batch before looking again.
         linger_s: how long the first message of a batch waits for others, so that a trickle is handled in a few
             batches and not message by message. The broker hands over what there is as soon as there is anything.
@@ -97,6 +102,7 @@ class Consumer[T]:
         decode: Callable[[Message], T],
         handle: Callable[[Sequence[T]], Awaitable[None]],
         max_batch: int = 256,
+        max_batch_bytes: int = MAX_BATCH_BYTES,
         max_wait_s: float = 1.0,
         linger_s: float = 0.0,
     ) -> None:
@@ -107,6 +113,7 @@ class Consumer[T]:
         self._decode = decode
         self._handle = handle
         self._max_batch = max_batch
+        self._max_batch_bytes = max_batch_bytes
         self._max_wait_s = max_wait_s
         self._linger_s = linger_s
 
@@ -141,13 +148,15 @@ class Consumer[T]:
             await pull.close()
 
     async def _batch(self, pull: Pull) -> Sequence[Delivery]:
-        first = await pull.fetch(self._max_batch, self._max_wait_s)
+        first = await pull.fetch(self._max_batch, self._max_wait_s, max_bytes=self._max_batch_bytes)
         room = self._max_batch - len(first)
-        if not first or not room or not self._linger_s:
+        room_bytes = self._max_batch_bytes - sum(len(delivery.message.data) for delivery in first)
+        # Where the next one mightn't fit, a batch is full: one that is larger than its bound would come all the same.
+        if not first or not room or room_bytes <= _LARGEST_MESSAGE or not self._linger_s:
             return first
         await asyncio.sleep(self._linger_s)
         try:
-            return [*first, *await pull.fetch(room, _GATHER_S)]
+            return [*first, *await pull.fetch(room, _GATHER_S, max_bytes=room_bytes)]
         except BrokerUnavailable:
             return first
 

@@ -30,6 +30,7 @@ from greenroom.common.messages import (
     QueuePosition,
     QueueQuery,
     ReleasePlan,
+    Replayed,
     Resume,
     SessionSecrets,
     SetStandby,
@@ -344,9 +345,17 @@ CATALOG: Final[tuple[Described, ...]] = (
     Described(
         subject=subjects.PARKED,
         kind="parked",
-        owner="recorder",
+        owner="recorder, api",
         message=Parked,
         stream="PARKED",
         summary="A message that could not be processed, with the reason.",
+    ),
+    Described(
+        subject=subjects.REPLAYED,
+        kind="parked",
+        owner="operator",
+        message=Replayed,
+        stream="PARKED",
+        summary="A parked message was put back, by `greenroom parked replay`.",
     ),
 )

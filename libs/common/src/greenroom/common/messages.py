@@ -558,6 +558,14 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes = b""
 
 
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """A parked message was put back where it came from. `stream_seq` is its place there now."""
+
+    at: datetime
+    stream_seq: int
+    by: str = ""
+
+
 def encode(message: msgspec.Struct) -> bytes:
     """Return the JSON that goes over the wire."""
     return _ENCODER.encode(message)

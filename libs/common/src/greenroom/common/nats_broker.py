@@ -16,7 +16,6 @@ from nats.js import errors as js_errors
 
 from greenroom.common.broker import (
     APPEND_TIMEOUT_S,
-    Delivery,
     Handler,
     Message,
     NoResponder,
@@ -27,6 +26,7 @@ from greenroom.common.errors import BrokerUnavailable, TopologyMissing
 from greenroom.common.nats_errors import check_size, publish_error
 from greenroom.common.nats_message import received
 from greenroom.common.nats_pipeline import Pipeline
+from greenroom.common.nats_pull import NatsPull
 from greenroom.common.nats_reader import OrderedReader
 
 _log = structlog.get_logger()
@@ -253,7 +253,7 @@ class NatsBroker:
         await reader.open()
         return reader
 
-    async def pull(self, stream: str, consumer: str) -> "NatsPull":
+    async def pull(self, stream: str, consumer: str) -> NatsPull:
         """See `Broker.pull`."""
         self._require_connection()
         try:
@@ -264,8 +264,7 @@ class NatsBroker:
             ) from error
         except (nats.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable(f"{stream} can't be read now") from error
-        subscription = await self._js.pull_subscribe_bind(consumer=consumer, stream=stream)
-        return NatsPull(self._client, subscription)
+        return await NatsPull.open(self._client, stream, consumer)
 
     async def purge(self, stream: str, subject: str, *, up_to: int | None = None) -> None:
         """See `Broker.purge`."""
@@ -314,61 +313,6 @@ class NatsSubscription:
         """See `Subscription.unsubscribe`. One that has ended already, by itself or with its connection, is done."""
         with contextlib.suppress(nats.errors.Error):
             await self._subscription.unsubscribe()
-
-
-class NatsPull:
-    """See `broker.Pull`."""
-
-    def __init__(self, client: Client, subscription: JetStreamContext.PullSubscription) -> None:
-        self._client = client
-        self._subscription = subscription
-
-    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[Delivery]:
-        """See `Pull.fetch`."""
-        self._require_connection()
-        try:
-            batch = await self._subscription.fetch(max_messages, timeout=wait_s)
-        except (nats.errors.TimeoutError, TimeoutError):
-            self._require_connection()
-            return ()
-        except nats.errors.Error as error:
-            raise BrokerUnavailable(str(error)) from error
-        return [NatsDelivery(msg) for msg in batch]
-
-    async def close(self) -> None:
-        """See `Pull.close`."""
-        with contextlib.suppress(nats.errors.Error):
-            await self._subscription.unsubscribe()
-
-    def _require_connection(self) -> None:
-        # Without one, nats-py lets a fetch time out as if nothing had come.
-        if not self._client.is_connected:
-            raise BrokerUnavailable("the connection to NATS is down")
-
-
-class NatsDelivery:
-    """See `broker.Delivery`."""
-
-    __slots__ = ("_message", "_msg")
-
-    def __init__(self, msg: Msg) -> None:
-        self._msg = msg
-        self._message = received(msg)
-
-    @property
-    def message(self) -> Message:
-        """What was delivered."""
-        return self._message
-
-    async def ack(self) -> None:
-        """See `Delivery.ack`. An acknowledgement that is lost brings the message again: handlers are idempotent."""
-        with contextlib.suppress(nats.errors.Error):
-            await self._msg.ack()
-
-    async def nak(self, delay_s: float) -> None:
-        """See `Delivery.nak`."""
-        with contextlib.suppress(nats.errors.Error):
-            await self._msg.nak(delay=delay_s)
 
 
 def _append_headers(

@@ -122,3 +122,5 @@ DECISION: Final = Subject("gr.v1.decision.{pool}")
 
 # Messages that can't be processed, with the reason.
 PARKED: Final = Subject("gr.v1.parked.{stream}")
+# Which of them were put back; `seq` is the place of the parked message in PARKED.
+REPLAYED: Final = Subject("gr.v1.replayed.{stream}.{seq}")

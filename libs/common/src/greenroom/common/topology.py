@@ -125,8 +125,8 @@ STREAMS: Final[tuple[Stream, ...]] = (
     ),
     Stream(
         name="PARKED",
-        subjects=(subjects.PARKED.wildcard(),),
-        description="Messages that could not be processed.",
+        subjects=(subjects.PARKED.wildcard(), subjects.REPLAYED.wildcard()),
+        description="Messages that could not be processed, and which of them were put back.",
         max_age_s=30 * DAY_S,
     ),
 )

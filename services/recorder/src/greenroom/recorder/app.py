@@ -1,4 +1,4 @@
-"""The recorder put together: one of its instances leads and consumes, the others stand by."""
+"""The recorder put together: all of its instances store what happens; one leads, and stores and seals audio."""
 
 import asyncio
 from pathlib import Path
@@ -17,9 +17,12 @@ from greenroom.recorder import audio, ingest, migrate
 from greenroom.recorder.audio import AudioIngest
 from greenroom.recorder.backlog import Watch, backlog
 from greenroom.recorder.database import Pool
+from greenroom.recorder.endings import Endings
 from greenroom.recorder.ingest import Ingest
+from greenroom.recorder.partitions import Partitions
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.purge import Purger
+from greenroom.recorder.reconcile import Reconciler
 from greenroom.recorder.seal import Sealer
 from greenroom.recorder.settings import RecorderSettings
 from greenroom.recorder.store import Store
@@ -48,7 +51,7 @@ class Recorder:
         self._topology_seen = False
         self._schema_seen = False
         self._leadership = Leadership(broker, LEADERSHIP, settings.instance_id)
-        self._leads = metrics.gauge("recorder_leads", "Whether this instance consumes (1) or stands by (0)")
+        self._leads = metrics.gauge("recorder_leads", "Whether this instance leads, and has the audio (1), or not (0)")
 
         recordings_dir = Path(settings.recordings_dir).absolute()
         self._store = Store(pool)
@@ -76,6 +79,17 @@ class Recorder:
             on_ended=self._sealer.notice,
             metrics=metrics,
             max_batch=settings.event_batch,
+            max_batch_bytes=settings.event_batch_bytes,
+        )
+        self._endings = Endings(self._store, self._sealer.notice)
+        self._partitions = Partitions(pool, metrics)
+        self._reconciler = Reconciler(
+            broker=broker,
+            pool=pool,
+            settled_to=self._settled_to,
+            handle=self._ingest.handle,
+            metrics=metrics,
+            max_batch=settings.event_batch,
         )
         self._purger = Purger(
             broker=broker,
@@ -92,16 +106,19 @@ class Recorder:
 
     @property
     def leading(self) -> bool:
-        """Whether this instance consumes."""
+        """Whether this instance stores and seals audio, and does what one must do for all."""
         return self._leadership.leading
 
     async def run(self) -> None:
-        """Lead or stand by until canceled; waits for the topology to be applied."""
+        """Store what happens, and lead or stand by, until canceled; waits for the topology to be applied."""
         try:
             while (reason := await self.check_topology()) is not None:
                 _log.warning("topology_awaited", code=reason)
                 await asyncio.sleep(TOPOLOGY_RETRY_S)
-            await self._leadership.run(self._lead)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._ingest.run(), name="ingest")
+                tasks.create_task(self._watch.run(), name="watch")
+                tasks.create_task(self._leadership.run(self._lead), name="leadership")
         finally:
             self._parts.shutdown()
 
@@ -132,10 +149,11 @@ class Recorder:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._sealer.run(), name="sealer")
-                tasks.create_task(self._ingest.run(), name="ingest")
+                tasks.create_task(self._endings.run(), name="endings")
                 tasks.create_task(self._audio.run(), name="audio")
                 tasks.create_task(self._purger.run(), name="purger")
-                tasks.create_task(self._watch.run(), name="watch")
+                tasks.create_task(self._partitions.run(), name="partitions")
+                tasks.create_task(self._reconciler.run(), name="reconciler")
         finally:
             self._leads.set(0)
             # The next leader writes to the same files: nothing of ours stays open.

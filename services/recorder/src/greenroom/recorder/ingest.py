@@ -3,6 +3,10 @@
 The projection believes the ledger only as far as the lifecycle table allows. Each ledger message says on which
 revision it was written (the header of its compare-and-set): where that is the revision we have, the step must be
 a legal one; where it is a later one, a message in between hasn't come yet, and the newer document stands.
+
+Any number of recorders take batches from the one consumer, so a session's messages may be in several hands at once,
+and come in any order. Their order is that of the stream, which is in the key; each batch locks its sessions before it
+writes, in the order of their ids, so two that have one in common are stored one after the other.
 """
 
 import time
@@ -15,7 +19,7 @@ from opentelemetry.trace import SpanKind
 
 from greenroom.common import lifecycle, messages, subjects, telemetry
 from greenroom.common.broker import Broker, Message
-from greenroom.common.consumer import Consumer, Drop, Retry, malformed
+from greenroom.common.consumer import MAX_BATCH_BYTES, Consumer, Drop, Retry, malformed
 from greenroom.common.errors import (
     BrokerUnavailable,
     DatabaseUnavailable,
@@ -109,10 +113,18 @@ class Ingest:
         on_ended: called with each session whose end is stored, also when it was stored before.
         metrics: rows, batches, duplicates.
         max_batch: messages in one transaction at most.
+        max_batch_bytes: bytes in one transaction at most.
     """
 
     def __init__(
-        self, *, broker: Broker, store: Store, on_ended: Callable[[Session], None], metrics: Metrics, max_batch: int
+        self,
+        *,
+        broker: Broker,
+        store: Store,
+        on_ended: Callable[[Session], None],
+        metrics: Metrics,
+        max_batch: int,
+        max_batch_bytes: int = MAX_BATCH_BYTES,
     ) -> None:
         self.consumer: Final = Consumer(
             broker,
@@ -121,6 +133,7 @@ class Ingest:
             decode=decode,
             handle=self.handle,
             max_batch=max_batch,
+            max_batch_bytes=max_batch_bytes,
             linger_s=LINGER_S,
         )
         self._broker = broker

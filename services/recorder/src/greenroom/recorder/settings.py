@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from greenroom.common.consumer import MAX_BATCH_BYTES
 from greenroom.common.settings import Env, ServiceSettings
 
 
@@ -23,6 +24,12 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     event_batch: Annotated[
         int, msgspec.Meta(ge=1, le=5000), Env(help="Messages stored in one transaction at most", unit="messages")
     ] = 500
+    # Usual messages have 400 bytes; the largest, half a megabyte each, aren't held by the hundred.
+    event_batch_bytes: Annotated[
+        int,
+        msgspec.Meta(ge=1024 * 1024),
+        Env(help="Size of the messages stored in one transaction at most", unit="bytes"),
+    ] = MAX_BATCH_BYTES
     # 32 kB each.
     audio_batch: Annotated[
         int, msgspec.Meta(ge=1, le=1000), Env(help="Chunks of audio written and synced together at most", unit="chunks")

@@ -1,0 +1,188 @@
+"""How a consumer's batches are cut, in virtual time: by number, by bytes, and by waiting for others."""
+
+import asyncio
+from collections.abc import Generator, Sequence
+
+import pytest
+import structlog.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from greenroom.common.consumer import Retry
+from tests.support.consumer_world import World, consuming, raising
+from tests.support.leaping_time import run_virtual
+
+
+@pytest.fixture(autouse=True)
+def _logs() -> Generator[None]:
+    with structlog.testing.capture_logs():
+        yield
+
+
+def test_a_message_waits_for_others() -> None:
+    """What comes within the time is handled with it, in order, and not later than that."""
+
+    async def scenario() -> None:
+        world = World(linger_s=0.25)
+        async with consuming(world):
+            await asyncio.sleep(10)
+            began = asyncio.get_running_loop().time()
+            for text in "abc":
+                await world.publish(text)
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(10)
+        ((at, batch),) = world.batches
+        assert batch == ["a", "b", "c"]
+        assert 0.25 <= at - began <= 0.4
+
+    run_virtual(scenario())
+
+
+def test_a_message_that_is_alone_waits_no_longer_than_the_time() -> None:
+    """Nothing else comes: it is handled by itself."""
+
+    async def scenario() -> None:
+        world = World(linger_s=0.25)
+        async with consuming(world):
+            await world.publish("a")
+            await asyncio.sleep(10)
+        ((at, batch),) = world.batches
+        assert batch == ["a"]
+        assert at <= 0.4
+
+    run_virtual(scenario())
+
+
+def test_a_full_batch_waits_for_nobody() -> None:
+    """Ten are there at once: they are handled at once, and the rest lingers."""
+
+    async def scenario() -> None:
+        world = World(linger_s=0.25)
+        await world.publish(*"abcdefghijkl")
+        async with consuming(world):
+            await asyncio.sleep(10)
+        (first_at, first), (_, rest) = world.batches
+        assert (first_at, first, rest) == (0, list("abcdefghij"), ["k", "l"])
+
+    run_virtual(scenario())
+
+
+def test_a_batch_has_no_more_bytes_than_it_may() -> None:
+    """However few messages that are; the others stay with the broker until their turn."""
+
+    async def scenario() -> None:
+        world = World(linger_s=0.25, max_batch_bytes=1_000_000)
+        texts = [f"{number}" * 400_000 for number in range(5)]
+        await world.publish(*texts)
+        async with consuming(world):
+            await asyncio.sleep(10)
+        assert [[text[0] for text in batch] for _, batch in world.batches] == [["0", "1"], ["2", "3"], ["4"]]
+        assert world.unsettled == 0
+
+    run_virtual(scenario())
+
+
+def test_what_came_first_is_handled_though_the_broker_goes_while_it_lingers() -> None:
+    """It is there already; the others come when the broker is back."""
+
+    async def scenario() -> None:
+        world = World(linger_s=0.25)
+        async with consuming(world):
+            await world.publish("a")
+            await asyncio.sleep(0.1)
+            world.broker.connected = False
+            await world.publish("b")
+            await asyncio.sleep(5)
+            assert world.handled == {"a": 1}
+            world.broker.connected = True
+            await asyncio.sleep(60)
+        assert world.handled["b"] == 1
+        assert world.unsettled == 0
+
+    run_virtual(scenario())
+
+
+def test_what_is_put_back_while_others_linger_keeps_its_order() -> None:
+    """A retry of a batch that lingered brings all of it again, in the order of the stream."""
+
+    async def scenario() -> None:
+        world = World(linger_s=0.25)
+        world.verdict = raising(Retry(1), times=1)
+        async with consuming(world):
+            for text in "abcd":
+                await world.publish(text)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(10)
+        assert [batch for _, batch in world.batches] == [list("abcd"), list("abcd")]
+
+    run_virtual(scenario())
+
+
+def test_whoever_is_slow_leaves_the_rest_with_the_broker() -> None:
+    """One batch is in hand, however much there is and however long it takes; then the next one, in order."""
+
+    async def scenario() -> None:
+        world = World(linger_s=0.25, max_batch_bytes=1_000_000)
+        handled = world.consumer._handle
+        most = 0
+
+        async def slowly(batch: Sequence[str]) -> None:
+            nonlocal most
+            await asyncio.sleep(5)
+            most = max(most, world.unsettled)
+            await handled(batch)
+
+        world.consumer._handle = slowly
+        texts = [f"{number} ".ljust(150_000, ".") for number in range(40)]
+        await world.publish(*texts)
+        async with consuming(world):
+            await asyncio.sleep(120)
+        assert most == 6
+        assert [text for _, batch in world.batches for text in batch] == texts
+        assert world.unsettled == 0
+
+    run_virtual(scenario())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["publish", "cut off", "connect", "fail"]),
+            st.integers(1, 700_000),
+            st.sampled_from([0.0, 0.01, 0.1, 0.25, 0.3, 2.0]),
+        ),
+        min_size=1,
+        max_size=30,
+    ),
+    st.sampled_from([0.0, 0.25, 0.5]),
+)
+def test_lingering_loses_nothing_and_keeps_the_order(steps: list[tuple[str, int, float]], linger_s: float) -> None:
+    """Whatever comes when, of any size, over outages and retries: each is handled, and first handled in stream order.
+
+    A batch is never larger than its bounds, unless it is one message.
+    """
+
+    async def scenario() -> None:
+        world = World(linger_s=linger_s, max_batch_bytes=1_500_000)
+        published: list[str] = []
+        async with consuming(world):
+            for kind, size, pause_s in steps:
+                if kind == "publish":
+                    published.append(f"{len(published)} ".ljust(min(size, 500_000), "."))
+                    await world.publish(published[-1])
+                elif kind == "fail":
+                    world.verdict = raising(Retry(0.5), times=1)
+                else:
+                    world.broker.connected = kind == "connect"
+                await asyncio.sleep(pause_s)
+            world.broker.connected = True
+            await asyncio.sleep(120)
+        handled = [text for _, batch in world.batches for text in batch]
+        assert list(dict.fromkeys(handled)) == published
+        assert world.unsettled == 0
+        for _, batch in world.batches:
+            assert batch == sorted(batch, key=published.index)
+            assert len(batch) == 1 or (len(batch) <= 10 and sum(map(len, batch)) <= 1_500_000)
+
+    run_virtual(scenario())
