@@ -94,22 +94,7 @@ class Eraser:
         return len(wishes)
 
     async def _carry_out(self, wishes: Sequence[Erasure]) -> None:
-        ready: list[Erasure] = []
-        settled = await self._settled_to()
-        for wish in wishes:
-            waiting = None if wish.begun else await self._waits_for(wish, settled)
-            if waiting is None:
-                ready.append(wish)
-            else:
-                await self._put_off(wish, *waiting)
-        keys = await self._store.begin(ready, look_again_s=HELD_RETRY_S) if ready else set[tuple[str, What]]()
-        begun = [wish for wish in ready if wish.key in keys]
-        sessions = [wish for wish in begun if wish.what is What.SESSION]
-        if sessions:
-            await self._store.barrier()
-            for wish in sessions:
-                self._audio.thaw(wish.session_id)
-        # Not in the order of reading, which is that of writing: the rows lead to the rest, so they go last.
+        begun = await self._begin(await self._ready(wishes))
         removed: dict[tuple[str, What], int] = {}
         for wish in begun:
             try:
@@ -117,12 +102,40 @@ class Eraser:
             except OSError as error:
                 _log.error("files_not_deleted", session_id=wish.session_id, error=error.strerror)
                 await self._put_off(wish, "storage", STORAGE_RETRY_S)
-        erased = [(wish.tenant, wish.session_id) for wish in sessions if wish.key in removed]
-        if erased:
+        begun = [wish for wish in begun if wish.key in removed]
+        if erased := [(wish.tenant, wish.session_id) for wish in begun if wish.what is What.SESSION]:
             await sweep.forget(self._broker, erased)
+        # The rows lead to the rest, so they go last.
         for wish in begun:
-            if wish.key in removed:
-                await self._finish(wish, removed[wish.key])
+            await self._finish(wish, removed[wish.key])
+
+    async def _ready(self, wishes: Sequence[Erasure]) -> list[Erasure]:
+        """Return those that needn't wait for anything, and put the others off."""
+        ready = [wish for wish in wishes if wish.begun]
+        new = [wish for wish in wishes if not wish.begun]
+        settled = await self._settled_to()
+        uncounted = await self._store.uncounted(wish.session_id for wish in new)
+        for wish in new:
+            if wish.session_id in uncounted:
+                await self._put_off(wish, "not-counted", NOT_OVER_RETRY_S)
+            elif (waiting := await self._waits_for(wish, settled)) is not None:
+                await self._put_off(wish, *waiting)
+            else:
+                ready.append(wish)
+        return ready
+
+    async def _begin(self, ready: Sequence[Erasure]) -> list[Erasure]:
+        """Pass the point of no return with those that aren't held, and return them."""
+        if not ready:
+            return []
+        keys = await self._store.begin(ready, look_again_s=HELD_RETRY_S)
+        begun = [wish for wish in ready if wish.key in keys]
+        sessions = [wish.session_id for wish in begun if wish.what is What.SESSION]
+        if sessions:
+            await self._store.barrier()
+        for session_id in sessions:
+            self._audio.thaw(session_id)
+        return begun
 
     async def _waits_for(self, wish: Erasure, settled: int) -> tuple[str, float] | None:
         """Return what a deletion that hasn't begun has to wait for, and when to look again; None: nothing."""

@@ -3,7 +3,7 @@
 Every method raises `DatabaseUnavailable` when the same call may succeed later.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import date, datetime
 from typing import Any, Final
 
@@ -86,6 +86,12 @@ WHERE class.relnamespace = current_schema()::regnamespace AND class.relkind IN (
     AND class.relname NOT IN ('erasures', 'tombstones', 'session_holds')
 ORDER BY name
 """
+# What was used has to be paid for: of an erased session it stays, under an id that leads nowhere.
+ACCOUNTS: Final = frozenset({"usage"})
+_DISOWN: Final = "UPDATE {name} SET session_id = 'erased-' || gen_random_uuid() WHERE session_id = $1"
+# Sessions whose use isn't counted yet, where that is done.
+_COUNTS_USE: Final = "SELECT to_regclass('usage_due') IS NOT NULL"
+_SELECT_UNCOUNTED: Final = "SELECT session_id FROM usage_due WHERE session_id = ANY($1::text[])"
 _DELETE_SESSION: Final = "DELETE FROM sessions WHERE id = $1"
 _DELETE_WISHES: Final = "DELETE FROM erasures WHERE session_id = $1"
 _DELETE_EVENTS: Final = "DELETE FROM session_events WHERE session_id = $1"
@@ -193,8 +199,14 @@ class RetentionStore:
         """Return what is to be tried now, longest waiting first."""
         with translated():
             rows = await self._pool.fetch(_SELECT_OPEN, limit)
-        found: list[dict[str, Any]] = [dict(row) for row in rows]
-        return [Erasure(**(row | {"what": What(row["what"])})) for row in found]
+        return [_erasure(dict(row)) for row in rows]
+
+    async def uncounted(self, ids: Iterable[str]) -> set[str]:
+        """Return those of `ids` whose use is still to be counted, from what would be gone."""
+        with translated():
+            if not await self._pool.fetchval(_COUNTS_USE):
+                return set()
+            return {row["session_id"] for row in await self._pool.fetch(_SELECT_UNCOUNTED, sorted(set(ids)))}
 
     async def begin(self, erasures: Collection[Erasure], *, look_again_s: float) -> set[tuple[str, What]]:
         """Pass the point of no return, and return the keys of those that did: the others are held.
@@ -290,6 +302,18 @@ class RetentionStore:
         )
 
 
+def _statement(name: str) -> str:
+    """Return what is done to the rows of a session in a table; `name` is quoted where it must be."""
+    if name in ACCOUNTS:
+        return _DISOWN.format(name=name)
+    return f"DELETE FROM {name} WHERE session_id = $1"  # noqa: S608 from the catalogue
+
+
+def _erasure(row: dict[str, Any]) -> Erasure:
+    row["what"] = What(row["what"])
+    return Erasure(**row)
+
+
 _ACTIONS: Final = {
     What.SESSION: Action.ERASED,
     What.RECORDING: Action.RECORDING_DELETED,
@@ -307,8 +331,7 @@ async def _delete_rows(connection: Connection, erasure: Erasure) -> dict[str, in
             statements = {"session_events": _DELETE_EVENTS}
         case What.SESSION:
             names = [row["name"] for row in await connection.fetch(_SELECT_TABLES)]
-            # Names come from the catalogue, quoted where they must be.
-            statements = {name: f"DELETE FROM {name} WHERE session_id = $1" for name in names}  # noqa: S608
+            statements = {name: _statement(name) for name in names}
             statements |= {"sessions": _DELETE_SESSION}
     counts: dict[str, int] = {}
     for name, statement in statements.items():
