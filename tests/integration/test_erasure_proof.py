@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,10 @@ async def test_nothing_is_left(here: World, api: ApiWorld) -> None:
     erased, other = Evidence(here), Evidence(here)
     async with here.recorder():
         for evidence in (erased, other):
-            await here.sealed(await evidence.leave(api))
+            session = await evidence.leave(api)
+            # The last thing that is stored of it.
+            await eventually(partial(here.event_types, session), lambda types: "recording_saved" in types)
+            await here.sealed(session)
         before = {**await erased.found()}
         recordings = {place for place in before if place.endswith((".wav", ".json"))}
         assert len(recordings) >= 2

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
-from greenroom.common import topology
+from greenroom.common import subjects, topology
 from greenroom.common.broker import Broker
 from greenroom.common.clock import utcnow
 from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable
@@ -382,6 +382,26 @@ async def test_a_recorder_does_it_by_itself(here: World) -> None:
             return await here.rows("SELECT recordings, events, sessions FROM retention_runs")
 
         assert await eventually(runs, bool, within_s=PATIENCE_S) == [{"recordings": 0, "events": 0, "sessions": 0}]
+
+
+async def test_what_comes_late_and_cannot_be_read(here: World) -> None:
+    """Messages of an erased session that are no events or no audio are parked; the daily run has them forgotten."""
+    session, other = await kept_calls(here, {}, {"tenant": "other"})
+    await rule(here, "t", sessions_days=0)
+    async with a_desk(here, timedelta(days=1)) as desk:
+        await desk.daily.catch_up()
+    async with here.recorder():
+        for each in (session, other):
+            subject = subjects.SESSION_EVENT.format(tenant=each.tenant, session_id=each.id, type="user_transcript")
+            await here.broker.append(subject, b"no event")
+            subject = subjects.SESSION_AUDIO.format(tenant=each.tenant, session_id=each.id, track="user")
+            await here.broker.append(subject, b"no chunk")
+        await eventually(here.parked, lambda parked: len(parked) == 4)
+    assert (await found_in_streams(here.broker, [session.id.encode()])).keys() == {"SESSIONS", "PARKED"}
+    async with a_desk(here, timedelta(days=2)) as desk:
+        await desk.daily.catch_up()
+    assert await found_in_streams(here.broker, [session.id.encode()]) == {}
+    assert (await found_in_streams(here.broker, [other.id.encode()])).keys() == {"SESSIONS", "PARKED"}
 
 
 async def test_the_broker_is_away(here: World, monkeypatch: pytest.MonkeyPatch) -> None:

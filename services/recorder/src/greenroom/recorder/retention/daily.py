@@ -81,6 +81,7 @@ class Daily:
         if last is not None and last >= due_at:
             return None
         await self._delete_due()
+        await self._eraser.forget_late()
         run = await self._store.finish_run(due_at)
         if run is not None:
             self._runs.inc(result="completed")

@@ -25,6 +25,8 @@ _log = structlog.get_logger()
 ROUND_S: Final = 1.0
 # The streams that are read through are so once a round.
 ROUND_LIMIT: Final = 200
+# Parked messages are kept for 30 days.
+LATE_DAYS: Final = 31
 # A session ends and is sealed within seconds; a hold lasts; storage that fails is mended by somebody.
 NOT_OVER_RETRY_S: Final = 1.0
 NOT_PURGED_RETRY_S: Final = 60.0
@@ -92,6 +94,12 @@ class Eraser:
             if wishes:
                 await self._carry_out(wishes)
         return len(wishes)
+
+    async def forget_late(self) -> None:
+        """Have the broker forget what came of erased sessions and couldn't be read. Raises as `round`."""
+        buried = await self._store.buried(LATE_DAYS)
+        if buried and (late := await sweep.forget_late(self._broker, buried)):
+            _log.info("late_messages_forgotten", messages=late)
 
     async def _carry_out(self, wishes: Sequence[Erasure]) -> None:
         begun = await self._begin(await self._ready(wishes))

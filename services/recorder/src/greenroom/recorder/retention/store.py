@@ -97,6 +97,9 @@ _DELETE_WISHES: Final = "DELETE FROM erasures WHERE session_id = $1"
 _DELETE_EVENTS: Final = "DELETE FROM session_events WHERE session_id = $1"
 _DELETE_RECORDING: Final = "DELETE FROM recordings WHERE session_id = $1"
 
+# Erased lately: for as long as streams keep what couldn't be read.
+_SELECT_BURIED: Final = "SELECT session_id FROM tombstones WHERE erased_on >= current_date - $1::integer"
+
 _LAST_RUN: Final = "SELECT max(due_at) FROM retention_runs"
 _COUNT_DELETIONS: Final = """
 SELECT count(*) FILTER (WHERE action = 'recording.deleted') AS recordings,
@@ -266,6 +269,11 @@ class RetentionStore:
                     rows=rows,
                 )
         return True
+
+    async def buried(self, days: int) -> set[str]:
+        """Return the sessions that were erased in the last `days`."""
+        with translated():
+            return {row["session_id"] for row in await self._pool.fetch(_SELECT_BURIED, days)}
 
     async def last_run(self) -> datetime | None:
         """Return when the latest run that is finished was due."""

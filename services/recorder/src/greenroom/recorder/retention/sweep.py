@@ -48,8 +48,8 @@ async def forget(broker: Broker, sessions: Collection[tuple[str, str]]) -> int:
     ids = {session_id.encode() for _, session_id in sessions}
     picked = 0
     for stream, wildcard in READ_THROUGH:
-        for seq in await _naming(broker, stream, wildcard, ids):
-            await broker.delete(stream, seq)
+        for message in await _naming(broker, stream, wildcard, ids):
+            await broker.delete(stream, message.stream_seq)
             picked += 1
     return picked
 
@@ -59,21 +59,46 @@ async def forget_events(broker: Broker, tenant: str, session_id: str) -> None:
     await broker.purge(SESSIONS, subjects.SESSION_ALL.wildcard(tenant=tenant, session_id=session_id))
 
 
+async def forget_late(broker: Broker, ids: Collection[str]) -> int:
+    """Have the broker forget what came of erased sessions and couldn't be read; return how many messages that were.
+
+    What can be read isn't stored when it comes. The rest is parked, body and all, before anybody asks whose it is.
+
+    Raises:
+        BrokerUnavailable, TopologyMissing: something may be left; it may be repeated.
+    """
+    found = await _naming(broker, PARKED, subjects.PARKED.wildcard(), {each.encode() for each in ids})
+    for message in found:
+        parked = _parked(message)
+        tokens = subjects.SESSION_ALL.parse(parked.subject) if parked is not None else None
+        # The stream that it was parked from may have it too. Somebody else's session it may only speak of.
+        if tokens is not None and tokens["session_id"] in ids:
+            await forget_events(broker, tokens["tenant"], tokens["session_id"])
+        await broker.delete(PARKED, message.stream_seq)
+    return len(found)
+
+
 def names(message: Message) -> Iterable[bytes]:
     """Yield the ids that a message names: in its subject, its body, or in the message that is parked in it."""
     yield from _ID.findall(message.subject.encode())
     yield from _ID.findall(message.data)
-    if subjects.PARKED.parse(message.subject):
-        try:
-            parked = messages.decode(message.data, Parked)
-        except msgspec.MsgspecError:
-            return
+    parked = _parked(message)
+    if parked is not None:
         # The body is in base64 on the wire.
         yield from _ID.findall(parked.payload)
 
 
-async def _naming(broker: Broker, stream: str, wildcard: str, ids: set[bytes]) -> list[int]:
-    found: list[int] = []
+def _parked(message: Message) -> Parked | None:
+    if subjects.PARKED.parse(message.subject) is None:
+        return None
+    try:
+        return messages.decode(message.data, Parked)
+    except msgspec.MsgspecError:
+        return None
+
+
+async def _naming(broker: Broker, stream: str, wildcard: str, ids: set[bytes]) -> list[Message]:
+    found: list[Message] = []
     reader = await broker.read(stream, [wildcard], after=0)
     try:
         if reader.caught_up.is_set():
@@ -81,7 +106,7 @@ async def _naming(broker: Broker, stream: str, wildcard: str, ids: set[bytes]) -
         async with asyncio.timeout(READ_TIMEOUT_S):
             async for message in reader:
                 if not ids.isdisjoint(names(message)):
-                    found.append(message.stream_seq)
+                    found.append(message)
                 if reader.caught_up.is_set():
                     break
     except TimeoutError as error:
