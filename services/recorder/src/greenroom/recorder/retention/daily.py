@@ -57,7 +57,9 @@ class Daily:
         self._zone = zone
         self._clock = clock or SystemClock()
         self._runs = metrics.counter("recorder_cleanups", "Daily runs by result", ["result"])
-        self._last = metrics.gauge("recorder_cleanup_seconds", "When the last daily run was over, since 1970")
+        self._last = metrics.gauge(
+            "recorder_last_cleanup_timestamp_seconds", "When the last daily run was over, since 1970"
+        )
 
     async def run(self) -> None:
         """Run each day until canceled."""
