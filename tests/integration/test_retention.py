@@ -352,6 +352,37 @@ async def test_what_was_used_stays_to_be_paid_for(here: World) -> None:
     assert session.id not in used[0]["session_id"]
 
 
+async def test_empty_months_are_dropped(here: World) -> None:
+    """Of partitions by month those are dropped that are long over and empty; the default one and others stay."""
+    await execute(
+        here,
+        """
+        ALTER TABLE session_events RENAME TO session_events_before;
+        CREATE TABLE session_events (LIKE session_events_before INCLUDING DEFAULTS) PARTITION BY RANGE (session_id);
+        CREATE TABLE session_events_2020_01 PARTITION OF session_events FOR VALUES FROM ('a1') TO ('a2');
+        CREATE TABLE session_events_2020_02 PARTITION OF session_events FOR VALUES FROM ('a2') TO ('a3');
+        CREATE TABLE session_events_2999_01 PARTITION OF session_events FOR VALUES FROM ('a3') TO ('a4');
+        CREATE TABLE session_events_rest PARTITION OF session_events DEFAULT;
+        INSERT INTO session_events (session_id, stream_seq, tenant, id, seq, epoch, source, type, at, data)
+            VALUES ('a2', 1, 't', 'e', 0, 0, 's', 'x', now(), '{}');
+        """,
+    )
+    query = "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'session_events'::regclass"
+    async with a_desk(here) as desk:
+        assert (await desk.daily.catch_up()) is not None
+        left = {row["name"] for row in await here.rows(query)}
+        assert left == {"session_events_2020_02", "session_events_2999_01", "session_events_rest"}
+        await execute(here, "DELETE FROM session_events")
+        # Somebody is reading: they aren't waited for.
+        connection = await asyncpg.connect(here.dsn)
+        async with connection.transaction():
+            await connection.fetch("SELECT count(*) FROM session_events")
+            with pytest.raises(DatabaseUnavailable):
+                await desk.store.drop_empty_partitions(31)
+        await connection.close()
+        assert await desk.store.drop_empty_partitions(31) == ["session_events_2020_02"]
+
+
 async def test_the_audit_stands(here: World) -> None:
     """Nobody changes or deletes a line of the audit, not even by hand."""
     await execute(here, "INSERT INTO audit (actor, action, tenant, subject) VALUES ('a', 'b', 't', 's')")

@@ -111,3 +111,34 @@ $$;
 -- Holds and the points of no return of deletions come one after the other: taken first by whoever writes either.
 CREATE FUNCTION retention_lock() RETURNS void
 LANGUAGE sql VOLATILE AS $$ SELECT pg_advisory_xact_lock(7453010313431117924) $$;
+
+-- Where events lie in partitions by month (`session_events_2026_03`): drops those of months wholly before a day of which
+-- nothing is left, and says which. What comes of such a month later finds its place in the default partition.
+CREATE FUNCTION drop_empty_event_partitions(before date) RETURNS SETOF text
+LANGUAGE plpgsql
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+    partition text;
+    is_empty boolean;
+BEGIN
+    FOR partition IN
+        SELECT child.relname
+        FROM pg_inherits
+        JOIN pg_class AS child ON child.oid = inhrelid
+        WHERE inhparent = to_regclass('session_events') AND child.relname ~ '^session_events_\d{4}_\d{2}$'
+            AND to_date(right(child.relname, 7), 'YYYY_MM') + interval '1 month' <= before
+        ORDER BY child.relname
+    LOOP
+        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %I)', partition) INTO is_empty;
+        CONTINUE WHEN NOT is_empty;
+        -- References are taken down on both sides. Nobody writes to it from here on, so it is looked at once more.
+        LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE;
+        LOCK TABLE session_events IN ACCESS EXCLUSIVE MODE;
+        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %I)', partition) INTO is_empty;
+        CONTINUE WHEN NOT is_empty;
+        EXECUTE format('DROP TABLE %I', partition);
+        RETURN NEXT partition;
+    END LOOP;
+END
+$$;

@@ -13,7 +13,7 @@ import structlog
 
 from greenroom.common import retention
 from greenroom.common.clock import Clock, SystemClock
-from greenroom.common.errors import GreenroomError
+from greenroom.common.errors import DatabaseUnavailable, GreenroomError
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import UnstorableRow
 from greenroom.recorder.retention.eraser import Eraser
@@ -26,6 +26,8 @@ _log = structlog.get_logger()
 LOOK_S: Final = 30.0
 # Sessions looked at in one go, of which each may be due.
 PAGE: Final = 1000
+# A month's last sessions may go on for days, and events come late.
+MONTHS_REST_DAYS: Final = 31
 _BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 
@@ -84,6 +86,7 @@ class Daily:
             return None
         await self._delete_due()
         await self._eraser.forget_late()
+        await self._drop_months()
         run = await self._store.finish_run(due_at)
         if run is not None:
             self._runs.inc(result="completed")
@@ -96,6 +99,17 @@ class Daily:
                 sessions=run.sessions,
             )
         return run
+
+    async def _drop_months(self) -> None:
+        """Give back the space of months whose events are all deleted."""
+        try:
+            dropped = await self._store.drop_empty_partitions(MONTHS_REST_DAYS)
+        except DatabaseUnavailable:
+            # Somebody has read or written for long: it can be done tomorrow just as well.
+            _log.info("empty_months_not_dropped")
+            return
+        if dropped:
+            _log.info("empty_months_dropped", names=dropped)
 
     async def _delete_due(self) -> None:
         rules, holds = await self._store.rules(), await self._store.holds()

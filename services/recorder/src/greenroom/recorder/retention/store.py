@@ -100,6 +100,8 @@ _DELETE_RECORDING: Final = "DELETE FROM recordings WHERE session_id = $1"
 # Erased lately: for as long as streams keep what couldn't be read.
 _SELECT_BURIED: Final = "SELECT session_id FROM tombstones WHERE erased_on >= current_date - $1::integer"
 
+_DROP_EMPTY: Final = "SELECT drop_empty_event_partitions(current_date - $1::integer) AS name"
+
 _LAST_RUN: Final = "SELECT max(due_at) FROM retention_runs"
 _COUNT_DELETIONS: Final = """
 SELECT count(*) FILTER (WHERE action = 'recording.deleted') AS recordings,
@@ -274,6 +276,11 @@ class RetentionStore:
         """Return the sessions that were erased in the last `days`."""
         with translated():
             return {row["session_id"] for row in await self._pool.fetch(_SELECT_BURIED, days)}
+
+    async def drop_empty_partitions(self, days: int) -> list[str]:
+        """Drop the months of events, over for `days`, of which nothing is left; return their names."""
+        with translated():
+            return [row["name"] for row in await self._pool.fetch(_DROP_EMPTY, days)]
 
     async def last_run(self) -> datetime | None:
         """Return when the latest run that is finished was due."""
