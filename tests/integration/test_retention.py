@@ -168,6 +168,9 @@ async def test_each_by_its_rule(here: World) -> None:
     await rule(here, "short", sessions_days=5)
     await rule(here, "t", "archive", recordings_days=1000)
     await execute(here, "INSERT INTO retention_holds (tenant) VALUES ('held')")
+    # What is made of events goes with them, whoever made it.
+    await execute(here, "CREATE TABLE IF NOT EXISTS post_call_steps (session_id text, step text, tenant text)")
+    await execute(here, "INSERT INTO post_call_steps (session_id, step, tenant) VALUES ($1, 'summary', 't')", plain.id)
 
     async with a_desk(here, timedelta(days=1)) as desk:
         assert (await desk.daily.catch_up()) is not None
@@ -183,6 +186,7 @@ async def test_each_by_its_rule(here: World) -> None:
         # Done for the day.
         assert (await desk.daily.catch_up()) is None
     assert await what_is_left(here, plain) == {"session"}
+    assert await here.rows("SELECT * FROM post_call_steps WHERE session_id = $1", plain.id) == []
     assert await what_is_left(here, forever) == EVERYTHING
     assert await what_is_left(here, held) == EVERYTHING
 

@@ -107,8 +107,9 @@ class Eraser:
         for wish in begun:
             try:
                 removed[wish.key] = await self._remove_files(wish)
-            except OSError as error:
-                _log.error("files_not_deleted", session_id=wish.session_id, error=error.strerror)
+            except (OSError, GreenroomError) as error:
+                why = error.strerror if isinstance(error, OSError) else error.code
+                _log.error("files_not_deleted", session_id=wish.session_id, error=why)
                 await self._put_off(wish, "storage", STORAGE_RETRY_S)
         begun = [wish for wish in begun if wish.key in removed]
         if erased := [(wish.tenant, wish.session_id) for wish in begun if wish.what is What.SESSION]:

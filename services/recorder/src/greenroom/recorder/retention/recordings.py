@@ -33,7 +33,7 @@ class RecordingFiles(Protocol):
         May be repeated; what is gone already counts as done.
 
         Raises:
-            OSError: something may be left.
+            OSError, GreenroomError: something may be left.
         """
         ...
 

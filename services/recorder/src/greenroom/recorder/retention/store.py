@@ -86,6 +86,8 @@ WHERE class.relnamespace = current_schema()::regnamespace AND class.relkind IN (
     AND class.relname NOT IN ('erasures', 'tombstones', 'session_holds')
 ORDER BY name
 """
+# Tables that have what happened and was said, or was made of it.
+WHAT_WAS_SAID: Final = frozenset({"session_events", "transcripts", "post_call_steps"})
 # What was used has to be paid for: of an erased session it stays, under an id that leads nowhere.
 ACCOUNTS: Final = frozenset({"usage"})
 _DISOWN: Final = "UPDATE {name} SET session_id = 'erased-' || gen_random_uuid() WHERE session_id = $1"
@@ -94,7 +96,6 @@ _COUNTS_USE: Final = "SELECT to_regclass('usage_due') IS NOT NULL"
 _SELECT_UNCOUNTED: Final = "SELECT session_id FROM usage_due WHERE session_id = ANY($1::text[])"
 _DELETE_SESSION: Final = "DELETE FROM sessions WHERE id = $1"
 _DELETE_WISHES: Final = "DELETE FROM erasures WHERE session_id = $1"
-_DELETE_EVENTS: Final = "DELETE FROM session_events WHERE session_id = $1"
 _DELETE_RECORDING: Final = "DELETE FROM recordings WHERE session_id = $1"
 
 # Erased lately: for as long as streams keep what couldn't be read.
@@ -339,15 +340,14 @@ _ACTIONS: Final = {
 async def _delete_rows(connection: Connection, erasure: Erasure) -> dict[str, int]:
     """Delete what PostgreSQL has of it, and return how many rows of which table."""
     session_id = erasure.session_id
+    names = [row["name"] for row in await connection.fetch(_SELECT_TABLES)]
     match erasure.what:
         case What.RECORDING:
             statements = {"recordings": _DELETE_RECORDING}
         case What.EVENTS:
-            statements = {"session_events": _DELETE_EVENTS}
+            statements = {name: _statement(name) for name in names if name in WHAT_WAS_SAID}
         case What.SESSION:
-            names = [row["name"] for row in await connection.fetch(_SELECT_TABLES)]
-            statements = {name: _statement(name) for name in names}
-            statements |= {"sessions": _DELETE_SESSION}
+            statements = {name: _statement(name) for name in names} | {"sessions": _DELETE_SESSION}
     counts: dict[str, int] = {}
     for name, statement in statements.items():
         status: Any = await connection.execute(statement, session_id)
