@@ -262,6 +262,21 @@ async def test_a_stream_with_one_message_a_subject_keeps_the_last(broker: Broker
     assert last.data == b"2"
 
 
+async def test_a_message_is_deleted_by_its_sequence(broker: Broker) -> None:
+    """One message goes, those around it stay, and one that is gone already is as good as deleted."""
+    first, second, third = [await broker.append(EVENT, body) for body in (b"1", b"2", b"3")]
+    for _ in range(2):
+        await broker.delete("SESSIONS", second)
+    reader = await broker.read("SESSIONS", [EVENT], after=0)
+    found: list[int] = []
+    async for message in reader:
+        found.append(message.stream_seq)
+        if reader.caught_up.is_set():
+            break
+    await reader.close()
+    assert found == [first, third]
+
+
 async def test_purge_and_count_take_wildcards_and_a_limit(broker: Broker) -> None:
     """A purge up to a sequence takes that one too and leaves what came later; other subjects stay."""
     for _ in range(3):

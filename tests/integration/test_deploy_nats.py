@@ -21,6 +21,7 @@ from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.secrets import SecretBox
 from greenroom.common.spool import Spool
 from greenroom.recorder.backlog import backlog
+from greenroom.recorder.retention import sweep
 from tests.support.deployed_nats import DeployedNats, password
 from tests.support.ledgers import leased, request
 
@@ -153,6 +154,24 @@ async def test_events_and_audio_come_to_the_recorder_and_are_purged(services: Se
     assert await recorder.count("SESSIONS", subjects.SESSION_ALL.wildcard(**tokens)) == 0
 
 
+async def test_the_recorder_has_erased_sessions_forgotten(services: Services) -> None:
+    """What is kept of a session under its subjects and what names it elsewhere is deleted; what names others stays."""
+    erased, other = uuid7(), uuid7()
+    for session_id in (erased, other):
+        body = f'{{"session_id": "{session_id}"}}'.encode()
+        for subject in (subjects.TICKET, subjects.CALL):
+            await services.api.append(subject.format(key=session_id), body)
+        await services.api.append(subjects.IDEMPOTENCY.format(tenant=TENANT, key=session_id), body)
+        await services.api.append(subjects.SECRET.format(tenant=TENANT, session_id=session_id), b"{}")
+        await services.scheduler.append(subjects.DECISION.format(pool="default"), body)
+        await services.recorder.append(subjects.PARKED.format(stream="AUDIO"), body)
+    assert await sweep.forget(services.recorder, [(TENANT, erased)]) == 5
+    for stream, everything in (*sweep.READ_THROUGH, ("SECRETS", subjects.SECRET.wildcard())):
+        assert await services.recorder.count(stream, everything) >= 1, stream
+    assert await sweep.forget(services.recorder, [(TENANT, erased)]) == 0
+    assert await sweep.forget(services.recorder, [(TENANT, other)]) == 5
+
+
 async def test_scheduler_and_recorder_are_elected(services: Services) -> None:
     """Each takes the claim that is its own, renews it, and gives it back; the api reads who leads."""
     for broker, name in ((services.scheduler, "scheduler-default"), (services.recorder, "recorder")):
@@ -252,7 +271,8 @@ _FORBIDDEN = {
             f"{_SESSION}.audio.user",
             "gr.v1.leader.scheduler-default",
             "gr.v1.policy.current",
-            "$JS.API.STREAM.PURGE.AUDIO",
+            "$JS.API.STREAM.PURGE.LEADERS",
+            "$JS.API.STREAM.MSG.DELETE.SESSIONS",
             "$JS.API.CONSUMER.DELETE.SESSIONS.recorder-sessions",
         ),
         "subscribe": ("gr.v1.session.*.*.media.in", ">"),

@@ -227,6 +227,13 @@ class MemoryBroker:
         held = self.server.stream(stream)
         held.remove([each.stream_seq for each in held.on(subject) if up_to is None or each.stream_seq <= up_to])
 
+    async def delete(self, stream: str, seq: int) -> None:
+        """See `Broker.delete`."""
+        await self._turn()
+        held = self.server.stream(stream)
+        if seq in held.messages:
+            held.remove([seq])
+
     async def count(self, stream: str, subject: str) -> int:
         """See `Broker.count`."""
         await self._turn()

@@ -48,6 +48,8 @@ FOREIGN: Final = subjects.SESSION_EVENT.wildcard().removesuffix(">") + "*.>"
 DRAINS: Final = subjects.RUNNER_CMD.wildcard(name="drain")
 RECORDER_LEADS: Final = subjects.LEADER.format(name="recorder")
 STORED: Final = subjects.SESSION_STORED.wildcard()
+# Streams that say in their messages, and not in subjects, which session they are about.
+NAMING_SESSIONS: Final = ("TICKETS", "IDEMPOTENCY", "CALLS", "DECISIONS", "PARKED")
 LIFECYCLE: Final = subjects.SESSION_LIFECYCLE.wildcard()
 HEARTBEATS: Final = subjects.RUNNER_HEARTBEAT.wildcard()
 
@@ -142,7 +144,7 @@ def users() -> tuple[User, ...]:
                 f"$JS.API.DIRECT.GET.LEADERS.{RECORDER_LEADS}",
                 *_follows("SESSIONS"),
                 *_pulls("recorder"),
-                "$JS.API.STREAM.PURGE.SESSIONS",
+                *_forgets(),
                 *_checks_topology(),
             ),
         ),
@@ -218,6 +220,15 @@ def _checks_topology() -> tuple[str, ...]:
         *(f"$JS.API.STREAM.INFO.{stream.name}" for stream in topology.STREAMS),
         *(f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}" for consumer in topology.CONSUMERS),
         *_names_streams(),
+    )
+
+
+def _forgets() -> tuple[str, ...]:
+    """The recorder lets the broker forget sessions: those that are stored, and those that are erased."""
+    return (
+        *(f"$JS.API.STREAM.PURGE.{stream}" for stream in ("SESSIONS", "AUDIO", "SECRETS")),
+        *(f"$JS.API.STREAM.MSG.DELETE.{stream}" for stream in NAMING_SESSIONS),
+        *(consumer for stream in NAMING_SESSIONS for consumer in _follows(stream)),
     )
 
 

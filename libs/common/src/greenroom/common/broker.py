@@ -217,6 +217,10 @@ class Broker(Protocol):
         """Delete the messages of `subject` (wildcards allowed) up to and including sequence `up_to` (None: all)."""
         ...
 
+    async def delete(self, stream: str, seq: int) -> None:
+        """Delete one message by its sequence; nothing happens if it is gone already."""
+        ...
+
     async def count(self, stream: str, subject: str) -> int:
         """Return how many messages the stream holds on `subject` (wildcards allowed)."""
         ...

@@ -35,6 +35,8 @@ _log = structlog.get_logger()
 _API_TIMEOUT_S: Final = 5.0
 # nats-py's own.
 INBOX: Final = "_INBOX"
+# What JetStream says to whoever deletes a message that isn't there.
+_NO_MESSAGE: Final = 10043
 # What a direct read adds to the headers that the message was stored with.
 _DIRECT_HEADERS: Final = frozenset({"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"})
 # Over TLS nats-py may wait for ever for the other side's goodbye.
@@ -273,6 +275,15 @@ class NatsBroker:
             await self._js.purge_stream(stream, subject=subject, seq=up_to + 1 if up_to is not None else None)
         except (nats.errors.Error, TimeoutError) as error:
             raise BrokerUnavailable(f"{stream} can't be purged now") from error
+
+    async def delete(self, stream: str, seq: int) -> None:
+        """See `Broker.delete`."""
+        self._require_connection()
+        try:
+            await self._js.delete_msg(stream, seq)
+        except (nats.errors.Error, TimeoutError) as error:
+            if getattr(error, "err_code", None) != _NO_MESSAGE:
+                raise BrokerUnavailable(f"{stream} can't be changed now") from error
 
     async def count(self, stream: str, subject: str) -> int:
         """See `Broker.count`."""

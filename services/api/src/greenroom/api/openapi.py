@@ -44,6 +44,7 @@ def document(routes: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
                 Tag(name="agents", description="What can be asked for"),
                 Tag(name="calls", description="Phone numbers, and what telephone carriers ask"),
                 Tag(name="policy", description="What operators decide about scheduling, and how it stands"),
+                Tag(name="retention", description="How long sessions are kept, and erasing them"),
                 Tag(name="webhooks", description="What providers tell"),
                 Tag(name="system", description="For operators"),
             ],

@@ -23,6 +23,11 @@ from greenroom.recorder.partitions import Partitions
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.purge import Purger
 from greenroom.recorder.reconcile import Reconciler
+from greenroom.recorder.retention.daily import Daily
+from greenroom.recorder.retention.eraser import Eraser
+from greenroom.recorder.retention.recordings import LocalRecordings
+from greenroom.recorder.retention.store import RetentionStore
+from greenroom.recorder.retention.times import parse_at, parse_zone
 from greenroom.recorder.seal import Sealer
 from greenroom.recorder.settings import RecorderSettings
 from greenroom.recorder.store import Store
@@ -98,6 +103,23 @@ class Recorder:
             grace_s=settings.purge_grace_s,
             metrics=metrics,
         )
+        retained = RetentionStore(pool)
+        self._eraser = Eraser(
+            broker=broker,
+            store=retained,
+            recordings=LocalRecordings(recordings_dir),
+            parts=self._parts,
+            audio=self._audio,
+            settled_to=self._settled_to,
+            metrics=metrics,
+        )
+        self._daily = Daily(
+            store=retained,
+            eraser=self._eraser,
+            at=parse_at(settings.retention_at),
+            zone=parse_zone(settings.retention_zone),
+            metrics=metrics,
+        )
         consumers = {
             (SESSIONS, ingest.CONSUMER): self._ingest.consumer.counts,
             (audio.STREAM, audio.CONSUMER): self._audio.consumer.counts,
@@ -154,6 +176,8 @@ class Recorder:
                 tasks.create_task(self._purger.run(), name="purger")
                 tasks.create_task(self._partitions.run(), name="partitions")
                 tasks.create_task(self._reconciler.run(), name="reconciler")
+                tasks.create_task(self._eraser.run(), name="eraser")
+                tasks.create_task(self._daily.run(), name="retention")
         finally:
             self._leads.set(0)
             # The next leader writes to the same files: nothing of ours stays open.

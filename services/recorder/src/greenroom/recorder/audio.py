@@ -155,6 +155,7 @@ class AudioIngest:
             Drop: one of them can't belong to its session.
         """
         try:
+            batch = await self._without_erased(batch)
             for chunk in batch:
                 _check(chunk, await self._permit(chunk))
         except (BrokerUnavailable, DatabaseUnavailable) as error:
@@ -167,6 +168,21 @@ class AudioIngest:
             self._chunks.inc(sum(chunk.note.track == track for chunk in batch), track=track)
         self._bytes.inc(sum(len(chunk.pcm) for chunk in batch))
         self._open_files.set(self._parts.open_files)
+
+    async def _without_erased(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
+        """Return what is to be stored of a batch: nothing of sessions that were erased.
+
+        Those take none; so only for sessions that take none (any more) is it asked why.
+        """
+        refusing = [chunk.session_id for chunk in batch if (await self._permit_or_refusal(chunk)).refused is not None]
+        erased = await self._store.erased(refusing) if refusing else set[str]()
+        return [chunk for chunk in batch if chunk.session_id not in erased]
+
+    async def _permit_or_refusal(self, chunk: Chunk) -> Permit:
+        try:
+            return await self._permit(chunk)
+        except Drop as drop:
+            return Permit(refused=drop.reason)
 
     async def _write(self, batch: Sequence[Chunk]) -> None:
         began = asyncio.get_running_loop().time()

@@ -33,7 +33,8 @@ from greenroom.common.lifecycle import Session
 from greenroom.common.messages import LedgerEntry
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import UnstorableRow
-from greenroom.recorder.store import Store, StoredEvent, StoredSession
+from greenroom.recorder.retention.sweep import forget_events
+from greenroom.recorder.store import Store, StoredEvent, StoredSession, Transaction
 
 _log = structlog.get_logger()
 
@@ -141,6 +142,7 @@ class Ingest:
         self._on_ended = on_ended
         self._rows = metrics.counter("recorder_rows", "Rows stored", ["table"])
         self._duplicates = metrics.counter("recorder_duplicate_events", "Events that were stored already")
+        self._erased = metrics.counter("recorder_events_of_erased", "Events that came after their session was erased")
         self._batch_rows = metrics.histogram(
             "recorder_batch_rows", "Messages in one transaction", buckets=BATCH_ROWS_BUCKETS
         )
@@ -161,6 +163,7 @@ class Ingest:
         ordered = sorted(batch, key=lambda item: item.stored.stream_seq)
         try:
             async with self._store.transaction() as transaction:
+                ordered = await self._without_erased(transaction, ordered)
                 known = await transaction.sessions(item.session_id for item in ordered)
                 changed = await self._fold(ordered, known)
                 await transaction.save_sessions(changed)
@@ -176,6 +179,17 @@ class Ingest:
         self._batch_rows.observe(len(ordered))
         self._batch_s.observe(time.monotonic() - began)
         self._after_commit(ordered, stored.ended, began_ns)
+
+    async def _without_erased(self, transaction: Transaction, batch: list[Incoming]) -> list[Incoming]:
+        """Return what is to be stored of a batch; what came late of erased sessions is forgotten by the broker too."""
+        erased = await transaction.erased(item.session_id for item in batch)
+        if not erased:
+            return batch
+        late = [item for item in batch if item.session_id in erased]
+        for tenant, session_id in {(item.tenant, item.session_id) for item in late}:
+            await forget_events(self._broker, tenant, session_id)
+        self._erased.inc(len(late))
+        return [item for item in batch if item.session_id not in erased]
 
     async def _fold(self, batch: Sequence[Incoming], known: dict[str, StoredSession]) -> list[StoredSession]:
         """Return the documents that `batch` leads to, one a session, and put them into `known`."""

@@ -6,6 +6,7 @@ import msgspec
 
 from greenroom.common.consumer import MAX_BATCH_BYTES
 from greenroom.common.settings import Env, ServiceSettings
+from greenroom.recorder.retention.times import parse_at, parse_zone
 
 
 class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -45,3 +46,17 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=0),
         Env(help="How long the broker keeps an ended session after everything of it is stored and sealed"),
     ] = 300.0
+    retention_at: Annotated[str, Env(help="When the daily run of retention is due, e.g. 03:30")] = "03:30"
+    retention_zone: Annotated[str, Env(help="On whose clocks: a name of the time-zone database")] = "Europe/Berlin"
+
+    def __post_init__(self) -> None:
+        """Make sure that there is such a time and such a zone."""
+        for name, parse, value in (
+            ("GREENROOM_RETENTION_AT", parse_at, self.retention_at),
+            ("GREENROOM_RETENTION_ZONE", parse_zone, self.retention_zone),
+        ):
+            try:
+                parse(value)
+            except ValueError as error:
+                msg = f"{name}: {error}"
+                raise ValueError(msg) from error

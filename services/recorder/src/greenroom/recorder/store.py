@@ -68,6 +68,9 @@ SELECT count(*) AS rows, coalesce(array_agg(session_id) FILTER (WHERE type = 'se
 FROM stored
 """
 
+# Sessions that were erased. Read inside the transaction that stores something: whoever erases waits for it then.
+_SELECT_ERASED: Final = "SELECT session_id FROM tombstones WHERE session_id = ANY($1::text[])"
+
 # Something came after the purge: there is something to be purged again.
 _REVIVE_PURGE: Final = """
 UPDATE sessions SET purged_at = NULL WHERE id = ANY($1::text[]) AND purged_at IS NOT NULL
@@ -98,8 +101,11 @@ ON CONFLICT (session_id) DO UPDATE SET
 # From here on no audio is taken for the session, and it may be purged.
 _MARK_SEALED: Final = "UPDATE sessions SET sealed_at = now() WHERE id = $1 AND sealed_at IS NULL"
 
-# Whose parts are left over from a sealing that stopped behind its commit.
-_SELECT_SEALED: Final = "SELECT id FROM sessions WHERE id = ANY($1::text[]) AND sealed_at IS NOT NULL"
+# Whose parts are left over from a sealing that stopped behind its commit, or came after the session was erased.
+_SELECT_SEALED: Final = """
+SELECT id FROM sessions WHERE id = ANY($1::text[]) AND sealed_at IS NOT NULL
+UNION ALL SELECT session_id FROM tombstones WHERE session_id = ANY($1::text[])
+"""
 
 # Sealed sessions in which nothing has happened for the time of grace, with the last thing that is stored of each.
 _SELECT_PURGEABLE: Final = """
@@ -191,6 +197,10 @@ class Transaction:
             row["id"]: StoredSession(session=_session(row["document"]), revision=row["ledger_revision"]) for row in rows
         }
 
+    async def erased(self, ids: Iterable[str]) -> set[str]:
+        """Return those of `ids` that were erased; until this transaction is over, none is erased for good."""
+        return {row["session_id"] for row in await self._connection.fetch(_SELECT_ERASED, sorted(set(ids)))}
+
     async def save_sessions(self, sessions: Sequence[StoredSession]) -> None:
         """Store the documents, one a session, unless a newer one is there."""
         if not sessions:
@@ -257,6 +267,12 @@ class Store:
         with translated():
             rows = await self._pool.fetch(_SELECT_SEALED, sorted(set(ids)))
         return {row["id"] for row in rows}
+
+    async def erased(self, ids: Iterable[str]) -> set[str]:
+        """Return those of `ids` that were erased."""
+        with translated():
+            rows = await self._pool.fetch(_SELECT_ERASED, sorted(set(ids)))
+        return {row["session_id"] for row in rows}
 
     async def save_recording(self, row: RecordingRow) -> None:
         """Store where a session's recording is."""

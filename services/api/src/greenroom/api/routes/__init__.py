@@ -27,6 +27,7 @@ from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.recordings import recording_routes
+from greenroom.api.routes.retention import retention_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
@@ -73,6 +74,7 @@ def all_routes(
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *offer_routes(offers, peer_tokens),
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
+        *retention_routes(sessions, store),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
         *pool_routes(policies, scheduler, fleet),
