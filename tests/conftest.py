@@ -5,11 +5,16 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
 from tests.support.servers import Databases, running_databases, wipe
 from tests.support.side_by_side import alternating, worker_count
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("greenroom", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("greenroom")
 
 # The readline of whoever started a worker leaves a width in its environment, which no terminal has.
 for _name in ("COLUMNS", "LINES"):

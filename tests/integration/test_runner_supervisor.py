@@ -5,13 +5,14 @@ import os
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from greenroom.common.clock import SystemClock
+from greenroom.common.clock import Clock, SystemClock
 from greenroom.runner.discovery import BotSpec
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.supervisor import NoProcess, Supervisor
@@ -27,13 +28,28 @@ def bad(name: str) -> BotSpec:
     return BotSpec(name=name, target=f"tests.support.bad_bots.{name}:bot")
 
 
+class Hurrying(SystemClock):
+    """A clock whose pauses are ten times shorter than asked for; it keeps what was asked for before each zygote."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+
+    async def sleep(self, delay_s: float) -> None:
+        """Wait for a tenth of the time."""
+        task = asyncio.current_task()
+        if task is not None and task.get_name() != "strays":
+            self.pauses.append(delay_s)
+        await super().sleep(delay_s / 10)
+
+
 @asynccontextmanager
 async def supervisor(
-    *bots: BotSpec, run: str = STANDIN, rehearse: bool = False, **settings: Any
+    *bots: BotSpec, run: str = STANDIN, rehearse: bool = False, clock: Clock | None = None, **settings: Any
 ) -> AsyncGenerator[Supervisor]:
     """A supervisor for the time of the block."""
+    clock = clock or SystemClock()
     made = Supervisor(
-        RunnerSettings(**settings), bots, clock=SystemClock(), environment=environment(), run=run, rehearse=rehearse
+        RunnerSettings(**settings), bots, clock=clock, environment=environment(), run=run, rehearse=rehearse
     )
     running = asyncio.create_task(made.run())
     try:
@@ -130,9 +146,13 @@ async def test_a_fork_without_a_zygote_has_a_deadline() -> None:
 
 async def test_a_zygote_that_always_fails_is_tried_less_and_less_often() -> None:
     """A zygote that can't even load what it shall run isn't started over and over without a pause."""
-    async with supervisor(PLAIN, run="no.such.module:run") as it:
-        await asyncio.sleep(2.5)
-        assert 1 <= it.restarts <= 3
+    clock = Hurrying()
+    async with supervisor(PLAIN, run="no.such.module:run", clock=clock) as it:
+        await until(lambda: it.restarts >= 4, PATIENCE_S)
+        pauses = clock.pauses[:4]
+    assert pauses[0] == 0
+    assert pauses[1] >= 0.5
+    assert all(longer >= 2 * pause for pause, longer in pairwise(pauses))
 
 
 async def test_the_zygote_goes_with_the_runner() -> None:
