@@ -103,8 +103,7 @@ def _misbehave(script: dict[str, Any]) -> None:
         block()
     if (megabytes := script.get("eats_mb")) is not None:
         # Bite by bite: who looks meanwhile doesn't find the bite and what it becomes at once.
-        for _ in range(megabytes):
-            eaten.append(b"x" * 2**20)
+        eaten.extend(b"x" * 2**20 for _ in range(megabytes))
     if script.get("stops"):
         os.kill(os.getpid(), signal.SIGSTOP)
 
