@@ -1,5 +1,6 @@
 """`tools/test.sh`: what fails in either of its parts is named at the end, and none is left out."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -23,8 +24,10 @@ def run(folder: Path, *arguments: str, **files: str) -> tuple[int, list[str], li
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(text.format(name=name))
     config = ("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), "-p", "no:cacheprovider")
-    command = ["env", "PYTEST_XDIST_AUTO_NUM_WORKERS=2", str(ROOT / "tools/test.sh"), *config, *arguments, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    # It ends the workers too, should they hang.
+    command = ["timeout", "100", str(ROOT / "tools/test.sh"), *config, *arguments, str(folder)]
+    environment = {**os.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     return done.returncode, lines, lines[lines.index("==> failed") :] if "==> failed" in lines else []
 

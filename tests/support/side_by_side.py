@@ -22,7 +22,9 @@ _WAITS_BEGIN_BY: Final = 0.85
 
 def worker_count() -> int:
     """Return how many workers are worth having here: some more than cores."""
-    return min(len(os.sched_getaffinity(0)) + _WAITING, _MOST)
+    # macOS has no affinity.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores + _WAITING, _MOST)
 
 
 def alternating(items: Sequence[pytest.Item]) -> list[pytest.Item]:
