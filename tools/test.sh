@@ -25,7 +25,7 @@ part() {
     local name=$1 status=0
     shift
     printf '==> tests %s\n' "$name"
-    "${pytest[@]}" "$@" 2>&1 | tee "$outputs/$name" || status=$?
+    "${pytest[@]}" "$@" 2>&1 | tee -i "$outputs/$name" || status=$?
     # A worker that dies takes tests with it, whether or not one of them is blamed.
     if grep -q '\[gw[0-9]*\] node down' "$outputs/$name"; then status=1; fi
     ((status == nothing_to_run)) && return
