@@ -19,7 +19,8 @@ from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools.embedded.nats import find_nats_server
 from tests.support.nats_cluster import Cluster, Server
 
-_DEADLINE_S = 45.0
+# Electing anew takes 5 to 20 s, and longer where the servers have to wait for a core.
+_DEADLINE_S = 90.0
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ async def test_one_server_may_go_and_come_back(cluster: Cluster) -> None:
     await _all_healthy(cluster)
 
 
-@pytest.mark.timeout(150)  # raft takes its time: all streams and consumers elect anew
+@pytest.mark.timeout(300)  # raft takes its time: all streams and consumers elect anew
 async def test_two_of_three_may_be_lost_for_good(cluster: Cluster) -> None:
     """Meanwhile nothing is stored and core messages flow; then new servers of the old names take everything over."""
     last, lost = cluster.servers[2], cluster.servers[:2]
@@ -134,7 +135,7 @@ async def _hears_itself(cluster: Cluster) -> None:
         await api.client.flush(5)
         await api.client.flush(5)
         await runner.publish(subjects.RUNNER_HEARTBEAT.format(pool="default", runner_id="r1"), b"{}")
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(heard.wait(), 20)
 
 
 async def _eventually[T](attempt: Callable[[], Awaitable[T]]) -> T:
