@@ -21,7 +21,7 @@ from av import AudioFrame, AudioResampler
 
 RATE: Final = 16_000
 _FRAME: Final = RATE // 50
-_PATIENCE_S: Final = 15.0
+_PATIENCE_S: Final = 30.0
 
 # Takes an offer as `{"sdp": …, "type": "offer", …}`, returns the answer.
 type Exchange = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
