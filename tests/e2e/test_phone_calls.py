@@ -7,7 +7,6 @@ from contextlib import aclosing
 from typing import Any
 
 import asyncpg
-import numpy as np
 import pytest
 
 from greenroom.common.ledger import Ledger
@@ -15,7 +14,7 @@ from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools import call
 from greenroom.devtools.client import ApiClient
 from tests.support.carriers.exchange import CALLER, NUMBER, Exchange, running_exchange
-from tests.support.carriers.phone import RATE, Phone
+from tests.support.carriers.phone import Phone
 from tests.support.openai_stub import CHAT, KEY, OpenAIStub, Says, running_openai_stub
 from tests.support.stack import PATIENCE_S, RunningStack, all_events, running_stack, wait_for_event, wait_for_session
 from tests.support.workspace import ROOT
@@ -76,16 +75,10 @@ async def client(stack: RunningStack) -> AsyncIterator[ApiClient]:
         yield client
 
 
-def voiced_s(phone: Phone) -> float:
-    """Return for how long something was heard."""
-    samples = np.abs(np.frombuffer(bytes(phone.heard), dtype="<i2").astype(int))
-    return float((samples[: len(samples) // 160 * 160].reshape(-1, 160).max(axis=1) > 500).sum() * 160 / RATE)
-
-
 async def hears(phone: Phone, more_s: float, than_s: float = 0.0) -> None:
     """Wait until more was heard."""
     async with asyncio.timeout(PATIENCE_S):
-        while voiced_s(phone) < than_s + more_s:
+        while phone.voiced_s < than_s + more_s:
             assert not phone.closed.is_set()
             await asyncio.sleep(0.05)
 
@@ -125,7 +118,7 @@ async def test_a_caller_speaks_with_the_front_desk(stack: RunningStack, exchange
     phone = await exchange.call(stack.stack.api_url)
     session_id = await session_of(stack, phone.leg.call_id)
     await wait_for_event(client, session_id, "agent_spoke")
-    greeted_s = voiced_s(phone)
+    greeted_s = phone.voiced_s
     [line] = call.spoken([SENTENCE])
     await phone.say(line.pcm)
     events = await wait_for_event(client, session_id, "user_spoke")
@@ -148,7 +141,7 @@ async def test_the_telephony_quickstart_answers_a_call(
     phone = await exchange.call(stack.stack.api_url, exchange.leg(called=OTHER))
     session_id = await session_of(stack, phone.leg.call_id)
     await wait_for_event(client, session_id, "agent_spoke")
-    greeted_s = voiced_s(phone)
+    greeted_s = phone.voiced_s
     [line] = call.spoken([QUESTION])
     await phone.say(line.pcm)
     events = await wait_for_event(client, session_id, "user_spoke")
@@ -200,7 +193,7 @@ async def test_calls_outlive_their_runner(stack: RunningStack, exchange: Exchang
         await hears(phone, 0.5)
     for each in (session_id, session["id"]):
         await wait_for_event(client, each, "agent_spoke")
-    calls, before = len(exchange.dialled), [voiced_s(phone) for phone in (caller, callee)]
+    calls, before = len(exchange.dialled), [phone.voiced_s for phone in (caller, callee)]
     await stack.kill("runner")
     await stack.start_again("runner")
     for phone, heard_s in zip((caller, callee), before, strict=True):
