@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)
 
 SENTENCE = "i would like to book a table"
 QUESTION = "what time is it"
+REPLY = "Hello there my friend what can I do for you."
 OTHER = "+4930654321"
 QUICKSTART = ROOT / "tests/support/quickstart_bots/telephony_bot.py"
 
@@ -39,7 +40,7 @@ async def stub() -> AsyncIterator[OpenAIStub]:
     """What the quickstart hears, thinks and speaks with."""
     async with running_openai_stub() as running:
         running.default_transcript = QUESTION
-        running.default_reply = Says("Hello there my friend.")
+        running.default_reply = Says(REPLY)
         yield running
 
 
@@ -152,7 +153,7 @@ async def test_the_telephony_quickstart_answers_a_call(
     ended = await wait_for_session(client, session_id)
     assert (ended["outcome"], ended["reason"], ended["agent"]) == ("completed", "client-left", "telephony_bot")
     events = await wait_for_event(client, session_id, "call_completed")
-    assert _texts(events, "agent_spoke")[0] == "Hello there my friend."
+    assert _texts(events, "agent_spoke")[0] == REPLY
     assert "metrics" in {event["type"] for event in events}
 
 
