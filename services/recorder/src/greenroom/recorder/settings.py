@@ -1,10 +1,13 @@
 """Settings of the recorder, from the environment."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
+from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allowed
 from greenroom.common.settings import Env, ServiceSettings
+
+WORK: Final = ("keep", "webhooks", "post-call")
 
 
 class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -38,3 +41,17 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=0),
         Env(help="How long the broker keeps an ended session after everything of it is stored and sealed"),
     ] = 300.0
+    recorder_work: Annotated[
+        tuple[str, ...],
+        Env(
+            help="What this process does: `keep` what happens, deliver `webhooks`, run steps after calls (`post-call`)"
+        ),
+    ] = WORK
+    webhook_allow: WebhookAllow = ()
+    webhook_allow_http: WebhookAllowHttp = False
+
+    def __post_init__(self) -> None:
+        """Check what can't be said by types."""
+        check_allowed(self.webhook_allow)
+        if unknown := set(self.recorder_work) - set(WORK):
+            raise ValueError(f"GREENROOM_RECORDER_WORK: {min(unknown)!r} isn't one of {', '.join(WORK)}")

@@ -31,6 +31,7 @@ from greenroom.api.routes.rollouts import rollout_routes, weight_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
 from greenroom.api.routes.waiting import queue_routes
+from greenroom.api.routes.webhook_endpoints import webhook_endpoint_routes
 from greenroom.api.routes.webhooks import webhook_routes
 from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
@@ -38,8 +39,10 @@ from greenroom.api.settings import ApiSettings
 from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.transports.daily_dialin import Dialin
+from greenroom.api.webhook_endpoints import Endpoints
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
+from greenroom.common.outbound import Exits
 
 
 def all_routes(
@@ -81,6 +84,7 @@ def all_routes(
         *weight_routes(policies),
         *number_routes(numbers, agents, settings.public_url),
         *webhook_routes(calls, settings.public_url),
+        *webhook_endpoint_routes(Endpoints(store), Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)),
         *pin_routes(policies, scheduler, agents),
         *system_routes(
             agents=agents,
