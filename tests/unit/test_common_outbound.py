@@ -55,7 +55,7 @@ OUTSIDE = [
 
 def within(networks: list[str]) -> st.SearchStrategy[IPv4Address | IPv6Address]:
     """Draw an address of one of the networks."""
-    return st.one_of(st.ip_addresses(network=network) for network in networks)
+    return st.one_of([st.ip_addresses(network=network) for network in networks])
 
 
 def carried(address: IPv4Address) -> list[IPv6Address]:

@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -186,7 +187,7 @@ class Endpoints:
         return await self._one("webhook_endpoint", _GET, tenant, endpoint_id)
 
     async def add(
-        self, tenant: str, *, url: str, description: str, events: list[str], enabled: bool
+        self, tenant: str, *, url: str, description: str, events: Sequence[str], enabled: bool
     ) -> tuple[Endpoint, str]:
         """Make an endpoint; return it and its secret.
 
@@ -208,7 +209,7 @@ class Endpoints:
         *,
         url: str | None,
         description: str | None,
-        events: list[str] | None,
+        events: Sequence[str] | None,
         enabled: bool | None,
     ) -> Endpoint:
         """Change what isn't None of an endpoint; raises as `get`."""

@@ -51,7 +51,7 @@ type EventName = Annotated[
 ]
 type Url = Annotated[str, Meta(min_length=1, max_length=MAX_URL, description="Where to: `https://…`")]
 type Events = Annotated[
-    list[EventName],
+    tuple[EventName, ...],
     Meta(min_length=1, max_length=50, description="Types of events; `session.*` is all that begin so, `*` is all"),
 ]
 type Text = Annotated[str, Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*(?!\n)$", description="For people")]
@@ -61,7 +61,7 @@ class WebhookEndpointWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """Whom to tell what."""
 
     url: Url
-    events: Events = list(DEFAULT_EVENTS)
+    events: Events = DEFAULT_EVENTS
     description: Text = ""
     enabled: bool = True
 
@@ -285,19 +285,19 @@ def _of_deliveries(endpoints: Endpoints) -> list[HTTPRouteHandler]:
     async def list_deliveries(  # noqa: PLR0917 Litestar passes by name
         request: AnyRequest,
         endpoint_id: FromPath[str],
-        state: Annotated[str | None, QueryParameter(description=", ".join(_STATES))] = None,
+        in_state: Annotated[str | None, QueryParameter(name="state", description=", ".join(_STATES))] = None,
         session_id: Annotated[str | None, QueryParameter(description="Of this session")] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
         cursor: Annotated[str | None, QueryParameter(description="The `next` of the page before")] = None,
     ) -> WebhookDeliveryPage:
         """List what was sent to an endpoint, what waits, and what was given up (`dead`), newest first."""
         only_query(request, "state", "session_id", "limit", "cursor")
-        if state is not None and state not in _STATES:
+        if in_state is not None and in_state not in _STATES:
             raise InvalidQuery(f"state is one of {', '.join(_STATES)}.")
         endpoint = await endpoints.get(caller_of(request).tenant, endpoint_id)
         found = await endpoints.deliveries(
             endpoint,
-            state=cast("State | None", state),
+            state=cast("State | None", in_state),
             session_id=session_id,
             before=_place(cursor) if cursor is not None else None,
             limit=limit,
