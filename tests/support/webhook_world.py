@@ -61,13 +61,15 @@ class Hook:
 class Hooks:
     """A server that takes webhooks.
 
-    `answer` gives the status for a request; None: nothing is ever answered. `gate` has to be open before that.
+    `answer` gives the status for a request; None: nothing is ever answered. `gate` has to be open before that, and
+    `reply` is the body.
     """
 
     port: int = 0
     scheme: str = "http"
     answer: Callable[[Hook], int | None] = lambda _: 204
     extra: str = ""
+    reply: bytes = b""
     seen: list[Hook] = field(default_factory=list[Hook])
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -99,7 +101,8 @@ class Hooks:
             if status is None:
                 await self.closing.wait()
             else:
-                writer.write(f"HTTP/1.1 {status} X\r\n{self.extra}content-length: 0\r\n\r\n".encode())
+                length = f"content-length: {len(self.reply)}\r\n\r\n"
+                writer.write(f"HTTP/1.1 {status} X\r\n{self.extra}{length}".encode() + self.reply)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

@@ -25,6 +25,7 @@ from greenroom.common.messages import (
     Parked,
     PoolsAnswer,
     PoolsQuery,
+    PostCall,
     QueuePage,
     QueuePageQuery,
     QueuePosition,
@@ -324,6 +325,14 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=WebhookSeen,
         stream="CALLS",
         summary="That the nonce of a carrier's webhook was used.",
+    ),
+    Described(
+        subject=subjects.POST_CALL,
+        kind="state",
+        owner="recorder",
+        message=PostCall,
+        stream="POSTCALL",
+        summary="A step to be run for a session that is over.",
     ),
     Described(
         subject=subjects.DIAL,

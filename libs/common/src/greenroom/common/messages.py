@@ -88,6 +88,8 @@ class EventType(enum.StrEnum):
     CALL_STALLED = "call_stalled"
     CALL_COMPLETED = "call_completed"
     RECORDING_SAVED = "recording_saved"
+    # `lines`: everything that was said is stored. (What steps found out is `post_call.{step}`.)
+    TRANSCRIPT_READY = "transcript.ready"
     COMMAND = "command"
     BOT_HTTP = "bot_http"
     TRANSFER_REQUESTED = "transfer_requested"
@@ -539,6 +541,18 @@ class DialPlan(msgspec.Struct, frozen=True, kw_only=True):
     machine_detection: bool = False
     # How the carrier reaches this service, e.g. `https://voice.example.org`.
     origin: str
+    at: datetime
+
+
+# ---------------------------------------------------------------------------- after the call
+
+
+class PostCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A session is over and kept: a step is to be run for it. Whoever reads this does it, until it has succeeded."""
+
+    tenant: str
+    session_id: str
+    step: str
     at: datetime
 
 

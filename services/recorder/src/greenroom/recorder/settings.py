@@ -47,11 +47,33 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
             help="What this process does: `keep` what happens, deliver `webhooks`, run steps after calls (`post-call`)"
         ),
     ] = WORK
+    post_call_steps: Annotated[
+        tuple[str, ...],
+        Env(help="Steps for each session that is over: `summary`, or names of entry points `greenroom.post_call`"),
+    ] = ()
+    post_call_timeout_s: Annotated[
+        float, msgspec.Meta(gt=0, le=150), Env(help="How long one attempt of a step may take")
+    ] = 120.0
+    post_call_at_once: Annotated[
+        int, msgspec.Meta(ge=1, le=64), Env(help="Steps run at the same time", unit="steps")
+    ] = 4
+    summary_url: Annotated[str, Env(help="API like OpenAI's that writes summaries, without /chat/completions")] = (
+        "https://api.openai.com/v1"
+    )
+    summary_model: Annotated[str, Env(help="Model that writes summaries; has to be set for the step `summary`")] = ""
+    summary_key: Annotated[str, Env(help="Key of that API; empty: none is sent", secret=True)] = ""
+    summary_prompt: Annotated[str, Env(help="What the model is told to do with a transcript")] = (
+        "Summarise this phone call in a few sentences: what the caller wanted, what was agreed, what is left to do."
+    )
     webhook_allow: WebhookAllow = ()
     webhook_allow_http: WebhookAllowHttp = False
 
     def __post_init__(self) -> None:
         """Check what can't be said by types."""
         check_allowed(self.webhook_allow)
+        if "summary" in self.post_call_steps and not self.summary_model:
+            raise ValueError("GREENROOM_SUMMARY_MODEL has to be set for the step `summary`")
+        if not self.summary_url.startswith(("http://", "https://")):
+            raise ValueError("GREENROOM_SUMMARY_URL begins with http:// or https://")
         if unknown := set(self.recorder_work) - set(WORK):
             raise ValueError(f"GREENROOM_RECORDER_WORK: {min(unknown)!r} isn't one of {', '.join(WORK)}")

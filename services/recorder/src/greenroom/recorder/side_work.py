@@ -12,6 +12,10 @@ from greenroom.common.broker import Broker
 from greenroom.common.metrics import Metrics
 from greenroom.common.outbound import Exits
 from greenroom.recorder import database
+from greenroom.recorder.post_call.feeder import Feeder
+from greenroom.recorder.post_call.loading import load_steps
+from greenroom.recorder.post_call.step_runner import StepRunner
+from greenroom.recorder.post_call.store import StepStore
 from greenroom.recorder.settings import RecorderSettings
 from greenroom.recorder.webhooks.deliverer import Deliverer
 from greenroom.recorder.webhooks.sender import Resolver, Sender
@@ -41,3 +45,15 @@ async def run(*, broker: Broker, settings: RecorderSettings, metrics: Metrics) -
                 sender = Sender(exits, resolve=resolver)
                 parts.push_async_callback(sender.close)
                 tasks.create_task(Deliverer(WebhookStore(pool), sender, metrics).run(), name="webhooks")
+            if "post-call" in settings.recorder_work:
+                steps = StepStore(pool)
+                tasks.create_task(Feeder(broker, steps, settings.post_call_steps).run(), name="post-call-feeder")
+                runner = StepRunner(
+                    broker,
+                    steps,
+                    await load_steps(settings, parts),
+                    metrics,
+                    at_once=settings.post_call_at_once,
+                    timeout_s=settings.post_call_timeout_s,
+                )
+                tasks.create_task(runner.run(), name="post-call")

@@ -17,6 +17,7 @@ from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.phone_numbers import Numbers
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
+from greenroom.api.post_call import Steps
 from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.daily import daily_routes
@@ -26,6 +27,7 @@ from greenroom.api.routes.numbers import number_routes
 from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
+from greenroom.api.routes.post_call import post_call_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
 from greenroom.api.routes.sessions import session_routes
@@ -75,6 +77,7 @@ def all_routes(
         *daily_routes(sessions, Dialin(settings.daily_dialin_secrets, settings.daily_numbers), settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *offer_routes(offers, peer_tokens),
+        *post_call_routes(sessions, Steps(store)),
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
