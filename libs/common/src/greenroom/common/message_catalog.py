@@ -25,7 +25,6 @@ from greenroom.common.messages import (
     Parked,
     PoolsAnswer,
     PoolsQuery,
-    PostCall,
     QueuePage,
     QueuePageQuery,
     QueuePosition,
@@ -42,6 +41,7 @@ from greenroom.common.messages import (
 from greenroom.common.peer_messages import OfferPeer, PeerCandidates, PeerReply
 from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
 from greenroom.common.policy import Policy, Verdicts
+from greenroom.common.post_call_messages import PostCall
 from greenroom.common.subjects import Subject
 
 type Kind = Literal["ledger", "event", "audio", "media", "presence", "command", "request", "state", "parked"]

@@ -544,18 +544,6 @@ class DialPlan(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
-# ---------------------------------------------------------------------------- after the call
-
-
-class PostCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A session is over and kept: a step is to be run for it. Whoever reads this does it, until it has succeeded."""
-
-    tenant: str
-    session_id: str
-    step: str
-    at: datetime
-
-
 # ---------------------------------------------------------------------------- parked
 
 

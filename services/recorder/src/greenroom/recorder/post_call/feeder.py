@@ -11,7 +11,8 @@ from greenroom.common.broker import Broker, WrongLastSequence
 from greenroom.common.clock import utcnow
 from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable, TopologyMissing
 from greenroom.common.ids import derived_id
-from greenroom.common.messages import Event, EventType, PostCall
+from greenroom.common.messages import Event, EventType
+from greenroom.common.post_call_messages import PostCall
 from greenroom.recorder.database import UnstorableRow
 from greenroom.recorder.post_call.store import Sealed, StepStore
 

@@ -13,8 +13,9 @@ from greenroom.common.broker import Broker, Delivery
 from greenroom.common.clock import utcnow
 from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable, TopologyMissing
 from greenroom.common.ids import derived_id
-from greenroom.common.messages import Event, Parked, PostCall
+from greenroom.common.messages import Event, Parked
 from greenroom.common.metrics import Metrics
+from greenroom.common.post_call_messages import PostCall
 from greenroom.recorder.database import UnstorableRow
 from greenroom.recorder.post_call.step import Step, StepRefused
 from greenroom.recorder.post_call.store import StepStore
