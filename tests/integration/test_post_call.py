@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
@@ -212,6 +214,42 @@ async def test_killed_while_it_runs(here: World, monkeypatch: pytest.MonkeyPatch
         async with here.recorder(post_call_steps=("slow",)):
             row = await finished(here, session, "slow")
     assert (row["attempts"], json.loads(row["result"])) == (2, {"session": session.id})
+
+
+# A recorder as a process, with the topology of these tests.
+RECORDER = """
+import msgspec
+from greenroom.common import topology
+topology.CONSUMERS = tuple(msgspec.structs.replace(consumer, ack_wait_s=1.0) for consumer in topology.CONSUMERS)
+from greenroom.recorder.__main__ import main
+main()
+"""
+
+
+async def test_killed_with_sigkill_while_it_runs(here: World, model: Hooks) -> None:
+    """What a killed recorder had in hand is run again by the next one, and its attempt was counted."""
+    model.gate.clear()
+    settings = summarising(model)
+    environment = {
+        "DATABASE_URL": here.dsn,
+        "NATS_URL": await here.nats_url(),
+        "GREENROOM_RECORDINGS_DIR": str(here.folder),
+        "GREENROOM_POST_CALL_STEPS": "summary",
+        "GREENROOM_SUMMARY_URL": settings["summary_url"],
+        "GREENROOM_SUMMARY_MODEL": settings["summary_model"],
+    }
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", RECORDER, env=os.environ | environment)
+    try:
+        session = await a_call(here, "Hello.")
+        await eventually(lambda: asyncio.sleep(0, model.seen), bool, within_s=40)
+        assert (await steps(here, session))["summary"]["state"] == "pending"
+    finally:
+        process.kill()
+        await process.wait()
+    model.gate.set()
+    async with here.recorder(**settings):
+        row = await finished(here, session, "summary")
+    assert (row["attempts"], len(model.seen)) == (2, 2)
 
 
 async def test_a_worker_of_its_own(here: World, model: Hooks) -> None:

@@ -80,6 +80,9 @@ _ADD_TEST: Final = """
 INSERT INTO webhook_deliveries (endpoint_id, lane, position, event_id, type, give_up_at)
 VALUES ($1, $2, 0, $2, $3, now()) RETURNING id
 """
+# Somebody waits for it: before all others, and though the endpoint has failed.
+_QUEUE_TEST: Final = "INSERT INTO webhook_lanes (endpoint_id, lane, next_at) VALUES ($1, $2, to_timestamp(0))"
+_RESUME: Final = "UPDATE webhook_endpoints SET paused_until = '-infinity' WHERE id = $1"
 _REPLAY: Final = """
 UPDATE webhook_deliveries SET
     state = 'pending', attempts = 0, settled_at = NULL, give_up_at = now() + interval '24 hours'
@@ -264,7 +267,8 @@ class Endpoints:
         async with self._store.connection("test_webhook") as connection, connection.transaction():
             lane = f"test-{uuid7()}"
             delivery_id = await connection.fetchval(_ADD_TEST, endpoint.id, lane, TEST)
-            await connection.execute(_QUEUE_LANE, endpoint.id, lane)
+            await connection.execute(_QUEUE_TEST, endpoint.id, lane)
+            await connection.execute(_RESUME, endpoint.id)
         return await self.delivery(endpoint, delivery_id)
 
     async def replay(self, endpoint: Endpoint, delivery_id: str) -> Delivery:

@@ -88,14 +88,22 @@ $$;
 -- each event that becomes a row is queued, and none is that doesn't.
 CREATE FUNCTION webhooks_queue() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    WITH queued AS (
-        INSERT INTO webhook_deliveries (endpoint_id, lane, position, session_id, event_id, type)
-        SELECT endpoint.id, happened.session_id, happened.stream_seq, happened.session_id, happened.id,
-            webhook_type(happened.type)
-        FROM stored AS happened
+    IF NOT EXISTS (SELECT FROM webhook_endpoints WHERE enabled) THEN
+        RETURN NULL;
+    END IF;
+    -- Who wants what is asked once for each type there is.
+    WITH wanted AS MATERIALIZED (
+        SELECT endpoint.id AS endpoint_id, kind.tenant, kind.type, webhook_type(kind.type) AS told
+        FROM (SELECT DISTINCT tenant, type FROM stored) AS kind
         JOIN webhook_endpoints AS endpoint
-            ON endpoint.tenant = happened.tenant AND endpoint.enabled AND endpoint.deleted_at IS NULL
-            AND webhook_wants(endpoint.events, webhook_type(happened.type))
+            ON endpoint.tenant = kind.tenant AND endpoint.enabled AND endpoint.deleted_at IS NULL
+            AND webhook_wants(endpoint.events, webhook_type(kind.type))
+    ),
+    queued AS (
+        INSERT INTO webhook_deliveries (endpoint_id, lane, position, session_id, event_id, type)
+        SELECT wanted.endpoint_id, happened.session_id, happened.stream_seq, happened.session_id, happened.id,
+            wanted.told
+        FROM wanted JOIN stored AS happened ON happened.tenant = wanted.tenant AND happened.type = wanted.type
         ON CONFLICT (endpoint_id, lane, event_id) DO NOTHING
         RETURNING endpoint_id, lane
     )

@@ -14,16 +14,20 @@ from greenroom.recorder.webhooks.schedule import Outcome, Verdict
 _TAKE: Final = """
 WITH due AS (
     SELECT lane.endpoint_id, lane.lane
-    FROM webhook_endpoints AS endpoint
-    LEFT JOIN unnest($1::text[], $2::integer[]) AS busy (endpoint_id, requests) ON busy.endpoint_id = endpoint.id
+    FROM (
+        SELECT id, $3 - coalesce(busy.requests, 0) AS room
+        FROM webhook_endpoints
+        LEFT JOIN unnest($1::text[], $2::integer[]) AS busy (endpoint_id, requests) ON busy.endpoint_id = id
+        WHERE enabled AND deleted_at IS NULL AND paused_until <= now() AND (failures > 0) = $5
+        -- Where not all can have something now, it isn't always the same that have nothing.
+        ORDER BY random()
+    ) AS endpoint
     CROSS JOIN LATERAL (
         SELECT endpoint_id, lane FROM webhook_lanes
         WHERE endpoint_id = endpoint.id AND next_at <= now()
-        ORDER BY next_at LIMIT greatest($3 - coalesce(busy.requests, 0), 0)
+        ORDER BY next_at LIMIT greatest(endpoint.room, 0)
         FOR UPDATE SKIP LOCKED
     ) AS lane
-    WHERE endpoint.enabled AND endpoint.deleted_at IS NULL
-        AND endpoint.paused_until <= now() AND (endpoint.failures > 0) = $5
     LIMIT $4
 ),
 taken AS (
