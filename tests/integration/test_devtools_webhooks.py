@@ -12,7 +12,7 @@ from rich.console import Console
 from greenroom.devtools import webhooks
 from greenroom.devtools.cli import cli
 from greenroom.devtools.webhooks import WebhookNotChosen, WebhookNotTried
-from tests.support.api_world import ApiWorld, running_api
+from tests.support.api_world import ApiWorld, running_api, until
 from tests.support.recorder_world import World
 from tests.support.webhook_world import delivering, hooks
 
@@ -52,6 +52,12 @@ async def test_list_and_test(world: ApiWorld, tmp_path: Path) -> None:
         assert "not delivered: HTTP 500" in bad.output
         assert len(there.seen) == 2
         listed = (await command("list")).output
+        there.answer = lambda _: 200
+        again = await client.post(
+            f"/v1/webhook-endpoints/{made['endpoint']['id']}/deliveries/{there.seen[1].id}/replay"
+        )
+        await until(lambda: len(there.seen) == 3)
+        assert (again.status_code, there.seen[2].id) == (202, there.seen[1].id)
     assert there.url in listed
     assert "budget.*" in listed
     assert "failing (1 in a row)" in listed

@@ -240,6 +240,8 @@ async def test_erased_sessions_are_not_told(here: World, there: Hooks) -> None:
     endpoint = await subscribe(here, there.url, "session.requested")
     gone, kept = await a_call(here), await a_call(here)
     await here.rows("DELETE FROM sessions WHERE id = $1", gone.id)
+    for query in ("SELECT * FROM webhook_deliveries", "SELECT * FROM webhook_lanes"):
+        assert gone.id not in str(await here.rows(query))
     await here.rows("DELETE FROM session_events WHERE session_id = $1", kept.id)
     async with delivering(here):
         (row,) = await settled(here, endpoint)

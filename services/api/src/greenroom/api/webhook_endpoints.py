@@ -86,10 +86,10 @@ _RESUME: Final = "UPDATE webhook_endpoints SET paused_until = '-infinity' WHERE 
 _REPLAY: Final = """
 UPDATE webhook_deliveries SET
     state = 'pending', attempts = 0, settled_at = NULL, give_up_at = now() + interval '24 hours'
-WHERE endpoint_id = $1 AND id = $2 AND state <> 'pending' RETURNING lane
+WHERE endpoint_id = $1 AND id = $2 AND state <> 'pending' RETURNING lane, session_id
 """
 _QUEUE_LANE: Final = """
-INSERT INTO webhook_lanes (endpoint_id, lane) VALUES ($1, $2)
+INSERT INTO webhook_lanes (endpoint_id, lane, session_id) VALUES ($1, $2, $3)
 ON CONFLICT (endpoint_id, lane) DO UPDATE SET next_at = webhook_lanes.next_at
 """
 
@@ -282,10 +282,10 @@ class Endpoints:
         _check_enabled(endpoint)
         await self.delivery(endpoint, delivery_id)
         async with self._store.connection("replay_webhook") as connection, connection.transaction():
-            lane = await connection.fetchval(_REPLAY, endpoint.id, delivery_id)
-            if lane is None:
+            row = await connection.fetchrow(_REPLAY, endpoint.id, delivery_id)
+            if row is None:
                 raise WebhookDeliveryPending
-            await connection.execute(_QUEUE_LANE, endpoint.id, lane)
+            await connection.execute(_QUEUE_LANE, endpoint.id, row["lane"], row["session_id"])
         return await self.delivery(endpoint, delivery_id)
 
     async def _one(self, name: str, query: str, *values: object) -> Endpoint:

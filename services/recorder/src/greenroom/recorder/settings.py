@@ -20,7 +20,9 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     ] = ".greenroom/recordings"
     # One each for transitions and events, audio, the purge and the readiness check; the rest seals.
     database_connections: Annotated[
-        int, msgspec.Meta(ge=2), Env(help="Connections to PostgreSQL at most", unit="connections")
+        int,
+        msgspec.Meta(ge=2),
+        Env(help="Connections to PostgreSQL at most, beside 4 for webhooks and steps", unit="connections"),
     ] = 6
     # PostgreSQL takes 500 rows in 10 ms; larger ones only add to what one poisonous row makes us repeat.
     event_batch: Annotated[

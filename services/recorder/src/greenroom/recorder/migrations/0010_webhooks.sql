@@ -64,12 +64,14 @@ CREATE INDEX webhook_deliveries_of_session ON webhook_deliveries (session_id);
 CREATE TABLE webhook_lanes (
     endpoint_id text COLLATE "C" NOT NULL REFERENCES webhook_endpoints (id) ON DELETE CASCADE,
     lane        text COLLATE "C" NOT NULL,
+    session_id  text COLLATE "C" REFERENCES sessions (id) ON DELETE CASCADE,
     next_at     timestamptz NOT NULL DEFAULT now(),
 
     PRIMARY KEY (endpoint_id, lane)
 ) WITH (fillfactor = 80);
 
 CREATE INDEX webhook_lanes_due ON webhook_lanes (endpoint_id, next_at);
+CREATE INDEX webhook_lanes_of_session ON webhook_lanes (session_id);
 
 -- What an event is called outside, where that isn't its own name.
 CREATE FUNCTION webhook_type(type text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
@@ -105,10 +107,10 @@ BEGIN
             wanted.told
         FROM wanted JOIN stored AS happened ON happened.tenant = wanted.tenant AND happened.type = wanted.type
         ON CONFLICT (endpoint_id, lane, event_id) DO NOTHING
-        RETURNING endpoint_id, lane
+        RETURNING endpoint_id, lane, session_id
     )
-    INSERT INTO webhook_lanes (endpoint_id, lane)
-    SELECT DISTINCT endpoint_id, lane FROM queued ORDER BY endpoint_id, lane
+    INSERT INTO webhook_lanes (endpoint_id, lane, session_id)
+    SELECT DISTINCT endpoint_id, lane, session_id FROM queued ORDER BY endpoint_id, lane
     -- Changes nothing but takes the lock: whoever is about to remove the lane looks again after us.
     ON CONFLICT (endpoint_id, lane) DO UPDATE SET next_at = webhook_lanes.next_at;
     RETURN NULL;
