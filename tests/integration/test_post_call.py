@@ -17,7 +17,7 @@ from greenroom.common import topology
 from greenroom.common.lifecycle import Session
 from greenroom.recorder.post_call import Call, StepRefused, loading, step_runner
 from greenroom.recorder.post_call.loading import StepUnknown
-from greenroom.recorder.settings import RecorderSettings
+from greenroom.recorder.settings import WORK, RecorderSettings
 from tests.support.recorder_world import World, eventually, quick_topology, world
 from tests.support.webhook_world import Hook, Hooks, deliveries, hooks, subscribe
 
@@ -64,7 +64,8 @@ def install(monkeypatch: pytest.MonkeyPatch, **plugins: Any) -> None:
 def summarising(model: Hooks, **settings: Any) -> dict[str, Any]:
     """Return settings of a recorder that has calls summarised."""
     url = f"http://127.0.0.1:{model.port}/v1"
-    return {"post_call_steps": ("summary",), "summary_url": url, "summary_model": "small", **settings}
+    chosen = {"recorder_work": WORK, "post_call_steps": ("summary",), "summary_url": url, "summary_model": "small"}
+    return {**chosen, **settings}
 
 
 async def a_call(here: World, *said: str) -> Session:
@@ -178,7 +179,7 @@ async def test_plugins(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
             return {"text": call.lines[0].text * 100_000}
 
     install(monkeypatch, crm=Crm, refuses=Refuses(), talks=Talks)
-    async with here.recorder(post_call_steps=("refuses", "talks", "crm")):
+    async with here.recorder(recorder_work=WORK, post_call_steps=("refuses", "talks", "crm")):
         session = await a_call(here, "Hello.", "Hi.")
         crm = await finished(here, session, "crm")
         refused = await finished(here, session, "refuses", "failed")
@@ -206,12 +207,12 @@ async def test_killed_while_it_runs(here: World, monkeypatch: pytest.MonkeyPatch
 
     install(monkeypatch, slow=Slow)
     async with asyncio.timeout(20):
-        async with here.recorder(post_call_steps=("slow",)):
+        async with here.recorder(recorder_work=WORK, post_call_steps=("slow",)):
             session = await a_call(here, "Hello.")
             await began.wait()
         assert (await steps(here, session))["slow"]["state"] == "pending"
         ends.set()
-        async with here.recorder(post_call_steps=("slow",)):
+        async with here.recorder(recorder_work=WORK, post_call_steps=("slow",)):
             row = await finished(here, session, "slow")
     assert (row["attempts"], json.loads(row["result"])) == (2, {"session": session.id})
 

@@ -11,6 +11,7 @@ from greenroom.common.lifecycle import Session
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import database as recorder_database
 from greenroom.recorder.ingest import Incoming, Ingest, decode
+from greenroom.recorder.settings import WORK
 from greenroom.recorder.store import Store, StoredSession
 from tests.support.recorder_world import World, eventually, world
 from tests.support.webhook_world import (
@@ -253,13 +254,13 @@ async def test_erased_sessions_are_not_told(here: World, there: Hooks) -> None:
 async def test_the_recorder_delivers(here: World, there: Hooks) -> None:
     """A recorder stores what happens and tells it, and nothing of it is private networks' unless that is set."""
     endpoint = await subscribe(here, there.url, "session.*")
-    async with here.recorder(webhook_allow=("127.0.0.1",), webhook_allow_http=True):
+    async with here.recorder(recorder_work=WORK, webhook_allow=("127.0.0.1",), webhook_allow_http=True):
         entry = await here.begin()
         await here.end(entry)
         await eventually(lambda: deliveries(here, endpoint), lambda rows: len(rows) == 5)
         await settled(here, endpoint)
     assert there.types() == LIFE
-    async with here.recorder():
+    async with here.recorder(recorder_work=WORK):
         await here.begin()
         rows = await eventually(
             lambda: deliveries(here, endpoint), lambda rows: any(row["last_error"] == "url-refused" for row in rows)
