@@ -42,6 +42,11 @@ RECORDING_SAVED: Final = subjects.SESSION_EVENT.wildcard(type="recording_saved")
 CALLS: Final = subjects.SESSION_EVENT.wildcard(type="call_status")
 ANSWERED_BY: Final = subjects.SESSION_EVENT.wildcard(type="call_answered_by")
 DECIDED: Final = subjects.SESSION_EVENT.wildcard(type="scheduler.decision")
+# What the recorder says of a call that is over; the steps that are run then are anybody's.
+KEPT: Final = (
+    subjects.SESSION_EVENT.wildcard(type="transcript.ready"),
+    subjects.SESSION_EVENT.wildcard().removesuffix(">") + "post_call.>",
+)
 # Types without a dot are Greenroom's own.
 FOREIGN: Final = subjects.SESSION_EVENT.wildcard().removesuffix(">") + "*.>"
 # Told by people, and by the scheduler, which retires idle runners.
@@ -124,7 +129,7 @@ def users() -> tuple[User, ...]:
                 *_reads_last("SECRETS", subjects.SECRET),
                 *_names_streams(),
             ),
-            never=(RECORDING_SAVED, DECIDED),
+            never=(RECORDING_SAVED, DECIDED, *KEPT),
             subscribe=(
                 INBOX,
                 LOGINS_OF_SESSIONS,
@@ -140,6 +145,7 @@ def users() -> tuple[User, ...]:
             name="recorder",
             publish=(
                 *owned("recorder"),
+                *KEPT,
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
                 f"$JS.API.DIRECT.GET.LEADERS.{RECORDER_LEADS}",
                 *_follows("SESSIONS"),
@@ -156,7 +162,7 @@ def users() -> tuple[User, ...]:
             subscribe=(INBOX, HEARTBEATS, "$JS.EVENT.>"),
         ),
         # Other services of the house: a pattern for logins of their own, each for the types that begin with its name.
-        User(name="publisher", publish=(FOREIGN,), never=(DECIDED,)),
+        User(name="publisher", publish=(FOREIGN,), never=(DECIDED, *KEPT)),
     )
 
 

@@ -88,6 +88,8 @@ class EventType(enum.StrEnum):
     CALL_STALLED = "call_stalled"
     CALL_COMPLETED = "call_completed"
     RECORDING_SAVED = "recording_saved"
+    # `lines`: everything that was said is stored. (What steps found out is `post_call.{step}`.)
+    TRANSCRIPT_READY = "transcript.ready"
     COMMAND = "command"
     BOT_HTTP = "bot_http"
     TRANSFER_REQUESTED = "transfer_requested"
