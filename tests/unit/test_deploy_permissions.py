@@ -90,7 +90,7 @@ def test_only_owners_publish(row: Described) -> None:
         ("gr.v1.session.t.s.lifecycle", {"api", "scheduler", "runner"}),
         ("gr.v1.session.t.s.event.transcript.ready", {"recorder", "operator"}),
         ("gr.v1.session.t.s.event.post_call.summary", {"recorder", "operator"}),
-        ("gr.v1.postcall.t.s.summary", {"recorder"}),
+        ("gr.v1.postcall.t.s.summary", {"recorder", "operator"}),
         ("gr.v1.leader.scheduler-default", {"scheduler"}),
         ("gr.v1.runner.p.r.cmd.drain", {"scheduler", "operator"}),
         ("gr.v1.leader.recorder", {"recorder"}),

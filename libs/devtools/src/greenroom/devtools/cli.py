@@ -299,15 +299,10 @@ def keys_revoke(prefix: str) -> int:
     return 0 if _run(setup_commands.revoke_key(_console, prefix)) else 1
 
 
-for _command in (
-    *scheduling_cli.COMMANDS,
-    *steering_cli.COMMANDS,
-    *parked_cli.COMMANDS,
-    *retention_cli.COMMANDS,
-    *webhooks_cli.COMMANDS,
-    sim,
-):
-    cli.add_command(_command)
+for _module in (scheduling_cli, steering_cli, parked_cli, retention_cli, webhooks_cli):
+    for _command in _module.COMMANDS:
+        cli.add_command(_command)
+cli.add_command(sim)
 
 if __name__ == "__main__":
     main()
