@@ -71,6 +71,7 @@ def render() -> bytes:
         scheduler=nothing,
         policy=nothing,
         streams=nothing,
+        reading=nothing,
         offers=nothing,
         peer_tokens=nothing,
         agents=nothing,

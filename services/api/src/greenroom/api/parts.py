@@ -23,6 +23,7 @@ from greenroom.api.openapi import document
 from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
+from greenroom.api.reading.parts import Reading
 from greenroom.api.routes import all_routes
 from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
@@ -100,6 +101,7 @@ class Parts:
             scheduler=scheduler,
             policy=self.policy,
             streams=self.streams,
+            reading=Reading(broker=broker, ledger=ledger, store=store, settings=settings, metrics=metrics),
             offers=Offers(broker=broker, ledger=ledger, waiters=waiters, hold_s=settings.media_hold_s),
             peer_tokens=peer_tokens,
             agents=agents,

@@ -51,6 +51,9 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
     api_max_streams: Annotated[
         int, msgspec.Meta(ge=0), Env(help="How many event streams one process serves at a time")
     ] = 1000
+    api_max_downloads: Annotated[
+        int, msgspec.Meta(ge=0), Env(help="How many bundles and exports one process makes at a time")
+    ] = 8
 
     media_max_connections: Annotated[
         int, msgspec.Meta(ge=0), Env(help="How many media sockets one process serves at a time")

@@ -18,6 +18,7 @@ from greenroom.api.phone_numbers import Numbers
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.post_call import Steps
+from greenroom.api.reading.parts import Reading
 from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.daily import daily_routes
@@ -28,6 +29,7 @@ from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.post_call import post_call_routes
+from greenroom.api.routes.reading import reading_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.retention import retention_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
@@ -59,6 +61,7 @@ def all_routes(
     scheduler: SchedulerLink,
     policy: PolicyPublisher,
     streams: EventStreams,
+    reading: Reading,
     offers: Offers,
     peer_tokens: PeerTokens,
     agents: Agents,
@@ -81,6 +84,7 @@ def all_routes(
         *post_call_routes(sessions, Steps(store)),
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *retention_routes(sessions, store),
+        *reading_routes(sessions, store, reading, Path(settings.recordings_dir)),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
         *pool_routes(policies, scheduler, fleet),
