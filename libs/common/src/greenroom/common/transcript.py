@@ -7,6 +7,7 @@ trusted: what has no usable time is put where it was published, and what has no 
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -26,6 +27,8 @@ BUDGET_BYTES: Final = 16 * 1024 * 1024
 _ENTRY_BYTES: Final = 200
 # Longer than any call: a hundred days.
 _MAX_MS: Final = 100 * 86_400_000
+# Also what separates lines in Unicode, and halves of characters, which can't be encoded.
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Utterance(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,7 +251,7 @@ def as_vtt(spoken: Transcript) -> Iterator[str]:
 
 def one_line(text: str) -> str:
     """Return a text without line breaks and other control characters."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return " ".join(_CONTROLS.sub(" ", text).split())
 
 
 def _clock(ms: int) -> str:

@@ -15,6 +15,7 @@ from greenroom.common import messages
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import Event
 from greenroom.recorder.database import Connection, Pool, translated
+from greenroom.recorder.transcripts import speakers
 
 # The sessions of a batch as they are stored, locked, in the order of their ids so that no two recorders deadlock.
 _SELECT_SESSIONS: Final = """
@@ -71,9 +72,11 @@ FROM stored
 # Sessions that were erased. Read inside the transaction that stores something: whoever erases waits for it then.
 _SELECT_ERASED: Final = "SELECT session_id FROM tombstones WHERE session_id = ANY($1::text[])"
 
-# Something came after the purge: there is something to be purged again.
-_REVIVE_PURGE: Final = """
-UPDATE sessions SET purged_at = NULL WHERE id = ANY($1::text[]) AND purged_at IS NOT NULL
+# Something came after the purge: there is something to be purged again. Something was said ($2): its transcript is made
+# again.
+_REVIVE: Final = """
+UPDATE sessions SET purged_at = NULL, transcribed_at = CASE WHEN id = ANY($2::text[]) THEN NULL ELSE transcribed_at END
+WHERE id = ANY($1::text[]) AND (purged_at IS NOT NULL OR (transcribed_at IS NOT NULL AND id = ANY($2::text[])))
 """
 
 # Who may still add audio to which sessions.
@@ -228,7 +231,8 @@ class Transaction:
             [_json(stored.event.data) for stored in events],
         )
         if row["rows"]:
-            await self._connection.execute(_REVIVE_PURGE, sorted({stored.event.session_id for stored in events}))
+            ids = sorted({stored.event.session_id for stored in events})
+            await self._connection.execute(_REVIVE, ids, speakers([stored.event for stored in events]))
         return Stored(rows=row["rows"], ended=frozenset(row["ended"]))
 
 

@@ -33,6 +33,7 @@ from greenroom.api.routes.reading import reading_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.retention import retention_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
+from greenroom.api.routes.search import search_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
 from greenroom.api.routes.waiting import queue_routes
@@ -85,6 +86,7 @@ def all_routes(
         *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *retention_routes(sessions, store),
         *reading_routes(sessions, store, reading, Path(settings.recordings_dir)),
+        *search_routes(reading),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
         *pool_routes(policies, scheduler, fleet),

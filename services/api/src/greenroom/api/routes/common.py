@@ -1,5 +1,6 @@
 """What routes share: problems and examples in the schema, and strict query parameters."""
 
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from litestar import Request
@@ -54,6 +55,22 @@ def only_query(request: AnyRequest, *known: str) -> None:
     unknown = sorted(set(request.query_params) - set(known))
     if unknown:
         raise InvalidQuery(f"Unknown: {', '.join(name[:64] for name in unknown)}. Known: {', '.join(known) or 'none'}.")
+
+
+def moment(name: str, at: datetime | None) -> datetime | None:
+    """Return a time of the query in UTC.
+
+    Raises:
+        InvalidQuery: it has no zone, or there is none such in UTC.
+    """
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise InvalidQuery(f"{name}: a time needs its zone, e.g. 2026-03-02T09:30:00Z.")
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidQuery(f"{name}: there is no such time.") from error
 
 
 def origin_of(request: AnyRequest, public_url: str | None) -> str:

@@ -1,6 +1,6 @@
 """`/v1/sessions`: ask, list, look, stop."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final, cast
 
 from litestar import Response, get, post
@@ -18,7 +18,7 @@ from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.idempotency import InvalidIdempotencyKey
 from greenroom.api.problem import CODE_KEY, Problem, retry_after
 from greenroom.api.problem import MEDIA_TYPE as PROBLEM_TYPE
-from greenroom.api.routes.common import AnyRequest, answer, only_query, origin_of, problems
+from greenroom.api.routes.common import AnyRequest, answer, moment, only_query, origin_of, problems
 from greenroom.api.schemas import CreateSession, SessionPage, SessionView, StopSession, session_view
 from greenroom.api.sessions import Sessions
 from greenroom.api.sql import SessionFilter
@@ -150,8 +150,8 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
             state=in_state,
             agent=agent,
             outcome=outcome,
-            since=_moment("since", since),
-            until=_moment("until", until),
+            since=moment("since", since),
+            until=moment("until", until),
             before=cursors.decode(cursor) if cursor is not None else None,
         )
         found = await store.sessions(caller_of(request).tenant, wanted, limit + 1)
@@ -222,18 +222,6 @@ async def _closed(request: AnyRequest) -> None:
     """Return when the caller's connection is closed; its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _moment(name: str, at: datetime | None) -> datetime | None:
-    """Return a time of the query in UTC."""
-    if at is None:
-        return None
-    if at.tzinfo is None:
-        raise InvalidQuery(f"{name}: a time needs its zone, e.g. 2026-03-02T09:30:00Z.")
-    try:
-        return at.astimezone(UTC)
-    except OverflowError as error:
-        raise InvalidQuery(f"{name}: there is no such time.") from error
 
 
 def _name(session_id: str, tenant: str) -> None:
