@@ -97,4 +97,4 @@ FOUND: Final[dict[str, Any]] = {
     "next": None,
 }
 
-EXPORTED: Final[dict[str, Any]] = {**SESSION, "recording": None}
+EXPORTED: Final[dict[str, Any]] = {"session": SESSION, "recording": None}

@@ -23,6 +23,7 @@ from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.daily import daily_routes
 from greenroom.api.routes.events import event_routes
+from greenroom.api.routes.exports import export_routes
 from greenroom.api.routes.limits import limit_routes
 from greenroom.api.routes.numbers import number_routes
 from greenroom.api.routes.offers import offer_routes
@@ -87,6 +88,7 @@ def all_routes(
         *retention_routes(sessions, store),
         *reading_routes(sessions, store, reading, Path(settings.recordings_dir)),
         *search_routes(reading),
+        *export_routes(reading),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
         *pool_routes(policies, scheduler, fleet),
