@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
@@ -92,6 +93,29 @@ class ApiClient:
     async def download(self, path: str) -> bytes:
         """Return the body of a GET."""
         return (await self._send("GET", path)).content
+
+    async def save(self, path: str, file: Path) -> int:
+        """Write the body of a GET to `file`, piece by piece, and return its size; `file` is whole or not there.
+
+        Raises:
+            ApiUnreachable: also where the answer breaks off.
+        """
+        part = file.with_name(f"{file.name}.part")
+        size = 0
+        try:
+            async with self._http.stream("GET", path) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise ApiProblem(_problem(response))
+                with part.open("wb") as target:
+                    async for chunk in response.aiter_bytes():
+                        size += target.write(chunk)
+            part.replace(file)
+        except httpx.HTTPError as error:
+            raise ApiUnreachable(f"the answer broke off: {type(error).__name__}") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return size
 
     async def events(self, session_id: str, *, after: int = 0) -> AsyncIterator[ServerEvent]:
         """Follow a session until the API says that nothing more comes, over reconnects.

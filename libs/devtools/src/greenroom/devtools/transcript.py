@@ -4,6 +4,7 @@ from typing import Any, Final, cast
 
 from rich.text import Text
 
+from greenroom.common.transcript import LABELS, Heard, heard
 from greenroom.devtools.client import ServerEvent
 
 _NAME_WIDTH: Final = 8
@@ -19,11 +20,9 @@ _ASIDES: Final = {
 def conversation_line(event: ServerEvent) -> Text | None:
     """Return the line for an event of a conversation, or None for an event that isn't part of it."""
     data = _payload(event)
+    if (said := heard(event.type, data)) is not None:
+        return _spoken(said)
     match event.type:
-        case "user_spoke":
-            return _spoken("caller", "cyan", data)
-        case "agent_spoke":
-            return _spoken("bot", "green", data)
         case kind if kind in _ASIDES:
             name, colour = _ASIDES[kind]
             return _line(name, colour, _aside(kind, data), style=colour)
@@ -52,9 +51,9 @@ def _payload(event: ServerEvent) -> dict[str, Any]:
     return cast("dict[str, Any]", event.data.get("data", event.data))
 
 
-def _spoken(who: str, colour: str, data: dict[str, Any]) -> Text:
-    line = _line(who, colour, str(data.get("text", "")))
-    if data.get("interrupted"):
+def _spoken(said: Heard) -> Text:
+    line = _line(LABELS[said.speaker], "cyan" if said.speaker == "user" else "green", said.text)
+    if said.interrupted:
         line.append("  ⟵ interrupted", style="yellow")
     return line
 
