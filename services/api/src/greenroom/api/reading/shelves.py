@@ -25,39 +25,40 @@ _PAGE: Final = 500
 _NEEDED: Final = "SELECT querytree(websearch_to_tsquery('simple', $1))"
 
 # Sessions in which it was said, newest first; of a long one, whose text is kept in parts, the first part with a hit.
-# Headlines are made of those on the page only. The time of the hit is that of its line, found by the line breaks that
-# are before it in the text.
+# A rare word is found by its index, a frequent one soon by going through the newest: which is better is decided by what
+# is asked for, so the plan is made for it. Headlines are made of those on the page only. The time of the hit is that of
+# its line, found by the line breaks that are before it in the text.
+_PLAN_EACH: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
 _SEARCH: Final = f"""
-WITH query AS (SELECT websearch_to_tsquery('simple', $2) AS words),
-hits AS (
-    SELECT DISTINCT ON (spoken.requested_at, spoken.session_id)
-        spoken.session_id, spoken.requested_at, spoken.agent, spoken.text, spoken.starts_ms
-    FROM transcripts AS spoken, query
-    WHERE spoken.tenant = $1 AND spoken.words @@ query.words
-        AND ($3::text IS NULL OR spoken.agent = $3)
-        AND ($4::timestamptz IS NULL OR spoken.requested_at >= $4)
-        AND ($5::timestamptz IS NULL OR spoken.requested_at < $5)
-        AND ($6::timestamptz IS NULL OR (spoken.requested_at, spoken.session_id) < ($6, $7::text))
-    ORDER BY spoken.requested_at DESC, spoken.session_id DESC, spoken.part
+WITH hits AS MATERIALIZED (
+    SELECT DISTINCT ON (requested_at, session_id) session_id, requested_at, part
+    FROM transcripts
+    WHERE tenant = $1 AND words @@ websearch_to_tsquery('simple', $2)
+        AND ($3::text IS NULL OR agent = $3)
+        AND ($4::timestamptz IS NULL OR requested_at >= $4)
+        AND ($5::timestamptz IS NULL OR requested_at < $5)
+        AND ($6::timestamptz IS NULL OR (requested_at, session_id) < ($6, $7::text))
+    ORDER BY requested_at DESC, session_id DESC, part
     LIMIT $8
 )
-SELECT hits.session_id, hits.requested_at, hits.agent, marked.headline,
-    hits.starts_ms[1 + length(place.before) - length(replace(place.before, E'\\n', ''))] AS start_ms
-FROM hits, query,
+SELECT spoken.session_id, spoken.requested_at, spoken.agent, marked.headline,
+    spoken.starts_ms[1 + length(place.before) - length(replace(place.before, E'\\n', ''))] AS start_ms
+FROM hits JOIN transcripts AS spoken USING (session_id, part),
 LATERAL (
     SELECT ts_headline(
-        'simple', hits.text, query.words,
+        'simple', spoken.text, websearch_to_tsquery('simple', $2),
         'StartSel={HIT_BEGINS}, StopSel={HIT_ENDS}, MaxWords=30, MinWords=12, ShortWord=0'
     ) AS headline
+    OFFSET 0 -- made once, however often it is named below
 ) AS marked,
 LATERAL (
-    SELECT strpos(hits.text, translate(marked.headline, '{HIT_BEGINS}{HIT_ENDS}', '')) AS headline_at,
+    SELECT strpos(spoken.text, translate(marked.headline, '{HIT_BEGINS}{HIT_ENDS}', '')) AS headline_at,
         strpos(marked.headline, '{HIT_BEGINS}') AS hit_at
 ) AS at,
 LATERAL (
-    SELECT left(hits.text, CASE WHEN at.headline_at > 0 THEN at.headline_at + at.hit_at - 2 ELSE 0 END) AS before
+    SELECT left(spoken.text, CASE WHEN at.headline_at > 0 THEN at.headline_at + at.hit_at - 2 ELSE 0 END) AS before
 ) AS place
-ORDER BY hits.requested_at DESC, hits.session_id DESC
+ORDER BY spoken.requested_at DESC, spoken.session_id DESC
 """  # noqa: S608 constants
 
 # A page of an export: oldest first, behind the last one of the page before.
@@ -128,9 +129,11 @@ class Shelves:
                 needed = await connection.fetchval(_NEEDED, wanted.words)
                 if needed in {None, "", "T"}:
                     raise InvalidQuery("q: there is no word in it that has to be there.")
-                rows = await connection.fetch(
-                    _SEARCH, tenant, wanted.words, wanted.agent, wanted.since, wanted.until, before, behind, limit
-                )
+                async with connection.transaction():
+                    await connection.execute(_PLAN_EACH)
+                    rows = await connection.fetch(
+                        _SEARCH, tenant, wanted.words, wanted.agent, wanted.since, wanted.until, before, behind, limit
+                    )
             except (asyncpg.DataError, asyncpg.ProgramLimitExceededError, UnicodeEncodeError) as error:
                 raise InvalidQuery("q: PostgreSQL can't search for it.") from error
         return [Hit(**row) for row in rows]
