@@ -21,6 +21,14 @@ from tests.support.spoken_calls import speak
 
 LINES = ("How can I help?", "a table for two", "For when?")
 TEXT = "[00:00:00.1]    bot: How can I help?\n[00:00:01.1] caller: a table for two\n[00:00:02.1]    bot: For when?\n"
+FORMATS: list[tuple[dict[str, str], str, str]] = [
+    ({}, "*/*", "application/json"),
+    ({}, "text/plain", "text/plain; charset=utf-8"),
+    ({}, "text/html, text/vtt;q=0.5", "text/vtt; charset=utf-8"),
+    ({"format": "text"}, "text/vtt", "text/plain; charset=utf-8"),
+    ({"format": "json"}, "text/vtt", "application/json"),
+    ({}, "image/png", "application/json"),
+]
 
 
 @pytest.fixture
@@ -89,29 +97,17 @@ async def test_a_transcript_outlives_the_stream(world: ApiWorld, client: httpx.A
     assert (found["complete"], [entry["text"] for entry in found["entries"]]) == (True, list(LINES))
 
 
-@pytest.mark.parametrize(
-    ("query", "accept", "kind"),
-    [
-        ({}, "*/*", "application/json"),
-        ({}, "text/plain", "text/plain; charset=utf-8"),
-        ({}, "text/html, text/vtt;q=0.5", "text/vtt; charset=utf-8"),
-        ({"format": "text"}, "text/vtt", "text/plain; charset=utf-8"),
-        ({"format": "json"}, "text/vtt", "application/json"),
-        ({}, "image/png", "application/json"),
-    ],
-)
-async def test_formats(
-    world: ApiWorld, client: httpx.AsyncClient, query: dict[str, str], accept: str, kind: str
-) -> None:
+async def test_formats(world: ApiWorld, client: httpx.AsyncClient) -> None:
     """As the query says, else as `Accept` does, else JSON."""
     session = await speak(world, *LINES)
     path = f"/v1/sessions/{session.id}/transcript"
-    response = await client.get(path, params=query, headers={"accept": accept})
-    assert response.headers["content-type"] == kind
-    if kind.startswith("text/plain"):
-        assert response.text == TEXT
-    if kind.startswith("text/vtt"):
-        assert response.text.startswith("WEBVTT\n\n1\n00:00:00.100 --> 00:00:00.900\n<v bot>How can I help?\n")
+    for query, accept, kind in FORMATS:
+        response = await client.get(path, params=query, headers={"accept": accept})
+        assert response.headers["content-type"] == kind
+        if kind.startswith("text/plain"):
+            assert response.text == TEXT
+        if kind.startswith("text/vtt"):
+            assert response.text.startswith("WEBVTT\n\n1\n00:00:00.100 --> 00:00:00.900\n<v bot>How can I help?\n")
 
 
 async def test_a_timeline_tells_stages_turns_and_moments(world: ApiWorld, client: httpx.AsyncClient) -> None:
@@ -258,14 +254,14 @@ async def test_what_can_not_be_read_now_is_said(
         await client.get(f"/v1/sessions/{session.id}/bundle")
 
 
-@pytest.mark.parametrize("what", ["transcript", "timeline", "bundle"])
-async def test_sessions_of_others_are_not_found(world: ApiWorld, what: str) -> None:
+async def test_sessions_of_others_are_not_found(world: ApiWorld) -> None:
     """What was said belongs to the tenant of the session, and needs a key that may read."""
     session = await speak(world, *LINES)
     async with world.client(tenant="other") as other, world.client("sessions:write") as writer:
-        assert problem_of(await other.get(f"/v1/sessions/{session.id}/{what}"))["code"] == "session-not-found"
-        assert problem_of(await writer.get(f"/v1/sessions/{session.id}/{what}"))["code"] == "forbidden"
-        assert problem_of(await other.get(f"/v1/sessions/no-id/{what}"))["code"] == "session-not-found"
+        for what in ("transcript", "timeline", "bundle"):
+            assert problem_of(await other.get(f"/v1/sessions/{session.id}/{what}"))["code"] == "session-not-found"
+            assert problem_of(await writer.get(f"/v1/sessions/{session.id}/{what}"))["code"] == "forbidden"
+            assert problem_of(await other.get(f"/v1/sessions/no-id/{what}"))["code"] == "session-not-found"
 
 
 async def test_a_bundle_is_made_in_constant_memory(world: ApiWorld, client: httpx.AsyncClient, tmp_path: Path) -> None:

@@ -17,6 +17,21 @@ from greenroom.recorder.transcripts import Transcriber
 from tests.support.api_world import ApiWorld, problem_of, running_api
 from tests.support.spoken_calls import speak
 
+REFUSED: list[dict[str, str]] = [
+    {},
+    {"q": ""},
+    {"q": "  "},
+    {"q": "?!"},
+    {"q": "-hello"},
+    {"q": "x" * 257},
+    {"q": "nul\0"},
+    {"q": "x", "agent": "nul\0"},
+    {"q": "x", "cursor": "odd"},
+    {"q": "x", "from": "2026-01-01T00:00:00"},
+    {"q": "x", "to": "yesterday"},
+    {"q": "x", "limit": "0"},
+    {"q": "x", "since": "2026-01-01T00:00:00Z"},
+]
 ENDED = Ended(by="runner", epoch=1, outcome=Outcome.COMPLETED, reason="goodbye")
 
 
@@ -125,28 +140,11 @@ async def test_what_others_said_is_not_found(world: ApiWorld, client: httpx.Asyn
         assert problem_of(await writer.get("/v1/search", params={"q": "x"}))["code"] == "forbidden"
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {},
-        {"q": ""},
-        {"q": "  "},
-        {"q": "?!"},
-        {"q": "-hello"},
-        {"q": "x" * 257},
-        {"q": "nul\0"},
-        {"q": "x", "agent": "nul\0"},
-        {"q": "x", "cursor": "odd"},
-        {"q": "x", "from": "2026-01-01T00:00:00"},
-        {"q": "x", "to": "yesterday"},
-        {"q": "x", "limit": "0"},
-        {"q": "x", "since": "2026-01-01T00:00:00Z"},
-    ],
-)
-async def test_what_can_not_be_searched_for_is_refused(client: httpx.AsyncClient, params: dict[str, str]) -> None:
+async def test_what_can_not_be_searched_for_is_refused(client: httpx.AsyncClient) -> None:
     """Nothing to look for, or a filter that would filter nothing: 400 with what is wrong."""
-    problem = problem_of(await client.get("/v1/search", params=params))
-    assert (problem["status"], problem["code"]) == (400, "invalid-query")
+    for params in REFUSED:
+        problem = problem_of(await client.get("/v1/search", params=params))
+        assert (problem["status"], problem["code"]) == (400, "invalid-query"), params
 
 
 async def test_whatever_is_searched_for_is_no_error_of_ours(world: ApiWorld, client: httpx.AsyncClient) -> None:
