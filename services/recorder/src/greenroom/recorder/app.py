@@ -31,6 +31,7 @@ from greenroom.recorder.retention.times import parse_at, parse_zone
 from greenroom.recorder.seal import Sealer
 from greenroom.recorder.settings import RecorderSettings
 from greenroom.recorder.store import Store
+from greenroom.recorder.usage.keeper import UsageKeeper
 
 _log = structlog.get_logger()
 
@@ -121,6 +122,7 @@ class Recorder:
             zone=parse_zone(settings.retention_zone),
             metrics=metrics,
         )
+        self._usage = UsageKeeper(pool=pool, broker=broker, metrics=metrics, interval_s=settings.budget_interval_s)
         consumers = {
             (SESSIONS, ingest.CONSUMER): self._ingest.consumer.counts,
             (audio.STREAM, audio.CONSUMER): self._audio.consumer.counts,
@@ -182,6 +184,7 @@ class Recorder:
                 tasks.create_task(self._reconciler.run(), name="reconciler")
                 tasks.create_task(self._eraser.run(), name="eraser")
                 tasks.create_task(self._daily.run(), name="retention")
+                tasks.create_task(self._usage.run(), name="usage")
         finally:
             self._leads.set(0)
             # The next leader writes to the same files: nothing of ours stays open.

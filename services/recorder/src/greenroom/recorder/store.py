@@ -15,6 +15,7 @@ from greenroom.common import messages
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import Event
 from greenroom.recorder.database import Connection, Pool, translated
+from greenroom.recorder.usage import store as usage
 
 # The sessions of a batch as they are stored, locked, in the order of their ids so that no two recorders deadlock.
 _SELECT_SESSIONS: Final = """
@@ -229,6 +230,7 @@ class Transaction:
         )
         if row["rows"]:
             await self._connection.execute(_REVIVE_PURGE, sorted({stored.event.session_id for stored in events}))
+            await usage.mark(self._connection, list({stored.event.session_id for stored in events}))
         return Stored(rows=row["rows"], ended=frozenset(row["ended"]))
 
 

@@ -1,15 +1,15 @@
 """From a session's events to what it used: pure, exact, and the same whatever order the events come in.
 
-| unit              | of                                     | from                                                     |
-|-------------------|----------------------------------------|----------------------------------------------------------|
-| `session_s`       | `greenroom`, its pool                  | the ledger: from each `started` to the end of its epoch  |
-| `stt_s`           | speech to text: provider, model        | `metrics` of kind `stt_usage`: seconds of audio          |
-| `llm_in`          | language model: provider, model        | `metrics` of kind `llm_usage`: tokens read anew          |
-| `llm_cached`      | the same                               | tokens read from the provider's cache                    |
-| `llm_cache_write` | the same                               | tokens written to it                                     |
-| `llm_out`         | the same                               | tokens generated, reasoning included                     |
-| `tts_chars`       | text to speech: provider, model        | `metrics` of kind `tts_usage`                            |
-| `carrier_min`     | the carrier                            | minutes begun, by the carrier's own duration if it says  |
+| unit              | of                    | from                                               |
+|-------------------|-----------------------|----------------------------------------------------|
+| `session_s`       | `greenroom`, its pool | the ledger: from each `started` to its epoch's end |
+| `stt_s`           | provider and model    | `metrics` of kind `stt_usage`: seconds of audio    |
+| `llm_in`          | provider and model    | `metrics` of kind `llm_usage`: tokens read anew    |
+| `llm_cached`      | the same              | tokens read from the provider's cache              |
+| `llm_cache_write` | the same              | tokens written to it                               |
+| `llm_out`         | the same              | tokens generated, reasoning included               |
+| `tts_chars`       | provider and model    | `metrics` of kind `tts_usage`: characters          |
+| `carrier_min`     | the carrier           | minutes begun, by its own duration if it says one  |
 
 An event counts once by its id, however often it comes. Epochs add up: what an attempt used that came to nothing is
 paid for all the same. A number that can't be one (negative, not finite, a text) counts as nothing.
