@@ -28,6 +28,8 @@ SUBJECT: Final = subjects.POLICY.format(name="spending")
 LOOK_S: Final = 1.0
 # What is published behind a session's end is stored by then: so a session is counted once as a rule.
 SETTLE_S: Final = 1.0
+# A document that can't be read may be read by the next version.
+_POSTPONE_S: Final = 600.0
 _AT_ONCE: Final = 200
 _TOGETHER: Final = 2
 
@@ -86,8 +88,9 @@ class UsageKeeper:
                     return await self._store.count(session_id) is not None
                 except (UnstorableRow, msgspec.MsgspecError):
                     # Whatever it is about this one, the others must not suffer from it.
-                    _log.exception("usage_not_counted", session_id=session_id)
+                    _log.exception("usage_not_counted", session_id=session_id, again_in_s=_POSTPONE_S)
                     self._failures.inc(what="session")
+                    await self._store.postpone(session_id, by_s=_POSTPONE_S)
                     return False
 
         done = sum(await asyncio.gather(*(count(session_id) for session_id in due)))

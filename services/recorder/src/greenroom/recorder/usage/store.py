@@ -33,6 +33,11 @@ ORDER BY marked_at LIMIT $2
 _TAKE: Final = "SELECT session_id FROM usage_due WHERE session_id = $1 FOR UPDATE SKIP LOCKED"
 _UNMARK: Final = "DELETE FROM usage_due WHERE session_id = $1"
 
+# One that can't be counted now is tried again later, behind the others.
+_POSTPONE: Final = """
+UPDATE usage_due SET marked_at = clock_timestamp() + make_interval(secs => $2) WHERE session_id = $1
+"""
+
 # What a session is counted from.
 _SESSION: Final = "SELECT document FROM sessions WHERE id = $1"
 _EVENTS: Final = "SELECT id, type, at, epoch, data FROM session_events WHERE session_id = $1 AND type = ANY($2::text[])"
@@ -106,6 +111,11 @@ class UsageStore:
                 if document is None:
                     return None
                 return await _count(connection, messages.decode(document.encode(), Session))
+
+    async def postpone(self, session_id: str, *, by_s: float) -> None:
+        """Count a session so much later."""
+        with translated():
+            await self._pool.execute(_POSTPONE, session_id, by_s)
 
     async def budgets(self) -> list[Budget]:
         """Return all budgets, by id."""
