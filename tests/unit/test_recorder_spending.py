@@ -57,10 +57,10 @@ def test_periods_follow_each_other_without_a_gap(now: datetime, zone: str, perio
 
 
 @given(MONEY.filter(bool), MONEY, st.sampled_from(["*", "a", "b"]), st.integers(0, 1), MOMENTS, st.integers(0, 40))
-def test_a_budget_never_refuses_below_its_amount(
+def test_a_budget_never_refuses_below_its_amount(  # noqa: PLR0917 hypothesis gives them
     amount: Decimal, spent: Decimal, agent: str, epoch: int, now: datetime, hours: int
 ) -> None:
-    """It holds back exactly while what was spent is the amount or more, in its period, whom it is for, before a slot."""
+    """It holds back while what was spent is the amount or more, in its period, and whom it is for: nobody else."""
     one = budget(amount=amount, agent=agent)
     state = stands(one, spent, now)
     session = Session(id="s", tenant="t", agent="a", bot="a", requested_at=now, queue_deadline_at=now, epoch=epoch)

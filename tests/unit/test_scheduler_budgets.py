@@ -129,7 +129,7 @@ def test_who_is_held_back_is_whom_a_reached_budget_concerns(
 ) -> None:
     """Nobody else: not below the amount, not when the period is over, and none that has begun; limits hold beside."""
     made = {
-        "asked": lambda name, **f: session(name, **f),
+        "asked": session,
         "lost": lambda name, **f: session(name, lease("r9"), Requeued(epoch=1, reason="runner-lost"), **f),
         "runs": lambda name, **f: running(name, "r1", **f),
     }
@@ -150,5 +150,7 @@ def test_who_is_held_back_is_whom_a_reached_budget_concerns(
             assert each.id not in leased
         refuses = any(gate.at_limit is AtLimit.REFUSE for gate in concerned)
         assert (each.id in by_budget) == refuses
-    free = [each for each in waiting if each.runner_id is None and not any(g.holds_back(each, at(now)) for g in budgets)]
+    free = [
+        each for each in waiting if each.runner_id is None and not any(g.holds_back(each, at(now)) for g in budgets)
+    ]
     assert {each.id for each in free if each.agent == "a"} <= leased

@@ -3,10 +3,10 @@
 Amounts of money are decimal numbers in plain notation, as texts: a float is never one.
 """
 
-from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
@@ -80,9 +80,13 @@ def reached(spending: Spending | None) -> tuple[Spent, ...]:
     return tuple(each for each in spending.budgets if each.reached) if spending is not None else ()
 
 
-def any_holds_back(budgets: Iterable[Spent], session: Session, now: datetime) -> bool:
-    """Tell whether any budget keeps a session from beginning now."""
-    return any(each.holds_back(session, now) for each in budgets)
+def is_zone(name: str) -> bool:
+    """Tell whether there is such a time zone, by its IANA name."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 def plain(amount: Decimal) -> str:

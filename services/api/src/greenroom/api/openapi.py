@@ -70,6 +70,7 @@ def render() -> bytes:
         policies=nothing,
         scheduler=nothing,
         policy=nothing,
+        spending=nothing,
         streams=nothing,
         offers=nothing,
         peer_tokens=nothing,

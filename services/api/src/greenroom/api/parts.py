@@ -10,6 +10,7 @@ from litestar.types import ASGIApp
 from greenroom.api import app
 from greenroom.api.agents import Agents
 from greenroom.api.auth import Keys
+from greenroom.api.billing.budgets import SpendingFeed
 from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.telephony import Telephony
 from greenroom.api.commands import Commands
@@ -48,6 +49,7 @@ class Parts:
         keys: who may do what.
         fleet: the runners, as their heartbeats show them.
         policy: brings the policy to the schedulers.
+        spending: how budgets stand.
         transports: the ways to sessions.
         telephony: phone calls.
         streams: event streams.
@@ -66,6 +68,7 @@ class Parts:
         self.fleet = Fleet(broker, store)
         policies, scheduler = PolicyStore(store), SchedulerLink(broker)
         self.policy = PolicyPublisher(broker, policies, metrics)
+        self.spending = SpendingFeed(broker, metrics)
         self.streams = EventStreams(broker=broker, ledger=ledger, store=store, metrics=metrics)
         waiters = Waiters(broker, ledger)
         self.media = MediaEdge(
@@ -85,6 +88,7 @@ class Parts:
             waiters=waiters,
             scheduler=scheduler,
             policy=self.policy,
+            spending=self.spending,
         )
         listen_tickets = ListenTickets(broker, sessions)
         self.listening = ListenEdge(
@@ -99,6 +103,7 @@ class Parts:
             policies=policies,
             scheduler=scheduler,
             policy=self.policy,
+            spending=self.spending,
             streams=self.streams,
             offers=Offers(broker=broker, ledger=ledger, waiters=waiters, hold_s=settings.media_hold_s),
             peer_tokens=peer_tokens,
@@ -134,6 +139,7 @@ class Parts:
                         ("keys", self.keys.run()),
                         ("fleet", self.fleet.run()),
                         ("policy", self.policy.run()),
+                        ("spending", self.spending.run()),
                         ("media", self.media.run()),
                         ("transports", self.transports.run()),
                         ("telephony", self.telephony.run()),

@@ -62,9 +62,7 @@ class UsageKeeper:
         self._settle_s = settle_s
         self._clock = clock or SystemClock()
         self._counted = metrics.counter("recorder_usage_counted", "Sessions whose usage was counted")
-        self._failures = metrics.counter(
-            "recorder_usage_failures", "What failed of counting and telling", ["what"]
-        )
+        self._failures = metrics.counter("recorder_usage_failures", "What failed of counting and telling", ["what"])
         self._reached = metrics.gauge("recorder_budgets_reached", "Budgets of which nothing is left")
 
     async def run(self) -> None:

@@ -29,16 +29,6 @@ from greenroom.common.messages import EventType
 
 # What a session's own time is of; its model is the pool, since pools are of different hardware.
 OWN: Final = "greenroom"
-UNITS: Final = (
-    "session_s",
-    "stt_s",
-    "llm_in",
-    "llm_cached",
-    "llm_cache_write",
-    "llm_out",
-    "tts_chars",
-    "carrier_min",
-)
 # Types of events that anything is counted from.
 TYPES: Final = (
     EventType.METRICS.value,

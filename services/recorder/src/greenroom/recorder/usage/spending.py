@@ -7,11 +7,11 @@ long that is where clocks change. A session counts for the period in which it st
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import msgspec
 
-from greenroom.common.budgets import BudgetNotice, NoticeKind, Spent, plain
+from greenroom.common.budgets import BudgetNotice, NoticeKind, Spent, is_zone, plain
 from greenroom.common.ids import derived_id
 from greenroom.common.policy import EACH, AtLimit
 
@@ -83,15 +83,6 @@ def notices(budget: Budget, spent: Decimal, now: datetime) -> list[BudgetNotice]
         )
         for kind in kinds
     ]
-
-
-def is_zone(name: str) -> bool:
-    """Tell whether there is such a time zone."""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True
 
 
 def _zone(name: str) -> ZoneInfo:
