@@ -18,6 +18,7 @@ from greenroom.common import (
     subjects,
     topology,
 )
+from greenroom.common import budgets, commands, lifecycle, messages, peer_messages, pins, policy, subjects, topology
 from greenroom.common.lifecycle import Requested
 from greenroom.common.message_catalog import CATALOG, Described
 from greenroom.common.messages import Event, ExternalEvent, LedgerEntry
@@ -46,6 +47,7 @@ def test_every_struct_is_in_the_catalogue() -> None:
     defined = {
         name
         for module in (messages, commands, lifecycle, peer_messages, pins, policy, post_call_messages)
+        for module in (messages, budgets, commands, lifecycle, peer_messages, pins, policy)
         for name, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, msgspec.Struct)
     }

@@ -30,7 +30,8 @@ def event(number: int, of: str, /, *, at_s: float = 1, epoch: int = 1, **data: A
 def llm(number: int, prompt: int, completion: int, total: int, **more: Any) -> Happened:
     """Return the tokens of one answer."""
     tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
-    return event(number, "metrics", kind="llm_usage", **tokens, **{**GPT, **more})
+    data: dict[str, Any] = {**tokens, **GPT, **more}
+    return event(number, "metrics", kind="llm_usage", **data)
 
 
 def test_each_kind_has_its_unit_provider_and_model() -> None:

@@ -166,5 +166,6 @@ class Budgets:
 
 
 def _plain_view(row: Any) -> BudgetView:
-    fields = {**row, "amount": plain(row["amount"]), "warn_share": float(row["warn_share"])}
-    return BudgetView(**{**fields, "at_limit": AtLimit(fields["at_limit"])})
+    fields: dict[str, Any] = {**row, "amount": plain(row["amount"]), "warn_share": float(row["warn_share"])}
+    fields["at_limit"] = AtLimit(fields["at_limit"])
+    return BudgetView(**fields)

@@ -110,4 +110,5 @@ def key_of(price: Price) -> _Key:
 
 
 def _price(row: Any) -> Price:
-    return Price(**{**row, "price": plain(row["price"])})
+    fields: dict[str, Any] = {**row, "price": plain(row["price"])}
+    return Price(**fields)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -157,7 +157,7 @@ async def _count(connection: Connection, session: Session) -> int:
             type=row["type"],
             at=row["at"],
             epoch=row["epoch"],
-            data=msgspec.json.decode(row["data"], type=dict),
+            data=msgspec.json.decode(row["data"], type=dict[str, Any]),
         )
         for row in rows
     ]
