@@ -16,6 +16,8 @@ from greenroom.common.clock import utcnow
 from greenroom.common.lifecycle import Ended, Leased, Outcome, Ready, Requeued, Session, Started
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import database as databases
+from greenroom.recorder.migrate import migrate, migrations
+from greenroom.recorder.usage import keeper as keeper_module
 from greenroom.recorder.usage.keeper import STREAM, SUBJECT, UsageKeeper
 from greenroom.recorder.usage.store import UsageStore
 from greenroom.recorder.usage.store import mark as mark_of
@@ -29,6 +31,8 @@ VALID = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
 @pytest.fixture(autouse=True)
 def _quick_redelivery(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topology, "CONSUMERS", quick_topology())
+    monkeypatch.setattr(keeper_module, "LOOK_S", 0.1)
+    monkeypatch.setattr(keeper_module, "SETTLE_S", 0.1)
 
 
 @pytest.fixture
@@ -271,3 +275,24 @@ async def test_what_never_ran_is_counted_to_nothing(here: World) -> None:
         await eventually(lambda: here.stored(entry.session), lambda row: row.get("state") == "ended")
         await eventually(lambda: here.rows("SELECT * FROM usage_due"), lambda rows: not rows)
     assert await used(here, entry.session) == {}
+
+
+async def test_what_was_stored_before_usage_was_counted_is_counted(empty_database: str) -> None:
+    """A database of an earlier version has sessions that have ended: all of them are due once it is migrated."""
+    files = migrations()
+    before = [file for file in files if file.name < "0007"]
+    await migrate(empty_database, files=before)
+    connection = await databases.connect(empty_database, timeout_s=PATIENCE_S)
+    try:
+        for state in ("ended", "ready"):
+            await connection.execute(
+                "INSERT INTO sessions (id, tenant, agent, agent_version, bot, pool, transport, on_loss, state, epoch,"
+                " attempt, media_connected, requested_at, queue_deadline_at, ended_at, document, ledger_revision)"
+                " VALUES ($1, 't', 'a', 1, 'b', 'default', 'websocket', 'never', $1, 1, 1, false, now(), now(),"
+                " CASE WHEN $1 = 'ended' THEN now() END, '{}', 1)",
+                state,
+            )
+        await migrate(empty_database, files=files)
+        assert [row["session_id"] for row in await connection.fetch("SELECT * FROM usage_due")] == ["ended"]
+    finally:
+        await connection.close()

@@ -42,7 +42,7 @@ class UsageKeeper:
         broker: takes how budgets stand, and notices.
         metrics: sessions counted, budgets by how they stand.
         interval_s: how often budgets are looked at.
-        settle_s: how long after something was stored of a session it is counted.
+        settle_s: how long after something was stored of a session it is counted; None: as long as is usual.
         clock: time.
     """
 
@@ -53,13 +53,13 @@ class UsageKeeper:
         broker: Broker,
         metrics: Metrics,
         interval_s: float,
-        settle_s: float = SETTLE_S,
+        settle_s: float | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._store = UsageStore(pool)
         self._broker = broker
         self._interval_s = interval_s
-        self._settle_s = settle_s
+        self._settle_s = SETTLE_S if settle_s is None else settle_s
         self._clock = clock or SystemClock()
         self._counted = metrics.counter("recorder_usage_counted", "Sessions whose usage was counted")
         self._failures = metrics.counter("recorder_usage_failures", "What failed of counting and telling", ["what"])
