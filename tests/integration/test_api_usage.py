@@ -194,6 +194,8 @@ async def test_prices_are_made_replaced_listed_and_deleted(client: httpx.AsyncCl
     key = {name: PRICE[name] for name in ("provider", "model", "unit", "valid_from")}
     assert (await client.delete("/v1/prices", params=key)).status_code == 204
     assert problem_of(await client.delete("/v1/prices", params=key))["code"] == "price-not-found"
+    never = {**key, "valid_from": "9999-12-31T23:59:59-14:00"}
+    assert problem_of(await client.delete("/v1/prices", params=never))["status"] == 400
     assert len((await client.get("/v1/prices")).json()["prices"]) == 1
 
 
@@ -225,6 +227,7 @@ WRONG_PRICES: list[dict[str, Any]] = [
     {"unit": "bananas"},
     {"currency": "usd"},
     {"valid_from": "2026-01-01T00:00:00"},
+    {"valid_from": "0001-01-01T00:00:00+14:00"},
     {"provider": ""},
     {"tenant": "a.b"},
 ]
@@ -260,6 +263,7 @@ WRONG_QUERIES: list[dict[str, str]] = [
     {"from": "2026-03-08T00:00:00Z"},
     {"from": "2020-01-01T00:00:00Z"},
     {"from": "2026-03-01T00:00:00"},
+    {"to": "0001-01-01T00:00:00+14:00"},
     {"zone": "Nowhere"},
     {"cursor": "bm8"},
     {"cursor": "WyJhXHUwMDAwIiwiYiJd"},

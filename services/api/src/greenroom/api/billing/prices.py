@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from greenroom.api.billing import keyset
-from greenroom.api.billing.schemas import Price, PricePage, utc
+from greenroom.api.billing.schemas import Price, PricePage
 from greenroom.api.store import Store
 from greenroom.common.budgets import plain
 from greenroom.common.errors import GreenroomError
@@ -82,11 +82,13 @@ class Prices:
 
         Raises:
             PricesFull: there are too many.
+            InvalidBody: the time of one can't be meant.
         """
+        checked = [each.check(place) for place, each in enumerate(prices)]
         # Twice the same key: the last one stands, as if they had been sent one after the other.
         rows = [
-            (*key_of(each)[:4], Decimal(each.price), each.per, each.currency, utc(each.valid_from))
-            for each in {key_of(each): each for each in prices}.values()
+            (*key_of(each)[:4], Decimal(each.price), each.per, each.currency, each.valid_from)
+            for each in {key_of(each): each for each in checked}.values()
         ]
         async with self._store.connection("put_prices") as connection, connection.transaction():
             await connection.execute(_PUT, *(list(column) for column in zip(*rows, strict=True)))
@@ -106,7 +108,7 @@ class Prices:
 
 def key_of(price: Price) -> _Key:
     """Return what a price is known by."""
-    return price.tenant, price.provider, price.model, price.unit, utc(price.valid_from)
+    return price.tenant, price.provider, price.model, price.unit, price.valid_from
 
 
 def _price(row: Any) -> Price:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +14,9 @@ from greenroom.common.policy import EACH, AtLimit
 from greenroom.common.usage import Unit
 
 MAX_PRICES_AT_ONCE: Final = 1000
+# Years beyond can't be told in every zone, or are infinity to PostgreSQL.
+_FIRST_YEAR: Final = 1970
+_LAST_YEAR: Final = 2999
 
 type Money = Annotated[
     str, Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?(?!\n)$", description="A decimal number as text, e.g. `0.15`")
@@ -43,6 +46,17 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     per: Annotated[Literal[1, 1000, 1000000], Meta(description="Tokens are priced by the million")] = 1
     currency: Currency
     valid_from: Moment
+
+    def check(self, place: int) -> Self:
+        """Return the price with its time in UTC; it is the one at `place`.
+
+        Raises:
+            InvalidBody: its time can't be meant.
+        """
+        valid_from = utc(self.valid_from)
+        if valid_from is None:
+            raise _invalid("prices", place, "valid_from", detail=f"Between {_FIRST_YEAR} and {_LAST_YEAR}.")
+        return msgspec.structs.replace(self, valid_from=valid_from)
 
 
 class PriceWishes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,9 +94,9 @@ class BudgetWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             InvalidBody: it can't.
         """
         if not Decimal(self.amount):
-            raise _invalid("amount", "More than 0: a limit of no sessions stops a tenant.")
+            raise _invalid("amount", detail="More than 0: a limit of no sessions stops a tenant.")
         if not is_zone(self.zone):
-            raise _invalid("zone", "There is no such time zone.")
+            raise _invalid("zone", detail="There is no such time zone.")
 
 
 class BudgetView(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,11 +175,12 @@ class UsagePage(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None = None
 
 
-def utc(moment: datetime) -> datetime:
-    """Return a moment that was given in any zone, in UTC."""
-    return moment.astimezone(UTC)
+def utc(moment: datetime) -> datetime | None:
+    """Return a moment that was given in any zone, in UTC; None: it has no zone, or nobody can mean it."""
+    sensible = moment.tzinfo is not None and _FIRST_YEAR <= moment.year <= _LAST_YEAR
+    return moment.astimezone(UTC) if sensible else None
 
 
-def _invalid(field: str, detail: str) -> InvalidBody:
-    place = pointer(field)
+def _invalid(*path: str | int, detail: str) -> InvalidBody:
+    place = pointer(*path)
     return InvalidBody(f"{place}: {detail}", errors=[FieldProblem(pointer=place, detail=detail)])

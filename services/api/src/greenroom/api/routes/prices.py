@@ -1,6 +1,6 @@
 """`/v1/prices`: what usage costs, from when on."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final
 
 from litestar import Response, delete, get, put
@@ -12,7 +12,7 @@ from litestar.params import Body, FromQuery, QueryParameter
 from greenroom.api.auth import ADMIN
 from greenroom.api.billing import examples
 from greenroom.api.billing.prices import PriceNotFound, Prices, PricesFull
-from greenroom.api.billing.schemas import PricePage, PriceWishes
+from greenroom.api.billing.schemas import PricePage, PriceWishes, utc
 from greenroom.api.body import JsonBody
 from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.common import errors
@@ -95,9 +95,10 @@ def price_routes(prices: Prices) -> list[HTTPRouteHandler]:
         """Delete the price of this key and time; what was used since costs what the price before it says."""
         only_query(request, "provider", "unit", "valid_from", "model", "tenant")
         _no_nul(provider, model, tenant)
-        if valid_from.tzinfo is None:
-            raise InvalidQuery("valid_from: it has no time zone.")
-        await prices.delete((tenant, provider, model, unit, valid_from.astimezone(UTC)))
+        since = utc(valid_from)
+        if since is None:
+            raise InvalidQuery("valid_from: it has no time zone, or can't be meant.")
+        await prices.delete((tenant, provider, model, unit, since))
         return Response(None, status_code=_NO_CONTENT)
 
     return [list_prices, put_prices, delete_price]

@@ -1,6 +1,6 @@
 """`/v1/usage`: what sessions used, and what that costs."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Final
 
 from litestar import Response, get
@@ -9,7 +9,7 @@ from litestar.params import FromQuery, QueryParameter
 
 from greenroom.api.auth import caller_of
 from greenroom.api.billing import examples
-from greenroom.api.billing.schemas import GroupBy, UsagePage
+from greenroom.api.billing.schemas import GroupBy, UsagePage, utc
 from greenroom.api.billing.usage import MAX_PAGE, PAGE, UsageQuery, Usages
 from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.api.routes.policy_common import READ
@@ -92,9 +92,7 @@ def usage_routes(usages: Usages) -> list[HTTPRouteHandler]:
 
 
 def _utc(name: str, moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        raise InvalidQuery(f"{name}: it has no time zone.")
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        raise InvalidQuery(f"{name}: it is out of range.") from error
+    found = utc(moment)
+    if found is None:
+        raise InvalidQuery(f"{name}: it has no time zone, or can't be meant.")
+    return found
