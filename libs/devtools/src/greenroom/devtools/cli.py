@@ -11,8 +11,7 @@ from rich.table import Table
 
 from greenroom.common.errors import GreenroomError
 from greenroom.common.log import configure_logging
-from greenroom.devtools import parked_cli, retention_cli, scheduling_cli, steering_cli, webhooks_cli
-from greenroom.devtools import scheduling_cli, steering_cli, usage_cli
+from greenroom.devtools import parked_cli, retention_cli, scheduling_cli, steering_cli, usage_cli, webhooks_cli
 from greenroom.devtools.sim.command import sim
 from greenroom.devtools.terminal import console
 
@@ -23,14 +22,12 @@ click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.COMMAND_GROUPS = {
     "greenroom": [
         {"name": "Run", "commands": ["up", "demo", "call"]},
-        {"name": "Look", "commands": ["fleet", "queue", "sessions", "why", "tail", "trace", "doctor", "error"]},
-        {"name": "Steer", "commands": ["say", "cmd", "listen", "limits", "pins", "parked", "webhooks"]},
-        {"name": "Keep", "commands": ["retention", "erase"]},
         {
             "name": "Look",
             "commands": ["fleet", "queue", "sessions", "why", "tail", "trace", "usage", "doctor", "error"],
         },
-        {"name": "Steer", "commands": ["say", "cmd", "listen", "limits", "pins"]},
+        {"name": "Steer", "commands": ["say", "cmd", "listen", "limits", "pins", "parked", "webhooks"]},
+        {"name": "Keep", "commands": ["retention", "erase"]},
         {"name": "Foresee", "commands": ["sim"]},
         {"name": "Set up", "commands": ["migrate", "topology", "keys"]},
     ]
@@ -305,12 +302,10 @@ def keys_revoke(prefix: str) -> int:
     return 0 if _run(setup_commands.revoke_key(_console, prefix)) else 1
 
 
-for _module in (scheduling_cli, steering_cli, parked_cli, retention_cli, webhooks_cli):
+for _module in (scheduling_cli, steering_cli, parked_cli, retention_cli, usage_cli, webhooks_cli):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 cli.add_command(sim)
-for _command in (*scheduling_cli.COMMANDS, *steering_cli.COMMANDS, *usage_cli.COMMANDS, sim):
-    cli.add_command(_command)
 
 if __name__ == "__main__":
     main()
