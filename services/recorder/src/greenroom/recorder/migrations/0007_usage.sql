@@ -1,7 +1,7 @@
 -- What sessions used, what that costs by dated prices, and budgets. Amounts of money are numeric, never floats.
 
 -- One row for each thing that is priced by itself. No foreign key: what was used stays to be paid for when the session
--- itself is erased, and there is nothing of what was said in it. `tenant` and `agent` are the session's; `at` is when
+-- itself is erased, without its id, and there is nothing of what was said in it. `tenant` and `agent` are the session's; `at` is when
 -- it started, which decides on the price and on the day and month that it counts for.
 CREATE TABLE usage (
     session_id text COLLATE "C" NOT NULL,
@@ -29,6 +29,20 @@ CREATE TABLE usage_due (
 );
 
 CREATE INDEX usage_due_first ON usage_due (marked_at);
+
+-- A session that is erased leaves what it used, under an id that nobody knows it by. The mark first: that waits for
+-- whoever is counting the session, and so sees what he has written.
+CREATE FUNCTION usage_anonymous() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    nobody text := 'erased-' || gen_random_uuid();
+BEGIN
+    DELETE FROM usage_due WHERE session_id = OLD.id;
+    UPDATE usage SET session_id = nobody WHERE session_id = OLD.id;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER usage_anonymous AFTER DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION usage_anonymous();
 
 -- What was stored before there was this table.
 INSERT INTO usage_due (session_id) SELECT id FROM sessions WHERE state = 'ended';
