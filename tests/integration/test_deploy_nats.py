@@ -212,6 +212,14 @@ async def test_what_the_api_keeps_and_what_the_scheduler_answers(services: Servi
     await reader.close()
     await services.scheduler.append(verdicts, b"{}", expected_last=0)
     assert await services.api.last("POLICY", verdicts) is not None
+    spending = subjects.POLICY.format(name="spending")
+    assert await services.recorder.last("POLICY", spending) is None
+    await services.recorder.append(spending, b"{}", expected_last=0)
+    reader = await services.api.read("POLICY", [spending], last_per_subject=True)
+    assert (await anext(aiter(reader))).subject == spending
+    await reader.close()
+    notice = subjects.NOTICE.format(tenant=TENANT, kind="budget.reached")
+    await services.recorder.append(notice, b"{}", msg_id=uuid7())
     await services.scheduler.append(subjects.DECISION.format(pool="default"), b"{}", msg_id=uuid7())
     for name in ("queue", "waiting", "pools"):
         query = subjects.REQUEST.format(service="scheduler", name=name)

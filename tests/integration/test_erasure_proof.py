@@ -115,6 +115,7 @@ async def test_nothing_is_left(here: World, api: ApiWorld) -> None:
             # The last thing that is stored of it.
             await eventually(partial(here.event_types, session), lambda types: "recording_saved" in types)
             await here.sealed(session)
+            await eventually(lambda: here.rows("SELECT * FROM usage_due"), lambda due: not due)
         before = {**await erased.found()}
         recordings = {place for place in before if place.endswith((".wav", ".json"))}
         assert len(recordings) >= 2
@@ -136,6 +137,8 @@ async def test_nothing_is_left(here: World, api: ApiWorld) -> None:
         remains = await eventually(left, lambda found: "erasures" not in found)
         assert remains.keys() == {"tombstones", "audit"}
         assert (await found_in_tables(here.dsn, words), await found_in_streams(here.broker, words)) == others
+        used = await here.rows("SELECT count(DISTINCT session_id) AS sessions FROM usage")
+        assert used == [{"sessions": 2}]
         sounding = found_in_files(here.folder, [AS_SENT, AS_RECORDED * 8])
         assert sounding
         assert all(other.session_id in place for place in sounding)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from greenroom.common import lifecycle
+from greenroom.common.budgets import Spent
 from greenroom.common.lifecycle import Leased, Ready, Requested, Session, Started, Transition
 from greenroom.common.messages import BotOffer, Heartbeat, HeldSession
 from greenroom.common.policy import Policy
@@ -89,9 +90,11 @@ def board_of(
     limits: PlanLimits | None = None,
     policy: Policy | None = None,
     history: History | None = None,
+    *,
+    spent: tuple[Spent, ...] = (),
 ) -> Board:
     """Return a board that was told of some sessions."""
-    board = Board(known, limits or PlanLimits(), policy, history=history)
+    board = Board(known, limits or PlanLimits(), policy, history=history, spent=spent)
     for tracked in sessions:
         board.session_changed(tracked)
     return board
@@ -118,12 +121,13 @@ def decide(
     policy: Policy | None = None,
     cold: Cold | None = None,
     history: History | None = None,
+    spent: tuple[Spent, ...] = (),
 ) -> Decided:
     """Plan with sessions that this scheduler has seen at some time, and asked for itself."""
     tracked = [
         each if isinstance(each, Tracked) else Tracked(session=each, seen_at=at(seen), asked=True) for each in sessions
     ]
-    board = board_of(known, tracked, limits, policy, history)
+    board = board_of(known, tracked, limits, policy, history, spent=spent)
     actions = board.plan(at(now), cold).actions
     begin(board, actions, at(now))
     return Decided(actions, board.outlook().waiting())

@@ -24,6 +24,8 @@ from pipecat.observers.user_bot_latency_observer import (
     LatencyOwnerKind,
     MeasuredFrom,
 )
+from pipecat.services.llm_service import LLMService
+from pipecat.services.openai.llm import OpenAILLMService
 
 from greenroom.runner.session import facts
 
@@ -54,6 +56,25 @@ P = "Service#0"
 def test_metrics(measured: MetricsData, data: dict[str, Any] | None) -> None:
     """Each kind of metric has a kind of event; zeros and unknown ones have none."""
     assert facts.metric(measured) == (None if data is None else {**data, "processor": P})
+
+
+def test_what_is_paid_for_says_whom() -> None:
+    """By the package of Pipecat that the service is of; nobody is paid for time."""
+
+    class Mine(OpenAILLMService):
+        """A bot's own."""
+
+    service = Mine.__new__(Mine)
+    usage = TTSUsageMetricsData(processor=P, value=42)
+    assert facts.metric(usage, service) == {
+        "kind": "tts_usage",
+        "characters": 42,
+        "processor": P,
+        "provider": "openai",
+    }
+    assert "provider" not in (facts.metric(usage, object()) or {})
+    assert "provider" not in (facts.metric(TTFBMetricsData(processor=P, value=1), service) or {})
+    assert facts.provider(LLMService.__new__(LLMService)) is None
 
 
 def test_latency_says_what_the_time_was_spent_on() -> None:

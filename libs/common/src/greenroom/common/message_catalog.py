@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from greenroom.common import subjects
+from greenroom.common.budgets import BudgetNotice, Spending
 from greenroom.common.commands import CommandAnswer, CommandRequest, HttpAnswer, HttpCall, Listen, Listening
 from greenroom.common.messages import (
     CallRecord,
@@ -278,6 +279,23 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=PinRecords,
         stream="POLICY",
         summary="What the slots of pins have been through, by compare-and-set.",
+    ),
+    Described(
+        subject=subjects.POLICY,
+        name="spending",
+        kind="state",
+        owner="recorder",
+        message=Spending,
+        stream="POLICY",
+        summary="How budgets stand, each minute: the whole of it, by compare-and-set.",
+    ),
+    Described(
+        subject=subjects.NOTICE,
+        kind="event",
+        owner="recorder",
+        message=BudgetNotice,
+        stream="NOTICES",
+        summary="A budget has come to its warning, or to its end: `budget.warning`, `budget.reached`.",
     ),
     Described(
         subject=subjects.DECISION,

@@ -330,6 +330,17 @@ class Reason(enum.StrEnum):
             "limit refuses rather than queues: ask again after `Retry-After`, or have it changed to `queue`."
         ),
     )
+    BUDGET_REACHED = (
+        "budget-reached",
+        "rejected",
+        True,
+        "The budget is spent",
+        (
+            "What the tenant, or the agent, may spend in this day or month is gone; `detail` names the budget and "
+            "`GET /v1/budgets` shows it. Sessions that run go on. Ask again after `Retry-After`, when the next period "
+            "begins, or have the amount raised: that holds within a minute."
+        ),
+    )
     ROOM_BUSY = (
         "room-busy",
         "rejected",

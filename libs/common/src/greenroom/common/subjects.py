@@ -123,6 +123,9 @@ POLICY: Final = Subject("gr.v1.policy.{name}")
 # that session.)
 DECISION: Final = Subject("gr.v1.decision.{pool}")
 
+# What is said of a tenant beside its sessions; `kind` is e.g. `budget.warning`.
+NOTICE: Final = Subject("gr.v1.notice.{tenant}.{kind*}")
+
 # Messages that can't be processed, with the reason.
 PARKED: Final = Subject("gr.v1.parked.{stream}")
 # Which of them were put back; `seq` is the place of the parked message in PARKED.

@@ -131,6 +131,12 @@ STREAMS: Final[tuple[Stream, ...]] = (
         max_age_s=30 * DAY_S,
     ),
     Stream(
+        name="NOTICES",
+        subjects=(subjects.NOTICE.wildcard(),),
+        description="What is said of tenants beside their sessions: budgets.",
+        max_age_s=30 * DAY_S,
+    ),
+    Stream(
         name="PARKED",
         subjects=(subjects.PARKED.wildcard(), subjects.REPLAYED.wildcard()),
         description="Messages that could not be processed, and which of them were put back.",

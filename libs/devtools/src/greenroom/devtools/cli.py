@@ -11,7 +11,15 @@ from rich.table import Table
 
 from greenroom.common.errors import GreenroomError
 from greenroom.common.log import configure_logging
-from greenroom.devtools import parked_cli, reading_cli, retention_cli, scheduling_cli, steering_cli, webhooks_cli
+from greenroom.devtools import (
+    parked_cli,
+    reading_cli,
+    retention_cli,
+    scheduling_cli,
+    steering_cli,
+    usage_cli,
+    webhooks_cli,
+)
 from greenroom.devtools.sim.command import sim
 from greenroom.devtools.terminal import console
 
@@ -23,6 +31,10 @@ click.rich_click.COMMAND_GROUPS = {
     "greenroom": [
         {"name": "Run", "commands": ["up", "demo", "call"]},
         {"name": "Look", "commands": ["fleet", "queue", "sessions", "why", "tail", "trace", "doctor", "error"]},
+        {
+            "name": "Look",
+            "commands": ["fleet", "queue", "sessions", "why", "tail", "trace", "usage", "doctor", "error"],
+        },
         {"name": "Read", "commands": ["transcript", "bundle", "search"]},
         {"name": "Steer", "commands": ["say", "cmd", "listen", "limits", "pins", "parked", "webhooks"]},
         {"name": "Keep", "commands": ["retention", "erase"]},
@@ -300,7 +312,7 @@ def keys_revoke(prefix: str) -> int:
     return 0 if _run(setup_commands.revoke_key(_console, prefix)) else 1
 
 
-for _module in (reading_cli, scheduling_cli, steering_cli, parked_cli, retention_cli, webhooks_cli):
+for _module in (reading_cli, scheduling_cli, steering_cli, parked_cli, retention_cli, usage_cli, webhooks_cli):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 cli.add_command(sim)

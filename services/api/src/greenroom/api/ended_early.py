@@ -12,8 +12,8 @@ class SessionEndedEarly(GreenroomError):
     """The session ended before it had come as far as `wait` asked for; the problem's `code` is the reason of its end.
 
     What the reason means and whether asking again may help is explained under the reason's own code; `outcome` and
-    `session_id` are members of the problem. A session that was refused because of a limit is a 429 with `Retry-After`,
-    one because its room is taken a 409.
+    `session_id` are members of the problem. A session that was refused because of a limit or a budget is a 429 with
+    `Retry-After`, one because its room is taken a 409.
     """
 
     code = "session-ended-early"
@@ -21,7 +21,11 @@ class SessionEndedEarly(GreenroomError):
     title = "The session ended before it was ready"
 
     _STATUS: ClassVar = {Outcome.FAILED: 502, Outcome.CANCELED: 409, Outcome.COMPLETED: 409}
-    _REFUSED: ClassVar = {Reason.LIMIT_REACHED.value: 429, Reason.ROOM_BUSY.value: 409}
+    _REFUSED: ClassVar = {
+        Reason.LIMIT_REACHED.value: 429,
+        Reason.BUDGET_REACHED.value: 429,
+        Reason.ROOM_BUSY.value: 409,
+    }
 
     def __init__(self, session: Session) -> None:
         """Tell of the end of `session`."""

@@ -70,6 +70,7 @@ def render() -> bytes:
         policies=nothing,
         scheduler=nothing,
         policy=nothing,
+        spending=nothing,
         streams=nothing,
         reading=nothing,
         offers=nothing,

@@ -10,6 +10,7 @@ from litestar.types import ASGIApp
 from greenroom.api import app
 from greenroom.api.agents import Agents
 from greenroom.api.auth import Keys
+from greenroom.api.billing.budgets import SpendingFeed
 from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.telephony import Telephony
 from greenroom.api.commands import Commands
@@ -49,6 +50,7 @@ class Parts:
         keys: who may do what.
         fleet: the runners, as their heartbeats show them.
         policy: brings the policy to the schedulers.
+        spending: how budgets stand.
         transports: the ways to sessions.
         telephony: phone calls.
         streams: event streams.
@@ -67,6 +69,7 @@ class Parts:
         self.fleet = Fleet(broker, store)
         policies, scheduler = PolicyStore(store), SchedulerLink(broker)
         self.policy = PolicyPublisher(broker, policies, metrics)
+        self.spending = SpendingFeed(broker, metrics)
         self.streams = EventStreams(broker=broker, ledger=ledger, store=store, metrics=metrics)
         waiters = Waiters(broker, ledger)
         self.media = MediaEdge(
@@ -86,6 +89,7 @@ class Parts:
             waiters=waiters,
             scheduler=scheduler,
             policy=self.policy,
+            spending=self.spending,
         )
         listen_tickets = ListenTickets(broker, sessions)
         self.listening = ListenEdge(
@@ -100,6 +104,7 @@ class Parts:
             policies=policies,
             scheduler=scheduler,
             policy=self.policy,
+            spending=self.spending,
             streams=self.streams,
             reading=Reading(broker=broker, ledger=ledger, store=store, settings=settings, metrics=metrics),
             offers=Offers(broker=broker, ledger=ledger, waiters=waiters, hold_s=settings.media_hold_s),
@@ -136,6 +141,7 @@ class Parts:
                         ("keys", self.keys.run()),
                         ("fleet", self.fleet.run()),
                         ("policy", self.policy.run()),
+                        ("spending", self.spending.run()),
                         ("media", self.media.run()),
                         ("transports", self.transports.run()),
                         ("telephony", self.telephony.run()),

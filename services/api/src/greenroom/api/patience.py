@@ -48,10 +48,11 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
         return self.reached(session) and session.outcome is not Outcome.REJECTED
 
 
-def patience(wish: CreateSession, session: Session, policy: Policy) -> Patience:
+def patience(wish: CreateSession, session: Session, policy: Policy, *, unpaid: bool = False) -> Patience:
     """Return what the answer to a request waits for.
 
-    Whoever doesn't ask to wait is still told if the session is refused, where a limit or its room may be a reason to.
+    Whoever doesn't ask to wait is still told if the session is refused, where a limit or its room may be a reason to,
+    or a budget is one (`unpaid`).
     """
     match wish.wait:
         case "leased":
@@ -61,7 +62,7 @@ def patience(wish: CreateSession, session: Session, policy: Policy) -> Patience:
             states = frozenset({State.READY}) | ENDS
             return Patience(reached=_ready, until=_ready, states=states, timeout_s=wish.wait_timeout_s, bound=True)
         case "requested":
-            if not may_be_refused(policy, session):
+            if not unpaid and not may_be_refused(policy, session):
                 return Patience(reached=_any, until=_any)
             return Patience(reached=_any, until=_leased, states=_PLACED | ENDS, timeout_s=DECISION_TIMEOUT_S)
 

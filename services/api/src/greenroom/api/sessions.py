@@ -9,6 +9,7 @@ import structlog
 
 from greenroom.api.agents import Agents, KnownAgent
 from greenroom.api.auth import Caller
+from greenroom.api.billing.budgets import SpendingFeed
 from greenroom.api.canonical import canonical_number, canonical_room
 from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.idempotency import Answered, Idempotency
@@ -97,6 +98,7 @@ class Sessions:
         waiters: Waiters,
         scheduler: SchedulerLink,
         policy: PolicyPublisher,
+        spending: SpendingFeed,
         clock: Clock | None = None,
     ) -> None:
         """Hold the parts."""
@@ -108,6 +110,7 @@ class Sessions:
         self._waiters = waiters
         self._scheduler = scheduler
         self._policy = policy
+        self._spending = spending
         self._clock = clock or SystemClock()
 
     async def create(self, asked: Asked, wish: CreateSession, key: str | None, gone: Gone) -> Answer:
@@ -234,7 +237,7 @@ class Sessions:
         self, asked: Asked, wish: CreateSession, known: KnownAgent, session_id: str, gone: Gone | None
     ) -> SessionView:
         session = self._session(asked.caller, wish, known, session_id)
-        wanted = patience(wish, session, self._policy.current)
+        wanted = patience(wish, session, self._policy.current, unpaid=self._spending.refuses(session))
         async with AsyncExitStack() as watching:
             # Before the write: what it sets off may be quicker than we are.
             watch = None

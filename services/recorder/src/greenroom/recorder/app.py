@@ -32,6 +32,7 @@ from greenroom.recorder.seal import Sealer
 from greenroom.recorder.settings import RecorderSettings
 from greenroom.recorder.store import Store
 from greenroom.recorder.transcripts import Transcriber
+from greenroom.recorder.usage.keeper import UsageKeeper
 
 _log = structlog.get_logger()
 
@@ -123,6 +124,7 @@ class Recorder:
             metrics=metrics,
         )
         self._transcriber = Transcriber(pool, metrics)
+        self._usage = UsageKeeper(pool=pool, broker=broker, metrics=metrics, interval_s=settings.budget_interval_s)
         consumers = {
             (SESSIONS, ingest.CONSUMER): self._ingest.consumer.counts,
             (audio.STREAM, audio.CONSUMER): self._audio.consumer.counts,
@@ -185,6 +187,7 @@ class Recorder:
                 tasks.create_task(self._eraser.run(), name="eraser")
                 tasks.create_task(self._daily.run(), name="retention")
                 tasks.create_task(self._transcriber.run(), name="transcriber")
+                tasks.create_task(self._usage.run(), name="usage")
         finally:
             self._leads.set(0)
             # The next leader writes to the same files: nothing of ours stays open.

@@ -46,6 +46,9 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     seal_at_once: Annotated[
         int, msgspec.Meta(ge=1, le=64), Env(help="Recordings written at the same time", unit="recordings")
     ] = 2
+    budget_interval_s: Annotated[
+        float, msgspec.Meta(gt=0, le=3600), Env(help="How often it is told how much of budgets is spent")
+    ] = 60.0
     purge_grace_s: Annotated[
         float,
         msgspec.Meta(ge=0),

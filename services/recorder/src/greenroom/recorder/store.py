@@ -16,6 +16,7 @@ from greenroom.common.lifecycle import Session
 from greenroom.common.messages import Event
 from greenroom.recorder.database import Connection, Pool, translated
 from greenroom.recorder.transcripts import speakers
+from greenroom.recorder.usage import store as usage
 
 # The sessions of a batch as they are stored, locked, in the order of their ids so that no two recorders deadlock.
 _SELECT_SESSIONS: Final = """
@@ -233,6 +234,7 @@ class Transaction:
         if row["rows"]:
             ids = sorted({stored.event.session_id for stored in events})
             await self._connection.execute(_REVIVE, ids, speakers([stored.event for stored in events]))
+            await usage.mark(self._connection, ids)
         return Stored(rows=row["rows"], ended=frozenset(row["ended"]))
 
 

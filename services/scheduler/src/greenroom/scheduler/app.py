@@ -18,6 +18,7 @@ import structlog
 
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message
+from greenroom.common.budgets import Spending
 from greenroom.common.clock import Clock
 from greenroom.common.errors import BrokerUnavailable, GreenroomError
 from greenroom.common.leadership import Leadership
@@ -102,7 +103,11 @@ class Scheduler:
     ) -> None:
         self.caught_up = asyncio.Event()
         self._feed = PolicyFeed(
-            broker, on_policy=self._on_policy, on_verdicts=self._on_verdicts, on_pins=pins.records_changed
+            broker,
+            on_policy=self._on_policy,
+            on_verdicts=self._on_verdicts,
+            on_pins=pins.records_changed,
+            on_spending=self._on_spending,
         )
         self._keeper = keeper
         self._pins = pins
@@ -208,6 +213,10 @@ class Scheduler:
     def _on_verdicts(self, verdicts: Verdicts) -> None:
         news = [each for each in self._unkept if each not in verdicts.rolled_back]
         self._picture.verdicts_changed(Verdicts(rolled_back=(*verdicts.rolled_back, *news)))
+        self._wake.set()
+
+    def _on_spending(self, spending: Spending) -> None:
+        self._picture.spending_changed(spending)
         self._wake.set()
 
     async def _tick(self) -> None:

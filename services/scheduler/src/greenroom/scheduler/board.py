@@ -12,10 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
+from greenroom.common.budgets import Spent
 from greenroom.common.lifecycle import Priority, Session, State, Transition
 from greenroom.common.messages import LimitUsage
 from greenroom.common.policy import Policy, RolledBack
 from greenroom.scheduler.actions import Action, Plan, RollBack, SessionAction, Why
+from greenroom.scheduler.budgets import BudgetGate, same
 from greenroom.scheduler.capacity import ColdAllowance
 from greenroom.scheduler.fleet import Fleet, Hold, RunnerKey, holder
 from greenroom.scheduler.history import History, Trial, started_well
@@ -44,6 +46,7 @@ class Board:
         policy: what operators decided.
         verdicts: canaries that were rolled back.
         history: of sessions that have ended.
+        spent: budgets of which nothing is left.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Board:
         policy: Policy | None = None,
         verdicts: Collection[RolledBack] = (),
         history: History | None = None,
+        *,
+        spent: tuple[Spent, ...] = (),
     ) -> None:
         self.policy = policy or Policy()
         self.history = history or History()
@@ -60,6 +65,7 @@ class Board:
         self._fleet = fleet
         self._limits = limits
         self._verdicts = verdicts
+        self._spent = spent
         self._sessions: dict[str, Tracked] = {}
         self._counted: dict[str, tuple[Tally[Line], ...]] = {}
         self._rooms = Rooms()
@@ -76,7 +82,7 @@ class Board:
         """Count everything by the policy that holds now."""
         self._rollouts = Rollouts(self.policy, self._verdicts)
         self._queues = Queues(self.policy.weights)
-        self._book: Book[Line] = Book(self.policy.limits)
+        self._book: Book[Line] = Book(self.policy.limits, [BudgetGate(each) for each in self._spent])
         self.seats.forget_racks()
         for session in self.history.departed:
             for tally in (*self._book.of(session), *self._book.of_version(session)):
@@ -144,6 +150,12 @@ class Board:
             trials = self.history.trials
             for key in trials.keys() - self._rollouts.keys():
                 del trials[key]
+
+    def spending_changed(self, spent: tuple[Spent, ...]) -> None:
+        """Take in of which budgets nothing is left; as costly as a change of the policy, if it is one."""
+        if not same(spent, self._spent):
+            self._spent = spent
+            self._begin()
 
     def witnessed(self, transition: Transition, session: Session) -> None:
         """Take in what happened to a session, for what is learned from many.

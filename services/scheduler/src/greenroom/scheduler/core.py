@@ -11,6 +11,7 @@ it was fed, and in whichever order, its plan is the one that is made here from w
 from collections.abc import Iterable
 from datetime import datetime
 
+from greenroom.common.budgets import Spent
 from greenroom.common.policy import Policy
 from greenroom.scheduler.actions import Plan
 from greenroom.scheduler.board import Board, Cold
@@ -20,13 +21,14 @@ from greenroom.scheduler.settle import PlanLimits, Tracked
 __all__ = ["Board", "Cold", "PlanLimits", "Tracked", "plan"]
 
 
-def plan(  # noqa: PLR0917 (the six things that a plan is made from)
+def plan(  # noqa: PLR0917 (the seven things that a plan is made from)
     now: datetime,
     fleet: Fleet,
     sessions: Iterable[Tracked],
     limits: PlanLimits,
     policy: Policy | None = None,
     cold: Cold | None = None,
+    spent: tuple[Spent, ...] = (),
 ) -> Plan:
     """Return what is to be done now.
 
@@ -37,8 +39,9 @@ def plan(  # noqa: PLR0917 (the six things that a plan is made from)
         limits: how patient the scheduler is.
         policy: what operators decided; None: nothing.
         cold: how many runners may be launched for single sessions, by pool; None: none.
+        spent: budgets of which nothing is left.
     """
-    board = Board(fleet, limits, policy)
+    board = Board(fleet, limits, policy, spent=spent)
     for tracked in sessions:
         board.session_changed(tracked)
     return board.plan(now, cold)

@@ -15,6 +15,8 @@ from greenroom.scheduler.fleet import Hold
 # let through too fast after a change of leader, for that second.
 MAX_DEPARTED: Final = 4096
 
+# Why a session is refused, as a code and for people, and when asking again may go better, in seconds.
+type Refusal = tuple[Reason, str, float]
 # Scope, tenant (`*`: of all together) and key: what a limit counts, whichever limit that is.
 type Measure = tuple[Scope, str, str]
 
@@ -155,6 +157,15 @@ class Tally[L]:
         """How much is used, e.g. `20/20`."""
         return f"{self.active}/{'-' if self.limit.max_sessions is None else self.limit.max_sessions}"
 
+    def refusing(self, now: datetime) -> bool:  # noqa: ARG002 a limit on how many there are doesn't pass with time
+        """Tell whether what waits is to be refused now."""
+        return self.full and self.refuses
+
+    def refusal(self, now: datetime, mean_s: float | None) -> Refusal:  # noqa: ARG002 the same
+        """Return how a session is refused; `mean_s` is how long those it counts take, if that is known."""
+        text = f"limit {self.limit.id}: {self.reason()[1]}"
+        return Reason.LIMIT_REACHED, text, retry_after_s(mean_s, self.active)
+
     def reason(self) -> tuple[Reason, str]:
         """Return why a session waits that this blocks, as a code and for people, e.g. `tenant acme at 20/20`."""
         what = f"{self.limit.scope.replace('_', ' ')} {self.key}"
@@ -164,18 +175,49 @@ class Tally[L]:
         return Reason.STARTS_LIMIT, f"{what} starts as fast as it may, {self.limit.max_starts_per_s:g}/s"
 
 
+class Gate[L](Tally[L]):
+    """Lets nobody begin who is concerned, whatever there is of anything, until a time; counts nothing.
+
+    Args:
+        limit: what it is shown as; it bounds nothing itself.
+        tenant: whose sessions.
+        key: which agent's; `*`: all of them.
+        until: when it opens.
+    """
+
+    __slots__ = ("until",)
+
+    def __init__(self, limit: Limit, tenant: str, key: str, until: datetime) -> None:
+        super().__init__(limit, tenant, key)
+        self.until = until
+
+    def concerns(self, session: Session) -> bool:
+        """Tell whether a session may be held back: one that ever had a slot goes on."""
+        return session.tenant == self.tenant and self.key in {EACH, session.agent} and not session.epoch
+
+    def blocks(self, now: datetime) -> bool:
+        """See `Tally`."""
+        return now < self.until
+
+    def refusing(self, now: datetime) -> bool:
+        """See `Tally`."""
+        return self.refuses and self.blocks(now)
+
+
 class Book[L]:
     """All limits and their use. `L` is what waits in line for them.
 
     Args:
         limits: of the policy.
+        gates: what lets nobody begin for now.
 
     Attributes:
         by_version: whether any limit is on a version of an agent.
         version_refuses: whether such a one refuses.
     """
 
-    def __init__(self, limits: Iterable[Limit]) -> None:
+    def __init__(self, limits: Iterable[Limit], gates: Iterable[Gate[L]] = ()) -> None:
+        self._gates = tuple(gates)
         self._limits: dict[Scope, dict[tuple[str, str], list[Limit]]] = {}
         for limit in sorted(limits, key=lambda each: each.id):
             self._limits.setdefault(limit.scope, {}).setdefault((limit.tenant, limit.key), []).append(limit)
@@ -193,9 +235,10 @@ class Book[L]:
 
     def of(self, session: Session) -> tuple[Tally[L], ...]:
         """Return what a session counts by whichever version it runs in."""
-        if not self._scopes:
+        if not self._scopes and not self._gates:
             return ()
-        return tuple(tally for scope in self._scopes for tally in self._in_scope(scope, session))
+        counted = (tally for scope in self._scopes for tally in self._in_scope(scope, session))
+        return (*(gate for gate in self._gates if gate.concerns(session)), *counted)
 
     def of_version(self, session: Session) -> tuple[Tally[L], ...]:
         """Return what a session counts by because of its version."""

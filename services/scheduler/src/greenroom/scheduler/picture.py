@@ -11,6 +11,7 @@ from datetime import datetime
 
 import msgspec
 
+from greenroom.common.budgets import Spending, reached
 from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Ready, Session, State
 from greenroom.common.messages import Heartbeat
@@ -136,6 +137,10 @@ class Picture:
     def policy_changed(self, policy: Policy) -> None:
         """Take in what operators decided."""
         self.board.policy_changed(policy, self.verdicts.rolled_back)
+
+    def spending_changed(self, spending: Spending) -> None:
+        """Take in how budgets stand."""
+        self.board.spending_changed(reached(spending))
 
     def verdicts_changed(self, verdicts: Verdicts) -> None:
         """Take in what a leader found about canaries."""

@@ -17,7 +17,7 @@ from greenroom.scheduler.actions import ColdLease, Lease, Refuse, Why
 from greenroom.scheduler.capacity import ColdAllowance, too_late
 from greenroom.scheduler.fleet import Hold
 from greenroom.scheduler.history import History
-from greenroom.scheduler.limits import Book, Tally, retry_after_s
+from greenroom.scheduler.limits import Book, Tally
 from greenroom.scheduler.placement import Rack, Seat, wish_of
 from greenroom.scheduler.queues import Line, Queue, Queues, Turn, age
 from greenroom.scheduler.ranking import Ranking
@@ -295,26 +295,25 @@ class Placing:
                 refused += [(self._desk.sessions[each].session, tally) for each in line.sessions]
         refused.sort(key=lambda row: age(row[0]))
         for session, tally in refused[: self._most - len(self.actions)]:
-            text = f"limit {tally.limit.id}: {tally.reason()[1]}"
             mean_s = self._desk.history.mean_s(session.pool, tally.measure)
-            after_s = retry_after_s(mean_s, tally.active)
+            reason, text, after_s = tally.refusal(self._now, mean_s)
             ended = Ended(
                 by="scheduler",
                 epoch=session.epoch,
                 outcome=Outcome.REJECTED,
-                reason=Reason.LIMIT_REACHED,
+                reason=reason,
                 detail=text,
                 retry_after_s=after_s,
             )
             facts = {"mean_duration_s": mean_s, "retry_after_s": after_s}
             inputs = facts | self._facts(session, (tally,), session.agent_version)
-            why = Why(reason=Reason.LIMIT_REACHED, text=text, inputs=inputs)
+            why = Why(reason=reason, text=text, inputs=inputs)
             self.actions.append(Refuse(session_id=session.id, transition=ended, why=why))
 
     def _refusing(self, line: Line) -> Tally[Line] | None:
         """Return the limit that refuses the sessions of a line, if any does; of versions, whichever they would get."""
         for tally in line.tallies:
-            if tally.full and tally.refuses:
+            if tally.refusing(self._now):
                 return tally
         if not self._desk.book.by_version:
             return None

@@ -13,6 +13,7 @@ import structlog
 
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message, WrongLastSequence
+from greenroom.common.budgets import Spending
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.pins import PinRecords
 from greenroom.common.policy import Policy, RolledBack, Verdicts
@@ -25,6 +26,7 @@ _CURRENT: Final = subjects.POLICY.format(name="current")
 _VERDICTS: Final = subjects.POLICY.format(name="verdicts")
 # One for each canary that ever failed, in one message; what is beyond was decided long ago.
 MAX_VERDICTS: Final = 1000
+_SPENDING: Final = subjects.POLICY.format(name="spending")
 _PINS: Final = subjects.POLICY.format(name="pins")
 _TRIES: Final = 5
 
@@ -36,6 +38,7 @@ class PolicyFeed:
         broker: has both.
         on_policy: called with each policy, the first one before `run` has caught up.
         on_verdicts: the same for the verdicts.
+        on_spending: the same for how budgets stand.
         on_pins: the same for what is kept of pins, with the revision of that; None: it can't be read.
 
     Attributes:
@@ -49,12 +52,14 @@ class PolicyFeed:
         on_policy: Callable[[Policy], None],
         on_verdicts: Callable[[Verdicts], None],
         on_pins: Callable[[PinRecords | None, int], None],
+        on_spending: Callable[[Spending], None] = lambda _spending: None,
     ) -> None:
         self.caught_up = asyncio.Event()
         self._broker = broker
         self._on_policy = on_policy
         self._on_verdicts = on_verdicts
         self._on_pins = on_pins
+        self._on_spending = on_spending
 
     async def run(self) -> None:
         """Follow until canceled.
@@ -86,6 +91,8 @@ class PolicyFeed:
                 self._on_policy(policy)
             elif message.subject == _VERDICTS:
                 self._on_verdicts(messages.decode(message.data, Verdicts))
+            elif message.subject == _SPENDING:
+                self._on_spending(messages.decode(message.data, Spending))
             elif message.subject == _PINS:
                 self._on_pins(messages.decode(message.data, PinRecords), message.stream_seq)
         except (msgspec.MsgspecError, InvalidToken) as error:

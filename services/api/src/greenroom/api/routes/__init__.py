@@ -7,6 +7,9 @@ from typing import Any
 from litestar.handlers import HTTPRouteHandler
 
 from greenroom.api.agents import Agents
+from greenroom.api.billing.budgets import Budgets, SpendingFeed
+from greenroom.api.billing.prices import Prices
+from greenroom.api.billing.usage import Usages
 from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.calls import Calls
 from greenroom.api.commands import Commands
@@ -20,6 +23,7 @@ from greenroom.api.policy_store import PolicyStore
 from greenroom.api.post_call import Steps
 from greenroom.api.reading.parts import Reading
 from greenroom.api.routes.bot_http import bot_http_routes
+from greenroom.api.routes.budgets import budget_routes
 from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.daily import daily_routes
 from greenroom.api.routes.events import event_routes
@@ -30,6 +34,7 @@ from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.post_call import post_call_routes
+from greenroom.api.routes.prices import price_routes
 from greenroom.api.routes.reading import reading_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.retention import retention_routes
@@ -37,6 +42,7 @@ from greenroom.api.routes.rollouts import rollout_routes, weight_routes
 from greenroom.api.routes.search import search_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
+from greenroom.api.routes.usage import usage_routes
 from greenroom.api.routes.waiting import queue_routes
 from greenroom.api.routes.webhook_endpoints import webhook_endpoint_routes
 from greenroom.api.routes.webhooks import webhook_routes
@@ -62,6 +68,7 @@ def all_routes(
     policies: PolicyStore,
     scheduler: SchedulerLink,
     policy: PolicyPublisher,
+    spending: SpendingFeed,
     streams: EventStreams,
     reading: Reading,
     offers: Offers,
@@ -98,6 +105,9 @@ def all_routes(
         *number_routes(numbers, agents, settings.public_url),
         *webhook_routes(calls, settings.public_url),
         *webhook_endpoint_routes(Endpoints(store), Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)),
+        *usage_routes(Usages(store)),
+        *price_routes(Prices(store)),
+        *budget_routes(Budgets(store, spending)),
         *pin_routes(policies, scheduler, agents),
         *system_routes(
             agents=agents,

@@ -39,7 +39,10 @@ _TOO_MANY: Final = 429
 _LIMIT_REACHED: Final = ResponseSpec(
     Problem,
     generate_examples=False,
-    description="`limit-reached`: A limit refuses the session; `Retry-After` says when to ask again",
+    description=(
+        "`limit-reached`: A limit refuses the session; `Retry-After` says when to ask again. `budget-reached`: what "
+        "may be spent in this day or month is gone; `Retry-After` is its end"
+    ),
     media_type=PROBLEM_TYPE,
     examples=[Example(summary="limit-reached", value=examples.LIMIT_REACHED)],
 )
@@ -100,8 +103,8 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         The answer has the way for the client to connect: by default a WebSocket whose URL is good for one connection
         within five minutes; see docs/transports.md for the others. With `wait` it comes when the session has come that
         far, and with a typed problem if the session has ended before; its `code` is then the reason of the end. One
-        that a limit or a busy room refuses is such a problem at once (`429 limit-reached`, `409 room-busy`), whatever
-        `wait` says.
+        that a limit, a budget or a busy room refuses is such a problem at once (`429 limit-reached`, `429
+        budget-reached`, `409 room-busy`), whatever `wait` says.
         """
         only_query(request)
         asked = Asked(caller=caller_of(request), origin=origin_of(request, public_url))

@@ -1,5 +1,6 @@
 """What Pipecat measures and reports, as data of events."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,21 +22,37 @@ from pipecat.observers.user_bot_latency_observer import LatencyBreakdown, Measur
 from greenroom.runner.session.emitter import jsonable
 
 _MAX_TEXT: Final = 500
+# Pipecat has a package for each provider; the bases of all services are modules beside them.
+_PROVIDER: Final = re.compile(r"pipecat\.services\.([a-z0-9_]+)\..+")
+_USAGE: Final = (LLMUsageMetricsData, STTUsageMetricsData, TTSUsageMetricsData)
 
 type Data = dict[str, Any]
 
 
-def metric(measured: MetricsData) -> Data | None:
+def metric(measured: MetricsData, source: object = None) -> Data | None:
     """Return the data of a `metrics` event, or None for what isn't worth one (nothing measured, unknown kind).
 
     `kind` is one of `ttfb`, `ttfa`, `ttfat`, `processing`, `llm_usage`, `stt_usage`, `tts_usage`, `turn`;
-    durations are in milliseconds (`ms`), audio in seconds (`audio_s`).
+    durations are in milliseconds (`ms`), audio in seconds (`audio_s`). What is paid for (`…_usage`) has the `provider`
+    where `source`, the processor that reports it, is of one.
     """
     measure = _METRICS.get(type(measured))
     data = measure(measured) if measure else None
     if data is None:
         return None
-    return {**data, "processor": measured.processor, **({"model": measured.model} if measured.model else {})}
+    paid_to = provider(source) if isinstance(measured, _USAGE) else None
+    return {
+        **data,
+        "processor": measured.processor,
+        **({"model": measured.model} if measured.model else {}),
+        **({"provider": paid_to} if paid_to else {}),
+    }
+
+
+def provider(processor: object) -> str | None:
+    """Return whose service a processor is, e.g. `openai`; of a class made from one of Pipecat's, that one's."""
+    modules = (_PROVIDER.fullmatch(kind.__module__) for kind in type(processor).__mro__)
+    return next((match[1] for match in modules if match), None)
 
 
 def latency(breakdown: LatencyBreakdown, seconds: float) -> Data:

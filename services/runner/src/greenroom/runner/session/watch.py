@@ -292,7 +292,7 @@ class CallWatch:
     def _metrics(self, push: FramePushed) -> None:
         if push.first_push and isinstance(push.frame, MetricsFrame):
             for measured in push.frame.data:
-                if data := facts.metric(measured):
+                if data := facts.metric(measured, push.source):
                     self._emitter.emit(EventType.METRICS, data)
 
     async def _main_metrics(self, push: FramePushed) -> None:

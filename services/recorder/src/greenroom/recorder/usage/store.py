@@ -1,0 +1,182 @@
+"""The SQL of usage and budgets: a line over each query says what it is for. Errors are those of `recorder.store`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from greenroom.common import messages
+from greenroom.common.budgets import BudgetNotice
+from greenroom.common.lifecycle import Session
+from greenroom.recorder.database import Connection, Pool, translated
+from greenroom.recorder.usage.lines import TYPES, Happened, usage_of
+from greenroom.recorder.usage.spending import Budget
+
+# Something was stored of these sessions: those that have ended are to be counted (again). A mark that is there is
+# written all the same: so this waits for whoever counts the session at this moment, and can't be taken away with it.
+# In the order of ids, so that no two deadlock.
+_MARK: Final = """
+INSERT INTO usage_due (session_id)
+SELECT id FROM sessions WHERE id = ANY($1::text[]) AND state = 'ended' ORDER BY id
+ON CONFLICT (session_id) DO UPDATE SET marked_at = clock_timestamp()
+"""
+
+# Marked for long enough that what belongs together has come, first marked first.
+_DUE: Final = """
+SELECT session_id FROM usage_due WHERE marked_at < clock_timestamp() - make_interval(secs => $1)
+ORDER BY marked_at LIMIT $2
+"""
+
+# The mark of a session, locked; not there, or somebody else's: nothing to do.
+_TAKE: Final = "SELECT session_id FROM usage_due WHERE session_id = $1 FOR UPDATE SKIP LOCKED"
+_UNMARK: Final = "DELETE FROM usage_due WHERE session_id = $1"
+
+# One that can't be counted now is tried again later, behind the others.
+_POSTPONE: Final = """
+UPDATE usage_due SET marked_at = clock_timestamp() + make_interval(secs => $2) WHERE session_id = $1
+"""
+
+# What a session is counted from.
+_SESSION: Final = "SELECT document FROM sessions WHERE id = $1"
+_EVENTS: Final = "SELECT id, type, at, epoch, data FROM session_events WHERE session_id = $1 AND type = ANY($2::text[])"
+
+# The lines of a session: all that it has now, instead of all that it had.
+_FORGET: Final = "DELETE FROM usage WHERE session_id = $1"
+_INSERT: Final = """
+INSERT INTO usage (session_id, tenant, agent, at, provider, model, unit, quantity)
+SELECT $1::text, $2::text, $3::text, $4::timestamptz, * FROM unnest($5::text[], $6::text[], $7::text[], $8::numeric[])
+"""
+
+_BUDGETS: Final = """
+SELECT id, tenant, agent, amount, currency, period, zone, warn_share, at_limit FROM budgets ORDER BY id
+"""
+
+# What was spent for each of the given tenants and agents, between two times, in a currency.
+_SPENT: Final = """
+SELECT asked.place, coalesce(sum(used.cost), 0) AS spent
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[])
+    WITH ORDINALITY AS asked (tenant, agent, since, until, currency, place)
+LEFT JOIN usage_priced AS used
+    ON used.tenant = asked.tenant AND asked.agent IN (used.agent, '*')
+    AND used.at >= asked.since AND used.at < asked.until AND used.currency = asked.currency
+GROUP BY asked.place ORDER BY asked.place
+"""
+
+# What is to be said of budgets, each once. Says which are new.
+_NOTE: Final = """
+INSERT INTO budget_notices (budget_id, period_start, amount, kind, notice)
+VALUES ($1, $2, $3, $4, $5::jsonb)
+ON CONFLICT DO NOTHING
+RETURNING kind
+"""
+_UNPUBLISHED: Final = """
+SELECT notice FROM budget_notices WHERE published_at IS NULL ORDER BY made_at, kind DESC LIMIT $1
+"""
+_PUBLISHED: Final = """
+UPDATE budget_notices SET published_at = now()
+WHERE budget_id = $1 AND period_start = $2 AND amount = $3 AND kind = $4
+"""
+
+
+async def mark(connection: Connection, session_ids: Sequence[str]) -> None:
+    """Say that something was stored of sessions, in the transaction that stores it."""
+    await connection.execute(_MARK, sorted(session_ids))
+
+
+class UsageStore:
+    """Usage, budgets and what is said of them.
+
+    Args:
+        pool: connections to PostgreSQL.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def due(self, *, settle_s: float, limit: int) -> list[str]:
+        """Return ended sessions of which something was stored since they were counted, `settle_s` ago or longer."""
+        with translated():
+            return [row["session_id"] for row in await self._pool.fetch(_DUE, settle_s, limit)]
+
+    async def count(self, session_id: str) -> int | None:
+        """Count what a session used, and return how many lines that is; None: there is nothing to count."""
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                if await connection.fetchval(_TAKE, session_id) is None:
+                    return None
+                await connection.execute(_UNMARK, session_id)
+                document = await connection.fetchval(_SESSION, session_id)
+                if document is None:
+                    return None
+                return await _count(connection, messages.decode(document.encode(), Session))
+
+    async def postpone(self, session_id: str, *, by_s: float) -> None:
+        """Count a session so much later."""
+        with translated():
+            await self._pool.execute(_POSTPONE, session_id, by_s)
+
+    async def budgets(self) -> list[Budget]:
+        """Return all budgets, by id."""
+        with translated():
+            return [msgspec.convert(dict(row), Budget) for row in await self._pool.fetch(_BUDGETS)]
+
+    async def spent(self, asked: Sequence[tuple[Budget, datetime, datetime]]) -> list[Decimal]:
+        """Return how much was spent of each budget between two times."""
+        columns = [(budget.tenant, budget.agent, since, until, budget.currency) for budget, since, until in asked]
+        if not columns:
+            return []
+        with translated():
+            rows = await self._pool.fetch(_SPENT, *(list(column) for column in zip(*columns, strict=True)))
+        return [row["spent"] for row in rows]
+
+    async def note(self, notice: BudgetNotice) -> bool:
+        """Keep what is to be said of a budget, and return whether it is new."""
+        document = messages.encode(notice).decode()
+        with translated():
+            return await self._pool.fetchval(_NOTE, *_key(notice), document) is not None
+
+    async def unpublished(self, *, limit: int) -> list[BudgetNotice]:
+        """Return what wasn't published yet, oldest first."""
+        with translated():
+            rows = await self._pool.fetch(_UNPUBLISHED, limit)
+        return [messages.decode(row["notice"].encode(), BudgetNotice) for row in rows]
+
+    async def published(self, notice: BudgetNotice) -> None:
+        """Keep that a notice was published."""
+        with translated():
+            await self._pool.execute(_PUBLISHED, *_key(notice))
+
+
+async def _count(connection: Connection, session: Session) -> int:
+    rows = await connection.fetch(_EVENTS, session.id, list(TYPES))
+    events = [
+        Happened(
+            id=row["id"],
+            type=row["type"],
+            at=row["at"],
+            epoch=row["epoch"],
+            data=msgspec.json.decode(row["data"], type=dict[str, Any]),
+        )
+        for row in rows
+    ]
+    used = usage_of(session, events)
+    await connection.execute(_FORGET, session.id)
+    lines = sorted(used.lines.items())
+    await connection.execute(
+        _INSERT,
+        session.id,
+        session.tenant,
+        session.agent,
+        used.at,
+        [line.provider for line, _ in lines],
+        [line.model for line, _ in lines],
+        [line.unit for line, _ in lines],
+        [quantity for _, quantity in lines],
+    )
+    return len(lines)
+
+
+def _key(notice: BudgetNotice) -> tuple[str, datetime, Decimal, str]:
+    return notice.budget, notice.period_start, Decimal(notice.amount), notice.kind
