@@ -13,12 +13,14 @@ from greenroom.common.ledger import STREAM as SESSIONS
 from greenroom.common.ledger import Ledger
 from greenroom.common.metrics import Metrics
 from greenroom.common.nats_broker import NatsBroker
+from greenroom.common.objects import open_bucket
 from greenroom.recorder import audio, ingest, migrate
 from greenroom.recorder.audio import AudioIngest
 from greenroom.recorder.backlog import Watch, backlog
 from greenroom.recorder.database import Pool
 from greenroom.recorder.endings import Endings
 from greenroom.recorder.ingest import Ingest
+from greenroom.recorder.missing import MissingAudio
 from greenroom.recorder.partitions import Partitions
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.purge import Purger
@@ -30,6 +32,7 @@ from greenroom.recorder.retention.store import RetentionStore
 from greenroom.recorder.retention.times import parse_at, parse_zone
 from greenroom.recorder.seal import Sealer
 from greenroom.recorder.settings import RecorderSettings
+from greenroom.recorder.storage import Bucket, Folder, Storage
 from greenroom.recorder.store import Store
 
 _log = structlog.get_logger()
@@ -74,9 +77,18 @@ class Recorder:
             store=self._store,
             parts=self._parts,
             audio=self._audio,
-            recordings_dir=recordings_dir,
+            storage=_storage(settings, recordings_dir),
             metrics=metrics,
             at_once=settings.seal_at_once,
+            form=settings.recording_format,
+            layout=settings.recording_layout,
+        )
+        self._missing = MissingAudio(
+            broker=broker,
+            store=self._store,
+            parts=self._parts,
+            after_s=settings.recording_missing_s,
+            metrics=metrics,
         )
         self._ingest = Ingest(
             broker=broker,
@@ -178,6 +190,7 @@ class Recorder:
                 tasks.create_task(self._reconciler.run(), name="reconciler")
                 tasks.create_task(self._eraser.run(), name="eraser")
                 tasks.create_task(self._daily.run(), name="retention")
+                tasks.create_task(self._missing.run(), name="missing-audio")
         finally:
             self._leads.set(0)
             # The next leader writes to the same files: nothing of ours stays open.
@@ -185,3 +198,7 @@ class Recorder:
 
     async def _settled_to(self) -> int:
         return (await backlog(self._broker, SESSIONS, ingest.CONSUMER)).settled_to
+
+
+def _storage(settings: RecorderSettings, recordings_dir: Path) -> Storage:
+    return Bucket(open_bucket(settings.recordings_url)) if settings.recordings_url else Folder(recordings_dir)

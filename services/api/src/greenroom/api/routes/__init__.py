@@ -1,7 +1,6 @@
 """The routes: what HTTP says, turned into calls of the parts and back."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from litestar.handlers import HTTPRouteHandler
@@ -36,6 +35,7 @@ from greenroom.api.routes.webhooks import webhook_routes
 from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
+from greenroom.api.shelf import shelf_of
 from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.transports.daily_dialin import Dialin
@@ -73,8 +73,12 @@ def all_routes(
         *daily_routes(sessions, Dialin(settings.daily_dialin_secrets, settings.daily_numbers), settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *offer_routes(offers, peer_tokens),
-        *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *retention_routes(sessions, store),
+        *recording_routes(
+            sessions,
+            store,
+            shelf_of(settings.recordings_dir, settings.recordings_url, link_s=settings.recording_link_s),
+        ),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
         *pool_routes(policies, scheduler, fleet),
