@@ -1,6 +1,8 @@
 """How sessions are recorded as their agents say, kept in a bucket, and missed when no audio comes."""
 
 import asyncio
+import base64
+import hashlib
 import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from greenroom.common import subjects
 from greenroom.common.clock import utcnow
+from greenroom.common.envelope import HEAD_BYTES, Keys, Opened, context_of
 from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Connected, Leased, OnLoss, Ready, Requeued, Started
 from greenroom.common.objects import open_bucket
@@ -79,6 +82,30 @@ async def test_a_storage_that_is_away_costs_nothing(here: World, bucket_url: str
     assert row["duration_s"] == 1.0
     frames = np.stack([np.full(RATE, 7, "<i2"), np.zeros(RATE, "<i2")], 1)
     assert bytes(obstore.get(open_bucket(bucket_url), row["path"]).bytes())[44:] == frames.tobytes()
+
+
+async def test_encrypted_once_there_is_a_key(here: World, tmp_path: Path) -> None:
+    """Where keys are required a recording waits for its tenant's; with it, what is kept is encrypted."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    async with here.recorder(recording_keys_dir=str(keys), recording_keys_required=True) as recorder:
+        entry = await here.begin()
+        await here.speak(entry.session, "user", 1, samples(7, RATE))
+        await here.end(entry)
+        failed = recorder._sealer._results
+        await eventually(lambda: asyncio.to_thread(failed.value, result="failed"), lambda count: count >= 1)
+    assert await here.recordings(entry.session) == []
+    (keys / "t.1.key").write_bytes(base64.b64encode(bytes(32)))
+    async with here.recorder(recording_keys_dir=str(keys), recording_keys_required=True):
+        await here.sealed(entry.session)
+    (row,) = await here.recordings(entry.session)
+    assert row["path"].endswith(f"{entry.session.id}.wav.enc")
+    kept = (here.folder / row["path"]).read_bytes()
+    opened = Opened(kept[:HEAD_BYTES], Keys(keys), tenant="t", context=context_of("t", entry.session.id, None))
+    segments, start, stop = opened.segments(0, opened.size)
+    assert (list(segments), stop) == ([0], len(kept))
+    assert hashlib.sha256(opened.decrypt(0, kept[start:stop])).hexdigest() == row["sha256"]
+    assert opened.size == row["bytes"] == 44 + 4 * RATE
 
 
 async def test_an_agent_that_wants_no_recording_has_none(here: World) -> None:

@@ -2,7 +2,7 @@
 
 `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix` says where; credentials, region and
 endpoint come from the environment under the names that each provider's own tools read (`AWS_ACCESS_KEY_ID`,
-`GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME`, …). Whoever imports this needs the extra `objects`.
+`GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME`, …). Whoever imports this needs the extra `recordings`.
 """
 
 from datetime import timedelta

@@ -39,12 +39,15 @@ class RecordingFile(msgspec.Struct, frozen=True, kw_only=True):
         channels: the tracks that are heard on each channel, from the left.
         bytes: its size.
         sha256: its digest, in hex.
+        key: the key of the tenant that it is encrypted with (greenroom.common.envelope); None: it isn't. Size and
+            digest are those of the audio in it.
     """
 
     path: str
     channels: tuple[tuple[str, ...], ...]
     bytes: int
     sha256: str
+    key: str | None = None
 
     @property
     def track(self) -> str | None:

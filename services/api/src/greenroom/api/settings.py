@@ -48,6 +48,9 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
     recordings_url: Annotated[
         str | None, Env(help="Bucket where the recorder keeps recordings, as it was told; unset: its folder")
     ] = None
+    recording_keys_dir: Annotated[
+        str | None, Env(help="Folder of the keys that recordings are encrypted with, as the recorder was told")
+    ] = None
     recording_link_s: Annotated[
         float, msgspec.Meta(ge=1, le=3600), Env(help="How long a link to a recording in a bucket is good for")
     ] = 60.0

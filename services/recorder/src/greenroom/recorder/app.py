@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from greenroom.common import topology_admin
+from greenroom.common.envelope import Keys
 from greenroom.common.errors import GreenroomError
 from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import STREAM as SESSIONS
@@ -82,6 +83,7 @@ class Recorder:
             at_once=settings.seal_at_once,
             form=settings.recording_format,
             layout=settings.recording_layout,
+            keys=_keys(settings),
         )
         self._missing = MissingAudio(
             broker=broker,
@@ -198,6 +200,12 @@ class Recorder:
 
     async def _settled_to(self) -> int:
         return (await backlog(self._broker, SESSIONS, ingest.CONSUMER)).settled_to
+
+
+def _keys(settings: RecorderSettings) -> Keys | None:
+    if settings.recording_keys_dir is None:
+        return None
+    return Keys(Path(settings.recording_keys_dir).absolute(), required=settings.recording_keys_required)
 
 
 def _storage(settings: RecorderSettings, recordings_dir: Path) -> Storage:

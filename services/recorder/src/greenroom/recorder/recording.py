@@ -7,13 +7,15 @@ the next one, with the parts at the latest.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import msgspec
 
+from greenroom.common.envelope import SUFFIX, Keys, TenantKey, context_of, encrypt
 from greenroom.common.lifecycle import Session
 from greenroom.common.recordings import Format, Layout, RecordingFile
+from greenroom.recorder import files
 from greenroom.recorder.encoding import encode
 from greenroom.recorder.mixing import Channels, Mixer, channels_of
 from greenroom.recorder.parts import Parts
@@ -22,6 +24,7 @@ from greenroom.recorder.timeline import NS, TRACKS, Attempt, Gap, Overlap, Timel
 
 FORMAT: Final[Format] = "wav"
 LAYOUT: Final[Layout] = "stereo"
+_READ_BYTES: Final = 1024 * 1024
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +77,7 @@ def write_recording(
     rate: int,
     form: Format = FORMAT,
     layout: Layout = LAYOUT,
+    keys: Keys | None = None,
 ) -> Manifest | None:
     """Write the recording of `session` and return its manifest; None when there is no audio of it.
 
@@ -86,8 +90,10 @@ def write_recording(
         rate: samples per second.
         form: of the files.
         layout: of the tracks in them.
+        keys: what they are encrypted with; None: they aren't.
 
     Raises:
+        RecordingKeyMissing: they must be encrypted, and the tenant has no key.
         OSError, StorageUnavailable: the disk is full, the storage away, or worse; what is kept is whole or not there.
         EncodingFailed: FFmpeg doesn't do it.
     """
@@ -95,10 +101,11 @@ def write_recording(
     if timeline.empty:
         return None
     form, layout = session.recording.format or form, session.recording.layout or layout
+    key = keys.newest(session.tenant) if keys is not None else None
     parts.remove_drafts(session.id)
     with Mixer([(part, parts.path(session.id, part)) for part in timeline.parts()], timeline.samples) as mixer:
         kept = [
-            _write_file(session, parts, storage, mixer=mixer, channels=channels, form=form, timeline=timeline)
+            _write_file(session, parts, storage, mixer=mixer, channels=channels, form=form, timeline=timeline, key=key)
             for channels in channels_of(layout)
         ]
     manifest = _manifest(session, timeline, kept, form, layout)
@@ -116,18 +123,32 @@ def _write_file(
     channels: Channels,
     form: Format,
     timeline: Timeline,
+    key: TenantKey | None,
 ) -> RecordingFile:
     draft = parts.draft(session.id, form)
     try:
         blocks = mixer.blocks(channels)
         encode(draft, form, blocks, channels=len(channels), samples=timeline.samples, rate=timeline.rate)
         size, sha256 = draft.stat().st_size, digest_of(draft)
-        file = RecordingFile(path="", channels=channels, bytes=size, sha256=sha256)
+        file = RecordingFile(path="", channels=channels, bytes=size, sha256=sha256, key=key.name if key else None)
         suffix = form if file.track is None else f"{file.track}.{form}"
+        if key is not None:
+            suffix += SUFFIX
+            draft = _encrypted(draft, size, key, context_of(session.tenant, session.id, file.track))
         path = storage.keep(draft, recording_path(session, suffix), sha256)
     finally:
         draft.unlink(missing_ok=True)
     return msgspec.structs.replace(file, path=path)
+
+
+def _encrypted(draft: Path, size: int, key: TenantKey, context: bytes) -> Path:
+    """Return the draft as an encrypted file, in the place of the plain one."""
+    target = draft.with_name(draft.name + SUFFIX)
+    with draft.open("rb") as plain:
+        blocks = iter(lambda: plain.read(_READ_BYTES), b"")
+        files.write_whole(target, encrypt(blocks, size=size, key=key, context=context))
+    draft.unlink()
+    return target
 
 
 def _manifest(

@@ -17,6 +17,7 @@ import structlog
 from greenroom.common import messages, subjects, telemetry
 from greenroom.common.broker import Broker, WrongLastSequence
 from greenroom.common.clock import utcnow
+from greenroom.common.envelope import Keys
 from greenroom.common.errors import DatabaseUnavailable, GreenroomError
 from greenroom.common.ids import derived_id
 from greenroom.common.lifecycle import Outcome, Session
@@ -56,6 +57,7 @@ class Sealer:
         storage: where recordings are kept.
         form: of recordings whose agent has no other.
         layout: the same.
+        keys: what recordings are encrypted with; None: they aren't.
         metrics: recordings by result, and how long sealing took.
         at_once: recordings written at the same time.
     """
@@ -72,6 +74,7 @@ class Sealer:
         at_once: int,
         form: Format = FORMAT,
         layout: Layout = LAYOUT,
+        keys: Keys | None = None,
     ) -> None:
         self._broker = broker
         self._store = store
@@ -80,6 +83,7 @@ class Sealer:
         self._storage = storage
         self._form: Format = form
         self._layout: Layout = layout
+        self._keys = keys
         self._writing = asyncio.Semaphore(at_once)
         self._tasks: asyncio.TaskGroup | None = None
         self._active: set[str] = set()
@@ -185,6 +189,7 @@ class Sealer:
                 rate=RATE_HZ,
                 form=self._form,
                 layout=self._layout,
+                keys=self._keys,
             )
             if manifest is not None:
                 await self._store.save_recording(_row(manifest))

@@ -30,6 +30,13 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
         Layout,
         Env(help="Caller left and bot right, both on one channel, or a file each; where the agent has no other"),
     ] = "stereo"
+    recording_keys_dir: Annotated[
+        str | None,
+        Env(help="Folder of the keys that recordings are encrypted with, {tenant}.{number}.key; unset: they aren't"),
+    ] = None
+    recording_keys_required: Annotated[
+        bool, Env(help="Recordings of a tenant without a key wait for one; else they aren't encrypted")
+    ] = False
     recording_missing_s: Annotated[
         float,
         msgspec.Meta(gt=0),

@@ -37,6 +37,7 @@ _log = structlog.get_logger()
 PART_BYTES: Final = 8 * 1024 * 1024
 PARTS_AT_ONCE: Final = 4
 DIGEST_CHARS: Final = 16
+_ENCRYPTED_TYPE: Final = "application/octet-stream"
 _MANIFEST_TYPE: Final = "application/json"
 # What isn't found or not allowed comes as Python's own error.
 _REFUSALS: Final = (BaseError, OSError)
@@ -73,7 +74,10 @@ class Storage(Protocol):
     """
 
     def keep(self, draft: Path, path: PurePosixPath, sha256: str) -> str:
-        """Take a file that is complete and on the disk; return the path under which it is kept."""
+        """Take a file that is complete and on the disk; return the path under which it is kept.
+
+        `sha256` is that of its audio: an encrypted file is another one each time, and any of them will do.
+        """
         ...
 
     def commit(self, path: PurePosixPath, manifest: bytes) -> bytes:
@@ -141,7 +145,7 @@ class Bucket:
                     key,
                     draft,
                     attributes={
-                        "Content-Type": MEDIA_TYPES[path.suffix[1:]],
+                        "Content-Type": MEDIA_TYPES.get(path.suffix[1:], _ENCRYPTED_TYPE),
                         "Content-Disposition": f'attachment; filename="{path.name}"',
                     },
                     chunk_size=PART_BYTES,

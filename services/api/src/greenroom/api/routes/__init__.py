@@ -9,6 +9,7 @@ from greenroom.api.agents import Agents
 from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.calls import Calls
 from greenroom.api.commands import Commands
+from greenroom.api.decrypting import keys_of
 from greenroom.api.fleet import Fleet
 from greenroom.api.listen_tickets import ListenTickets
 from greenroom.api.offers import Offers
@@ -78,6 +79,7 @@ def all_routes(
             sessions,
             store,
             shelf_of(settings.recordings_dir, settings.recordings_url, link_s=settings.recording_link_s),
+            keys_of(settings.recording_keys_dir),
         ),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),

@@ -10,15 +10,17 @@ from litestar.response import Stream
 
 from greenroom.api import examples, ranges
 from greenroom.api.auth import SESSIONS_READ, caller_of
+from greenroom.api.decrypting import DecryptedShelf
 from greenroom.api.ranges import RangeNotSatisfiable, Span
 from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.api.sessions import Sessions
 from greenroom.api.shelf import Shelf, file_of
 from greenroom.api.store import Recording, Store
+from greenroom.common.envelope import Keys, RecordingKeyMissing, RecordingTampered, context_of
 from greenroom.common.errors import RecordingNotFound, RecordingNotReady, SessionNotFound
 from greenroom.common.ids import is_uuid
 from greenroom.common.objects import StorageUnavailable
-from greenroom.common.recordings import MEDIA_TYPES
+from greenroom.common.recordings import MEDIA_TYPES, RecordingFile
 
 _WAV: Final = MEDIA_TYPES["wav"]
 _OK: Final = 200
@@ -27,13 +29,16 @@ _NOT_MODIFIED: Final = 304
 _ELSEWHERE: Final = 307
 
 
-def recording_routes(sessions: Sessions, store: Store, shelf: Shelf) -> list[HTTPRouteHandler]:
+def recording_routes(
+    sessions: Sessions, store: Store, shelf: Shelf, keys: Keys | None = None
+) -> list[HTTPRouteHandler]:
     """Return the routes.
 
     Args:
         sessions: knows which there are.
         store: knows which recordings there are.
         shelf: where their files are.
+        keys: what they may be encrypted with.
     """
 
     @get(
@@ -48,7 +53,15 @@ def recording_routes(sessions: Sessions, store: Store, shelf: Shelf) -> list[HTT
             _PARTIAL: ResponseSpec(bytes, generate_examples=False, description="The part asked for", media_type=_WAV),
             _NOT_MODIFIED: ResponseSpec(None, description="The caller has it already"),
             _ELSEWHERE: ResponseSpec(None, description="It is in a bucket: a link that is good for a short time"),
-            **problems(SessionNotFound, RecordingNotFound, RecordingNotReady, RangeNotSatisfiable, StorageUnavailable),
+            **problems(
+                SessionNotFound,
+                RecordingNotFound,
+                RecordingNotReady,
+                RangeNotSatisfiable,
+                StorageUnavailable,
+                RecordingKeyMissing,
+                RecordingTampered,
+            ),
         },
     )
     async def get_recording(
@@ -74,12 +87,13 @@ def recording_routes(sessions: Sessions, store: Store, shelf: Shelf) -> list[HTT
         headers = {"etag": etag, "accept-ranges": "bytes", "cache-control": "private, max-age=3600"}
         if if_none_match is not None and etag in if_none_match:
             return Response(b"", status_code=_NOT_MODIFIED, headers=headers, media_type=media_type)
-        if (link := await shelf.link(file.path)) is not None:
+        place = _place(shelf, keys, tenant=caller_of(request).tenant, session_id=session_id, file=file)
+        if (link := await place.link(file.path)) is not None:
             # Never kept by anybody on the way: whoever has the link has the recording.
             return Response(b"", status_code=_ELSEWHERE, headers={"location": link, "cache-control": "no-store"})
         # As a header: the type of the route stands over that of the answer.
         headers["content-type"] = media_type
-        size = await shelf.size(file.path)
+        size = await place.size(file.path)
         asked = ranges.parse(part, size) if if_range in {None, etag} else None
         span = asked or Span(start=0, stop=size)
         headers["content-length"] = str(span.stop - span.start)
@@ -88,7 +102,7 @@ def recording_routes(sessions: Sessions, store: Store, shelf: Shelf) -> list[HTT
         else:
             headers["content-disposition"] = f'attachment; filename="{_name(session_id, track, recording)}"'
         stream: Any = Stream(
-            shelf.read(file.path, span), status_code=_PARTIAL if asked else 200, headers=headers, media_type=media_type
+            place.read(file.path, span), status_code=_PARTIAL if asked else 200, headers=headers, media_type=media_type
         )
         return stream
 
@@ -123,6 +137,15 @@ async def _recording(sessions: Sessions, store: Store, tenant: str, session_id: 
     if recording is None:
         raise RecordingNotFound if stored.sealed else RecordingNotReady
     return recording
+
+
+def _place(shelf: Shelf, keys: Keys | None, *, tenant: str, session_id: str, file: RecordingFile) -> Shelf:
+    """Return where a file is read from."""
+    if file.key is None:
+        return shelf
+    if keys is None:
+        raise RecordingKeyMissing("GREENROOM_RECORDING_KEYS_DIR isn't set.")
+    return DecryptedShelf(shelf, keys, tenant=tenant, context=context_of(tenant, session_id, file.track))
 
 
 def _name(session_id: str, track: str | None, recording: Recording) -> str:
