@@ -81,7 +81,7 @@ def write_recording(
 ) -> Manifest | None:
     """Write the recording of `session` and return its manifest; None when there is no audio of it.
 
-    Blocks for a second per hour of audio, with Opus for some ten. The parts are left as they are.
+    Takes a second of a core per hour of audio, two for FLAC and twenty for Opus. The parts are left as they are.
 
     Args:
         session: as it ended; its agent may have another format or layout than what follows.
