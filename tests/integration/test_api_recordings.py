@@ -8,6 +8,7 @@ import wave
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import asyncpg
 import httpx
 import obstore
 import pytest
@@ -16,6 +17,7 @@ from greenroom.api.ranges import Span
 from greenroom.api.shelf import BucketShelf
 from greenroom.common.errors import RecordingNotFound
 from greenroom.common.objects import open_bucket
+from greenroom.common.recordings import RecordingChoice
 from tests.support.api_world import ApiWorld, problem_of, running_api
 
 PATH = "default/2026/03/02/call.wav"
@@ -250,3 +252,21 @@ async def test_a_bucket_can_be_read_here_too(bucket_url: str) -> None:
         )
     with pytest.raises(RecordingNotFound):
         await shelf.size("t/none.wav")
+
+
+async def test_an_agents_choice_goes_into_its_sessions(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """How an agent is recorded is in the document of each session, as it was asked for, and in the list."""
+    await world.add_agent("discreet", recording={"layout": "tracks", "off": True})
+    response = await client.post("/v1/sessions", json={"agent": "discreet"})
+    entry = await world.ledger.last("default", response.json()["id"])
+    assert entry is not None
+    assert entry.session.recording == RecordingChoice(layout="tracks", off=True)
+    agents = {agent["name"]: agent["recording"] for agent in (await client.get("/v1/agents")).json()["agents"]}
+    assert agents == {"discreet": {"layout": "tracks", "off": True}, "echo": {}}
+
+
+@pytest.mark.parametrize("choice", [{"format": "mp3"}, {"layout": "left"}, {"off": "yes"}, ["wav"]], ids=str)
+async def test_what_is_no_choice_is_refused_by_the_database(world: ApiWorld, choice: object) -> None:
+    """An agent's row takes formats and layouts that there are, and nothing else."""
+    with pytest.raises(asyncpg.CheckViolationError):
+        await world.add_agent("odd", recording=choice)

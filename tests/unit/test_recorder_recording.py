@@ -174,3 +174,16 @@ def test_header_of_a_very_long_call() -> None:
     )
     assert head[48:52] == b"fmt "
     assert struct.unpack("<4sI", head[-8:]) == (b"data", 0xFFFF_FFFF)
+
+
+def test_files_are_removed(parts: Parts, tmp_path: Path) -> None:
+    """All that a manifest names goes; what is gone already is passed over."""
+    parts.write([chunk("user", 1, 1, 0, [1] * 100)])
+    folder = Folder(tmp_path)
+    manifest = write_recording(a_session(), parts, folder, rate=RATE, layout="tracks")
+    assert manifest is not None
+    names = [*(file.path for file in manifest.files), "t/2026/03/01/s.json", "t/none/none.wav"]
+    assert [name.rsplit("/", 1)[1] for name in names[:2]] == ["s.user.wav", "s.bot.wav"]
+    for _ in range(2):
+        folder.remove(names)
+    assert not list((tmp_path / "t").rglob("s.*"))
