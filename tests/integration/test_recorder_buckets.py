@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -22,6 +23,7 @@ from greenroom.common.recordings import Format
 from greenroom.recorder import storage
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.recording import Manifest, write_recording
+from greenroom.recorder.retention.recordings import BucketRecordings, RecordingOf
 from greenroom.recorder.storage import Bucket
 from tests.support.recordings import ended_session, pcm_chunk
 
@@ -206,6 +208,19 @@ async def test_three_kinds_of_buckets(
     link = await signed_link(open_bucket(url), "t/s.flac", lifetime_s=60)
     assert link.startswith(host)
     assert mark in link
+
+
+async def test_all_of_a_session_can_be_deleted(store: ObjectStore, parts: Parts) -> None:
+    """Retention finds audio under any digest, tracks and manifest by the session's name, and nothing of another's."""
+    early = seal(store, parts)
+    obstore.put(store, f"{FOLDER}/s.user.0123456789abcdef.wav.enc", b"of a sealing that was cut off")
+    others = [f"{FOLDER}/{name}" for name in ("r.json", "s-2.json", "s2.wav", "t.wav")]
+    for name in others:
+        obstore.put(store, name, b"of others")
+    whose = RecordingOf(tenant="t", session_id="s", day=date(2026, 3, 1), path=early.path)
+    assert await BucketRecordings(store).remove(whose) == 3
+    assert names(store) == others
+    assert await BucketRecordings(store).remove(whose) == 0
 
 
 # Seals, and is killed where the test says.

@@ -28,12 +28,12 @@ from greenroom.recorder.purge import Purger
 from greenroom.recorder.reconcile import Reconciler
 from greenroom.recorder.retention.daily import Daily
 from greenroom.recorder.retention.eraser import Eraser
-from greenroom.recorder.retention.recordings import LocalRecordings
+from greenroom.recorder.retention.recordings import BucketRecordings, LocalRecordings
 from greenroom.recorder.retention.store import RetentionStore
 from greenroom.recorder.retention.times import parse_at, parse_zone
 from greenroom.recorder.seal import Sealer
 from greenroom.recorder.settings import RecorderSettings
-from greenroom.recorder.storage import Bucket, Folder, Storage
+from greenroom.recorder.storage import Bucket, Folder
 from greenroom.recorder.store import Store
 
 _log = structlog.get_logger()
@@ -63,6 +63,7 @@ class Recorder:
         self._leads = metrics.gauge("recorder_leads", "Whether this instance leads, and has the audio (1), or not (0)")
 
         recordings_dir = Path(settings.recordings_dir).absolute()
+        bucket = open_bucket(settings.recordings_url) if settings.recordings_url else None
         self._store = Store(pool)
         self._parts = Parts(recordings_dir / PARTS_DIR, max_open=settings.max_open_parts)
         self._audio = AudioIngest(
@@ -78,7 +79,7 @@ class Recorder:
             store=self._store,
             parts=self._parts,
             audio=self._audio,
-            storage=_storage(settings, recordings_dir),
+            storage=Bucket(bucket) if bucket is not None else Folder(recordings_dir),
             metrics=metrics,
             at_once=settings.seal_at_once,
             form=settings.recording_format,
@@ -121,7 +122,7 @@ class Recorder:
         self._eraser = Eraser(
             broker=broker,
             store=retained,
-            recordings=LocalRecordings(recordings_dir),
+            recordings=BucketRecordings(bucket) if bucket is not None else LocalRecordings(recordings_dir),
             parts=self._parts,
             audio=self._audio,
             settled_to=self._settled_to,
@@ -206,7 +207,3 @@ def _keys(settings: RecorderSettings) -> Keys | None:
     if settings.recording_keys_dir is None:
         return None
     return Keys(Path(settings.recording_keys_dir).absolute(), required=settings.recording_keys_required)
-
-
-def _storage(settings: RecorderSettings, recordings_dir: Path) -> Storage:
-    return Bucket(open_bucket(settings.recordings_url)) if settings.recordings_url else Folder(recordings_dir)
