@@ -27,7 +27,7 @@ call: $(ready) ## speak with a bot of a running `make up`: make call agent=front
 	@.venv/bin/greenroom call $(or $(agent),frontdesk) $(args)
 
 test: $(ready) ## run all tests, or some: make test only=tests/unit
-	@.venv/bin/pytest $(only) $(args)
+	@tools/test.sh $(only) $(args)
 
 lint: $(ready) ## check style, types and imports
 	@status=0; \

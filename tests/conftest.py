@@ -1,14 +1,38 @@
 """Fixtures for all tests. The servers are real, and start only for tests that ask for them."""
 
+import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
 from tests.support.buckets import make_bucket, running_s3
 from tests.support.servers import Databases, running_databases, wipe
+from tests.support.side_by_side import alternating, worker_count
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("greenroom", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("greenroom")
+
+# The readline of whoever started a worker leaves a width in its environment, which no terminal has.
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return what `-n auto` stands for."""
+    return worker_count()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side, tests that compute and tests that wait take turns; one by one, they keep their order."""
+    if hasattr(config, "workerinput"):
+        items[:] = alternating(items)
 
 
 @pytest.fixture(scope="session")

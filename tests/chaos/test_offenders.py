@@ -23,7 +23,7 @@ from tests.support.neighbours import FRAME_S, Heard, Neighbour, listen
 from tests.support.runner_process import RunnerProcess, runner_process
 from tests.support.runner_rig import gone, until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
 
 _NEIGHBOURS = 2
 _STANDBY = 2

@@ -4,6 +4,7 @@ What is built on the memory one in tests is thereby known to meet the same behav
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from typing import Any
 
@@ -13,6 +14,7 @@ from greenroom.common import topology_admin
 from greenroom.common.broker import (
     Broker,
     Message,
+    NoResponder,
 )
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.nats_broker import NatsBroker
@@ -60,6 +62,15 @@ async def connected(broker: Broker, *, within_s: float) -> None:
     """Wait until a broker has found its server again."""
     async with asyncio.timeout(within_s):
         while not broker.connected:
+            await asyncio.sleep(0.01)
+
+
+async def answer(broker: Broker, subject: str, data: bytes, *, within_s: float) -> Message:
+    """Return the answer to a request, once there is somebody who answers."""
+    async with asyncio.timeout(within_s):
+        while True:
+            with contextlib.suppress(NoResponder):
+                return await broker.request(subject, data, timeout_s=2)
             await asyncio.sleep(0.01)
 
 
@@ -128,7 +139,7 @@ async def test_subscriptions_and_pulls_survive_a_killed_server(nats: EmbeddedNat
         await nats.start()
         await connected(broker, within_s=5)
         await connected(other, within_s=5)
-        assert (await other.request("svc.echo", b"hello", timeout_s=2)).data == b"hello"
+        assert (await answer(other, "svc.echo", b"hello", within_s=5)).data == b"hello"
         sequence = await other.append(EVENT, b"2")
         assert sequence > acknowledged
         (delivery,) = await pull.fetch(10, 5)

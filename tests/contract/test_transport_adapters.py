@@ -1,6 +1,8 @@
 """What every transport's adapter keeps, over the broker in memory and in virtual time.
 
-A new adapter gets a case in tests/support/adapter_cases.py; nothing here knows of any of them.
+A new adapter gets a case in tests/support/adapter_cases.py; nothing here knows of any of them. A case says what of
+this doesn't concern its adapter, and why: nothing is made at a provider, or not before the session is ready; whoever
+asks doesn't get in himself.
 """
 
 import asyncio
@@ -17,7 +19,7 @@ from greenroom.api.transports import Transports
 from greenroom.common.errors import GreenroomError, InvalidBody
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Ledger
-from greenroom.common.lifecycle import Ended, Outcome, Requested, Session
+from greenroom.common.lifecycle import Ended, Leased, Outcome, Ready, Requested, Session, Started, State
 from tests.support.adapter_cases import ASKED, CASES
 from tests.support.leaping_time import LoopClock, run_virtual
 from tests.support.memory_broker import MemoryServer
@@ -42,13 +44,28 @@ class World:
         fields: dict[str, Any] = {"agent": "echo", "bot": "echo", "transport": self.adapter.name, "tenant": "default"}
         return Session(id=uuid7(), requested_at=now, queue_deadline_at=now, **fields)
 
+    async def begin(self, session: Session) -> None:
+        """Have a session requested, and run until it is ready; what is made then is made."""
+        entry = await self.ledger.create(Requested(session=session))
+        leased = Leased(runner_id="runner-1", epoch=1, expires_at=entry.at)
+        for transition in (leased, Started(runner_id="runner-1", epoch=1), Ready(epoch=1)):
+            entry = await self.ledger.advance(entry, transition)
+        await asyncio.sleep(3)
+
+    async def state(self, session: Session) -> Session:
+        """Return a session as it stands now."""
+        entry = await self.ledger.last(session.tenant, session.id)
+        assert entry is not None
+        return entry.session
+
     async def end(self, session: Session) -> None:
-        """End a session that waits."""
+        """End a session."""
 
         def decide(now: Session) -> Ended:
             return Ended(by="api", epoch=now.epoch, outcome=Outcome.CANCELED, reason="client-canceled")
 
         await self.ledger.move(session.tenant, session.id, decide)
+        self.case.closed()
 
     def stored(self, *, secrets: bool) -> bytes:
         """Return all that lies in streams: in that of secrets, or in the others."""
@@ -63,12 +80,14 @@ def play(request: pytest.FixtureRequest) -> Callable[[Callable[[World], Awaitabl
     def played(scenario: Callable[[World], Awaitable[None]]) -> None:
         async def run() -> None:
             world = World(request.param)
-            releasing = asyncio.create_task(world.transports.run())
+            work = [world.transports.run, *([world.case.work] if world.case.work else [])]
+            tasks = {asyncio.ensure_future(each()) for each in work}
             try:
                 await scenario(world)
             finally:
-                releasing.cancel()
-                await asyncio.wait({releasing})
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
         run_virtual(run())
 
@@ -92,16 +111,20 @@ def test_unknown_options_are_refused(play: Play) -> None:
 
 
 def test_known_options_are_taken(play: Play) -> None:
-    """Each example passes the check, can be prepared, and gives its caller the way in."""
+    """Each example passes the check, can be prepared, and gives its caller the way in, if there is one for him."""
 
     async def scenario(world: World) -> None:
         for options in world.case.options:
             world.transports.check(world.adapter.name, options)
             session, public = await world.transports.prepare(ASKED, world.session(), options)
             answer = await world.transports.answer(ASKED, session.id, public, again=False)
-            assert (answer.type, bool(answer.url)) == (world.adapter.name, True)
-            assert answer.expires_at is not None
-            assert answer.expires_at > world.clock.now()
+            assert (answer.type, bool(answer.url)) == (world.adapter.name, world.case.way_in)
+            if world.case.way_in:
+                assert answer.expires_at is not None
+                assert answer.expires_at > world.clock.now()
+            else:
+                # Nothing to get in with, and nothing that could run out.
+                assert (answer.expires_at, answer.token, answer.ice_servers) == (None, None, ())
 
     play(scenario)
 
@@ -119,6 +142,8 @@ def test_preparing_twice_prepares_once(play: Play) -> None:
             assert len(once - before) <= 1
             assert first[0].transport_info == second[0].transport_info
             assert (first[1].info, first[1].type) == (second[1].info, second[1].type)
+            await world.begin(second[0])
+            assert len(world.case.left() - before) == world.case.count
 
     play(scenario)
 
@@ -132,7 +157,7 @@ def test_what_the_answer_tells_is_stored_nowhere(play: Play) -> None:
                 session, public = await world.transports.prepare(ASKED, world.session(), options)
                 answer = await world.transports.answer(ASKED, session.id, public, again=False)
                 again = await world.transports.answer(ASKED, session.id, public, again=True)
-                await world.ledger.create(Requested(session=session))
+                await world.begin(session)
                 secrets = world.stored(secrets=True)
                 told = [text for each in (answer, again) for text in _secrets_of(each, public)]
                 shown = world.stored(secrets=False) + msgspec.json.encode([public, session]) + str(logs).encode()
@@ -141,7 +166,9 @@ def test_what_the_answer_tells_is_stored_nowhere(play: Play) -> None:
                 # What the session's process alone knows.
                 kept = await world.broker.last("SECRETS", f"gr.v1.secret.default.{session.id}")
                 values = msgspec.json.decode(kept.data)["values"].values() if kept is not None else ()
-                _find_none([value for value in values if "://" not in value], shown + msgspec.json.encode(answer))
+                _find_none(
+                    [value for value in values if value and "://" not in value], shown + msgspec.json.encode(answer)
+                )
 
     play(scenario)
 
@@ -153,8 +180,9 @@ def test_what_was_made_goes_with_the_session(play: Play) -> None:
         for options in world.case.options:
             before = world.case.left()
             session, _ = await world.transports.prepare(ASKED, world.session(), options)
-            await world.ledger.create(Requested(session=session))
+            await world.begin(session)
             made = world.case.left()
+            assert len(made - before) == world.case.count
             await asyncio.sleep(600)
             assert world.case.left() == made
             await world.end(session)
@@ -172,6 +200,9 @@ def test_releasing_twice_is_releasing_once(play: Play) -> None:
             session = world.session()
             plan = world.adapter.plan(session, options)
             await world.adapter.prepare(ASKED, session, options)
+            await world.begin(session)
+            assert len(world.case.left()) == world.case.count
+            world.case.closed()
             for _ in range(2):
                 await world.adapter.release(session.tenant, session.id, plan or {})
                 assert not world.case.left()
@@ -191,7 +222,9 @@ def test_what_is_made_again_is_taken_away_again(play: Play) -> None:
             assert not world.case.left()
             session, _ = await world.transports.prepare(ASKED, session, options)
             assert world.case.left() == made
-            await world.ledger.create(Requested(session=session))
+            await world.begin(session)
+            made = world.case.left()
+            assert len(made) == world.case.count
             await asyncio.sleep(200)
             assert world.case.left() == made
             await world.end(session)
@@ -219,6 +252,35 @@ def test_a_failure_in_the_middle_leaves_nothing(play: Play, broken: int) -> None
             provider.fail_from(None)
             await asyncio.sleep(120)
             assert not world.case.left()
+
+    play(scenario)
+
+
+def test_a_failure_behind_the_request_ends_the_session(play: Play) -> None:
+    """What fails once the session is ready can't be told to whoever asked: the session ends, and says why.
+
+    What was asked for isn't asked for again, since it may have been done: nobody is called twice. A call that was made
+    all the same is refused when its carrier asks (tests/integration/test_carriers_dialling.py). Where all is made
+    before the session exists, it goes on whatever the provider does afterwards.
+    """
+
+    async def scenario(world: World) -> None:
+        provider = world.case.provider
+        for options in world.case.options:
+            session, _ = await world.transports.prepare(ASKED, world.session(), options)
+            asked = len(provider.asked) if provider else 0
+            if provider:
+                provider.fail_from(asked + 1, Fault("lost"))
+            await world.begin(session)
+            await asyncio.sleep(60)
+            now = await world.state(session)
+            if world.case.makes == "when ready":
+                assert (now.state, now.reason) == (State.ENDING, "call-not-put-through")
+                assert len(provider.asked if provider else ()) == asked + 1
+            else:
+                assert now.state is State.READY
+            if provider:
+                provider.fail_from(None)
 
     play(scenario)
 

@@ -20,7 +20,7 @@ from tests.support.stack import (
     wait_for_session,
 )
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.alone, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
 SENTENCE = "what are your opening hours"
 RATE = 16_000

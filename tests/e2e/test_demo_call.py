@@ -15,7 +15,7 @@ from greenroom.devtools import call, demo, summary, trace
 from greenroom.devtools.call import CallReport
 from tests.support.stack import RunningStack, all_events, running_stack, wait_for_recording
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
 
 # The longest span is a turn; the longest turn of the script is the answer about opening hours.
 _LONGEST_SPAN_MS = 20_000

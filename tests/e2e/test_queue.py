@@ -28,6 +28,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runni
         yield running
 
 
+@pytest.mark.timeout(240)
 async def test_two_hundred_requests_over_four_slots_all_end_and_none_runs_twice(stack: RunningStack) -> None:
     """200 sessions are requested at once; each is started exactly once, and never more than four at a time."""
     limits = {"queue_timeout_s": 300, "join_timeout_s": _JOIN_TIMEOUT_S}

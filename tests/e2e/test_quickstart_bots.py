@@ -7,7 +7,8 @@ import pytest
 from greenroom.devtools import call
 from greenroom.devtools.client import ApiProblem
 from tests.support.openai_stub import CHAT, KEY, OpenAIStub, Says, running_openai_stub
-from tests.support.stack import RunningStack, running_stack
+from tests.support.rtc_caller import RtcCaller, converse, over_http, use_loopback
+from tests.support.stack import RunningStack, running_stack, wait_for_event, wait_for_session
 from tests.support.workspace import ROOT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,6 +34,7 @@ async def stack(stub: OpenAIStub, tmp_path_factory: pytest.TempPathFactory) -> A
         "OPENAI_API_KEY": KEY,
         "OPENAI_BASE_URL": stub.url,
         "GREENROOM_SESSION_ENV": "OPENAI_API_KEY,OPENAI_BASE_URL",
+        "GREENROOM_RTC_ADDRESSES": "127.0.0.1",
     }
     async with running_stack(tmp_path_factory.mktemp("quickstarts"), GREENROOM_BOTS=files, **keys) as running:
         yield running
@@ -57,6 +59,27 @@ async def test_the_websocket_quickstart_holds_a_call(stack: RunningStack, stub: 
     assert [event.data["data"]["text"] for event in report.of_type("agent_spoke")][:2] == ["Hello there my friend."] * 2
     assert report.of_type("metrics")
     assert report.of_type("recording_saved")
+    assert QUESTION in str(stub.asked(CHAT)[-1].body["messages"])
+
+
+async def test_the_webrtc_quickstart_holds_a_call(
+    stack: RunningStack, stub: OpenAIStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a peer connection it greets, hears and answers; transcript, metrics and recording are kept as well."""
+    use_loopback(monkeypatch)
+    wish = {"agent": "webrtc_bot", "transport": "smallwebrtc", "wait": "ready", "wait_timeout_s": 30}
+    [line] = call.spoken([QUESTION])
+    async with stack.client() as client:
+        session = await client.post("/v1/sessions", wish)
+        async with RtcCaller(over_http(session["transport"]["url"], session["transport"]["token"])) as caller:
+            await converse(caller, line.pcm)
+        ended = await wait_for_session(client, session["id"])
+        assert (ended["outcome"], ended["reason"]) == ("completed", "client-left")
+        events = await wait_for_event(client, session["id"], "recording_saved")
+    assert [event["data"]["text"] for event in events if event["type"] == "user_spoke"] == [QUESTION]
+    spoken = [event["data"]["text"] for event in events if event["type"] == "agent_spoke"]
+    assert spoken[0] == "Hello there my friend."
+    assert "metrics" in {event["type"] for event in events}
     assert QUESTION in str(stub.asked(CHAT)[-1].body["messages"])
 
 

@@ -45,7 +45,8 @@ async def dial(world: CarrierWorld, key: str | None = None, **options: Any) -> s
     headers = {"idempotency-key": key} if key else {}
     response = await world.client.post("/v1/sessions", json=wish, headers=headers)
     assert response.status_code == 201, response.text
-    assert response.json()["transport"]["info"] == {"direction": "outbound", "from": NUMBER, "to": CALLER}
+    info = response.json()["transport"]["info"]
+    assert info == {"direction": "outbound", "from": options.get("from", NUMBER), "to": CALLER}
     return response.json()["id"]
 
 
@@ -126,6 +127,30 @@ async def test_trouble_at_the_carrier_does_not_ring_twice(world: CarrierWorld) -
     world.exchange.trouble = [500]
     session = await world.ended(await dial(world))
     assert (session.reason, len(world.exchange.requests)) == ("call-not-put-through", 1)
+
+
+async def test_a_call_that_nobody_knows_of_is_refused(world: CarrierWorld) -> None:
+    """Whoever picks up a call whose session has ended, since the carrier's answer got lost, is let go at once."""
+    world.exchange.forgotten = 1
+    session = await world.ended(await dial(world))
+    assert session.reason == "call-not-put-through"
+    await until(lambda: not world.exchange.live)
+    assert (len(world.exchange.dialled), world.exchange.phones) == (1, [])
+
+
+@pytest.mark.parametrize("world", ["twilio"], indirect=True)
+async def test_a_call_counts_by_carrier_and_number(world: CarrierWorld) -> None:
+    """Limits find the carrier and the number that calls, written as the list of numbers has it; others are refused."""
+    session_id = await dial(world, **{"from": NUMBER.removeprefix("+")})
+    entry = await world.api.ledger.last("default", session_id)
+    assert entry is not None
+    assert (entry.session.carrier, entry.session.number) == (world.name, NUMBER)
+    options = {"to": CALLER, "from": NUMBER}
+    for field, other in (("carrier", "another"), ("number", CALLER)):
+        wish = {"agent": "phone", "transport": world.name, "transport_options": options, field: other}
+        problem = problem_of(await world.client.post("/v1/sessions", json=wish))
+        assert [error["pointer"] for error in problem["errors"]] == [f"/{field}"]
+    await world.client.post(f"/v1/sessions/{session_id}/stop")
 
 
 async def test_a_carrier_that_asks_for_patience_gets_it(world: CarrierWorld) -> None:

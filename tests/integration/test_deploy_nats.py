@@ -149,6 +149,11 @@ async def test_events_and_audio_come_to_the_recorder_and_are_purged(services: Se
     await _until(lambda: _settled(recorder))
     assert await recorder.count("AUDIO", subjects.SESSION_AUDIO.wildcard(**tokens)) == 0
     await recorder.append(subjects.SESSION_EVENT.format(**tokens, type="recording_saved"), b"{}", msg_id=uuid7())
+    for kind in ("transcript.ready", "post_call.summary"):
+        await recorder.append(subjects.SESSION_EVENT.format(**tokens, type=kind), b"{}", expected_last=0)
+    step = subjects.POST_CALL.format(**tokens, step="summary")
+    await recorder.append(step, b"{}", msg_id=uuid7())
+    assert await _taken(recorder, "POSTCALL", "recorder-postcall", 1) == {step}
     await recorder.append(subjects.PARKED.format(stream="SESSIONS"), b"{}", msg_id=uuid7())
     await recorder.purge("SESSIONS", subjects.SESSION_ALL.wildcard(**tokens), up_to=1_000_000)
     assert await recorder.count("SESSIONS", subjects.SESSION_ALL.wildcard(**tokens)) == 0
@@ -409,7 +414,7 @@ async def _drained(recorder: NatsBroker) -> None:
 
 
 async def _settled(recorder: NatsBroker) -> bool:
-    return [(await backlog(recorder, each.stream, each.name)).in_hand for each in _recorders()] == [0, 0]
+    return [(await backlog(recorder, each.stream, each.name)).in_hand for each in _recorders()] == [0, 0, 0]
 
 
 def _recorders() -> list[topology.Consumer]:

@@ -20,7 +20,8 @@ from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools.embedded.nats import find_nats_server
 from tests.support.nats_cluster import Cluster, Server
 
-_DEADLINE_S = 45.0
+# Electing anew takes 5 to 20 s, and longer where the servers have to wait for a core.
+_DEADLINE_S = 90.0
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ async def _leader_of_the_consumer(cluster: Cluster) -> Server:
     return next(server for server in cluster.servers if str(info.cluster.leader).endswith(str(server.number)))
 
 
-@pytest.mark.timeout(150)  # raft takes its time: all streams and consumers elect anew
+@pytest.mark.timeout(300)  # raft takes its time: all streams and consumers elect anew
 async def test_two_of_three_may_be_lost_for_good(cluster: Cluster) -> None:
     """Meanwhile nothing is stored and core messages flow; then new servers of the old names take everything over."""
     last, lost = cluster.servers[2], cluster.servers[:2]
@@ -176,7 +177,7 @@ async def _hears_itself(cluster: Cluster) -> None:
         await api.client.flush(5)
         await api.client.flush(5)
         await runner.publish(subjects.RUNNER_HEARTBEAT.format(pool="default", runner_id="r1"), b"{}")
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(heard.wait(), 20)
 
 
 async def _eventually[T](attempt: Callable[[], Awaitable[T]]) -> T:

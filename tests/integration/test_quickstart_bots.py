@@ -10,6 +10,7 @@ from greenroom.devtools.caller import RATE, Caller
 from greenroom.runner.discovery import BotSpec, load
 from tests.support.dev_runner import development_runner
 from tests.support.openai_stub import CHAT, KEY, TRANSCRIPTIONS, Says, running_openai_stub
+from tests.support.rtc_caller import RtcCaller, converse, over_http
 from tests.support.twilio_caller import hold
 from tests.support.workspace import ROOT
 
@@ -51,6 +52,22 @@ async def test_the_websocket_quickstart_runs_under_the_development_runner(tmp_pa
         async with development_runner(BOTS / "websocket_bot.py", "websocket", tmp_path, **keys) as address:
             held = await Caller(f"ws://{address}/ws-client", call.spoken([QUESTION]), linger_s=0.5).run()
     assert len(held.heard) > RATE  # half a second in 16 bit
+    assert stub.asked(TRANSCRIPTIONS)
+    assert [QUESTION in str(request.body["messages"]) for request in stub.asked(CHAT)][-1]
+
+
+async def test_the_webrtc_quickstart_runs_under_the_development_runner(tmp_path: Path) -> None:
+    """A peer connection over the machine's own addresses: it greets, hears what is said, and answers."""
+    async with running_openai_stub() as stub:
+        stub.default_transcript = QUESTION
+        stub.default_reply = Says("Hello there my friend.")
+        keys = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": stub.url}
+        async with (
+            development_runner(BOTS / "webrtc_bot.py", "webrtc", tmp_path, **keys) as address,
+            RtcCaller(over_http(f"http://{address}/api/offer")) as caller,
+        ):
+            [line] = call.spoken([QUESTION])
+            await converse(caller, line.pcm)
     assert stub.asked(TRANSCRIPTIONS)
     assert [QUESTION in str(request.body["messages"]) for request in stub.asked(CHAT)][-1]
 

@@ -320,7 +320,7 @@ async def test_killed_in_mid_call(here: World, tmp_path: Path) -> None:
                 process = await start_process(here, tmp_path)
         await here.end(entry)
         await here.sealed(session)
-        types = await eventually(lambda: here.event_types(session), lambda types: len(types) == 4 + 60 + 2)
+        types = await eventually(lambda: here.event_types(session), lambda types: len(types) == 4 + 60 + 3)
     finally:
         process.terminate()
         assert await process.wait() == 0

@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import pytest
 
-from greenroom.common.lifecycle import Limits, Outcome
+from greenroom.common.lifecycle import Limits, OnLoss, Outcome
 from greenroom.common.messages import Event, MediaKind, MediaRefused
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.runner.control import EndingNotice, Finished, MediaConnected, PipelineReady
@@ -368,6 +368,21 @@ async def test_a_process_without_its_runner_ends(host: HostProcess, nats_url: st
         assert await run.exit_status() == 0
         assert time.monotonic() - began < 1.0
         assert one(await run.events(), "call_completed").data["outcome"] == "lost"
+
+
+async def test_a_process_whose_session_goes_on_elsewhere_leaves_its_client(host: HostProcess, nats_url: str) -> None:
+    """With `on_loss=always` the bot falls silent when its runner is gone, and its client's connection stays open."""
+    async with Sessions(host, nats_url) as sessions:
+        run = await sessions.assign("talker", body={"greeting": "word " * 200}, on_loss=OnLoss.ALWAYS)
+        await run.expect(PipelineReady)
+        caller = await run.call()
+        await caller.until_heard(0.2)
+        run.abandon()
+        assert await run.exit_status() == 0
+        assert caller.closed is None
+        events = await run.events()
+        assert one(events, "call_completed").data["outcome"] == "lost"
+        assert "call_disconnected" not in types_of(events)
 
 
 async def test_a_standby_without_its_runner_leaves(host: HostProcess, nats_url: str) -> None:

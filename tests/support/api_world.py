@@ -33,7 +33,7 @@ from greenroom.recorder.store import Store as RecorderStore
 
 RUNNER: Final = "runner-1"
 # Every wait of these tests ends by then; the machine may be busy with others.
-PATIENCE_S: Final = 15.0
+PATIENCE_S: Final = 30.0
 
 
 async def eventually[T](look: Callable[[], Awaitable[T]], wanted: Callable[[T], object] = bool) -> T:

@@ -20,7 +20,7 @@ from tests.support.workspace import ROOT
 CONF: Final = ROOT / "deploy" / "nomad" / "nats"
 LOGINS: Final = ("api", "scheduler", "runner", "recorder", "operator", "publisher", "admin")
 _ADDRESS: Final = "127.0.0.1"
-_START_TIMEOUT_S: Final = 10.0
+_START_TIMEOUT_S: Final = 30.0
 
 
 class DeployedNats:

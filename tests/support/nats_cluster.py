@@ -20,7 +20,7 @@ from tests.support.nomad_templates import Nomad
 from tests.support.throwaway_ca import ThrowawayCa
 
 _ADDRESS: Final = "127.0.0.1"
-_START_TIMEOUT_S: Final = 10.0
+_START_TIMEOUT_S: Final = 30.0
 
 
 class Server:

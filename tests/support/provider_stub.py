@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+from urllib.parse import parse_qs
 
 import httpx
 
@@ -21,7 +22,7 @@ _LONG_S: Final = 3600.0
 
 @dataclass(frozen=True)
 class Asked:
-    """One request; names of headers are in lower case."""
+    """One request; names of headers are in lower case, the body is of JSON or of a form."""
 
     method: str
     path: str
@@ -158,4 +159,8 @@ class ProviderStub(ABC):
 
 def _asked(method: str, path: str, headers: Mapping[str, str], content: bytes) -> Asked:
     names = {name.lower(): value for name, value in headers.items()}
+    if names.get("content-type") == "application/x-www-form-urlencoded":
+        fields = parse_qs(content.decode(), keep_blank_values=True)
+        form = {name: found[0] if len(found) == 1 else found for name, found in fields.items()}
+        return Asked(method=method, path=path, headers=names, body=form)
     return Asked(method=method, path=path, headers=names, body=json.loads(content) if content else {})

@@ -183,6 +183,8 @@ class World:
             "recordings_dir": str(self.folder),
             "instance_id": f"recorder-{uuid7()}",
             "purge_grace_s": 3600.0,
+            # Nothing but this, unless a test says otherwise.
+            "recorder_work": ("keep",),
             **settings,
         }
         broker = await NatsBroker.connect(await self.nats_url(), name="recorder under test", timeout_s=PATIENCE_S)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
+import httpx
 import numpy as np
 import pytest
 from aioice import ice
@@ -21,10 +22,23 @@ from av import AudioFrame, AudioResampler
 
 RATE: Final = 16_000
 _FRAME: Final = RATE // 50
-_PATIENCE_S: Final = 15.0
+_PATIENCE_S: Final = 30.0
 
 # Takes an offer as `{"sdp": …, "type": "offer", …}`, returns the answer.
 type Exchange = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+def over_http(url: str, token: str = "") -> Exchange:
+    """Return what posts offers to a URL, with a token if there is one."""
+
+    async def exchange(offer: dict[str, Any]) -> dict[str, Any]:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        async with httpx.AsyncClient(timeout=_PATIENCE_S) as client:
+            response = await client.post(url, json=offer, headers=headers)
+        assert response.status_code == httpx.codes.OK, response.text
+        return response.json()
+
+    return exchange
 
 
 def use_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,3 +167,14 @@ class RtcCaller:
                 return
             for part in resampler.resample(frame):  # pyright: ignore[reportArgumentType] it is one of audio
                 self.heard += part.to_ndarray().astype(np.int16).tobytes()
+
+
+async def converse(caller: RtcCaller, pcm: bytes, *, enough_s: float = 0.15) -> None:
+    """Connect, hear a greeting out, say something (PCM at 16 kHz), and hear an answer, each of at least `enough_s`."""
+    await caller.connect()
+    await caller.until_heard(enough_s)
+    await caller.until_quiet()
+    greeted_s = caller.loud_s
+    caller.voice.say(pcm)
+    await caller.until(lambda: caller.voice.silent)
+    await caller.until_heard(greeted_s + enough_s)

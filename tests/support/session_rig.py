@@ -54,7 +54,8 @@ FRAME_S: Final = 0.02
 _PROTOBUF: Final[Any] = vars(frame_protos)["Frame"]
 _HEADER: Final = struct.Struct(">BI")
 _START_TIMEOUT_S: Final = 40.0
-_TIMEOUT_S: Final = 10.0
+# More than the longest end that a test gives a session; the machine may be busy with others.
+_TIMEOUT_S: Final = 30.0
 
 
 def new_session(bot: str, **fields: Any) -> Session:

@@ -31,7 +31,7 @@ from greenroom.runner.session.context import SessionContext
 
 _PONG_S = 0.5
 # What a session has eaten of its memory.
-eaten = bytearray()
+eaten: list[bytes] = []
 
 
 def block() -> None:
@@ -102,7 +102,8 @@ def _misbehave(script: dict[str, Any]) -> None:
     if script.get("blocks"):
         block()
     if (megabytes := script.get("eats_mb")) is not None:
-        eaten.extend(b"x" * (megabytes * 2**20))
+        # Bite by bite: who looks meanwhile doesn't find the bite and what it becomes at once.
+        eaten.extend(b"x" * 2**20 for _ in range(megabytes))
     if script.get("stops"):
         os.kill(os.getpid(), signal.SIGSTOP)
 

@@ -24,11 +24,12 @@ class ThrowawayCa:
             "-subj", "/CN=Greenroom test CA", "-keyout", str(self._key), "-out", str(self.certificate),
         )  # fmt: skip
 
-    def issue(self, name: str, *, address: str) -> tuple[Path, Path]:
-        """Return certificate and key of a server at an IP address, fit for being a client as well."""
+    def issue(self, name: str, *, address: str, host: str | None = None) -> tuple[Path, Path]:
+        """Return certificate and key of a server at an IP address or a `host`, fit for being a client as well."""
         key, request, certificate = (self.folder / f"{name}{suffix}" for suffix in ("-key.pem", ".csr", ".pem"))
         extensions = self.folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName=IP:{address}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        holder = f"DNS:{host}" if host else f"IP:{address}"
+        extensions.write_text(f"subjectAltName={holder}\nextendedKeyUsage=serverAuth,clientAuth\n")
         _openssl(
             "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
             "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request),

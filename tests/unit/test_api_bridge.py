@@ -8,6 +8,7 @@ import pytest
 
 from greenroom.api.bridge import WATCHED, Bridge, End
 from greenroom.api.handshake import EdgeFull, refuse
+from greenroom.api.openings import Opening
 from greenroom.api.waiters import Waiters
 from greenroom.common import media_frames as frames
 from greenroom.common import messages, subjects
@@ -22,12 +23,14 @@ from greenroom.common.errors import (
     TicketUsed,
 )
 from greenroom.common.ledger import Ledger
-from greenroom.common.lifecycle import Requested, Session
+from greenroom.common.lifecycle import Leased, Ready, Requested, Session, Started
 from greenroom.common.media_frames import Close
 from greenroom.common.messages import ConnectMedia, MediaAccepted
+from tests.support.api_world import until
 from tests.support.memory_broker import MemoryBroker, MemoryServer
 
 TOKENS = {"tenant": "t", "session_id": "s-1"}
+IN = subjects.SESSION_MEDIA.format(**TOKENS, direction="in")
 OUT = subjects.SESSION_MEDIA.format(**TOKENS, direction="out")
 
 
@@ -95,6 +98,7 @@ async def running() -> AsyncGenerator[Running]:
         receive=client.receive,
         send=client.send,
         queue_frames=64,
+        opening=Opening(kept=True),
     )
     await bridge.connect(1.0)
     made = Running(broker, client, bridge)
@@ -111,6 +115,32 @@ async def test_a_hole_behind_a_stall_is_a_client_that_is_too_slow(running: Runni
     await running.say(b"0")
     await running.say(b"9", skip=8)
     assert await running.end() == End(close=Close(code=4008, reason="too-slow"), by="edge")
+
+
+async def test_a_process_that_takes_over_hears_the_opening_again(running: Running) -> None:
+    """What the client said up to its start comes first, numbered from 0, and then what it says from then on."""
+    heard: list[tuple[int, int, bytes]] = []
+
+    async def hear(message: Message) -> None:
+        heard.append(frames.decode(message.data))
+
+    await running.broker.subscribe(IN, hear)
+    opening = ['{"event":"connected"}', '{"event":"start","streamSid":"s"}']
+    for text in (*opening, '{"event":"media","media":{}}'):
+        await running.client.events.put({"type": "websocket.receive", "text": text})
+    await until(lambda: len(heard) == 3)
+    heard.clear()
+    ledger = Ledger(running.broker)
+    entry = await ledger.last("t", "s-1")
+    assert entry is not None
+    leased = Leased(runner_id="r-2", epoch=1, expires_at=entry.at)
+    for transition in (leased, Started(runner_id="r-2", epoch=1), Ready(epoch=1)):
+        entry = await ledger.advance(entry, transition)
+    await until(lambda: len(heard) == 2)
+    await running.client.events.put({"type": "websocket.receive", "text": "more"})
+    await until(lambda: len(heard) == 3)
+    told = [*opening, "more"]
+    assert heard == [(frames.TEXT, number, text.encode()) for number, text in enumerate(told)]
 
 
 async def test_a_hole_by_itself_is_a_loss(running: Running) -> None:

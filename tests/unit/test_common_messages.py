@@ -7,7 +7,17 @@ from collections import Counter
 import msgspec
 import pytest
 
-from greenroom.common import commands, lifecycle, messages, peer_messages, pins, policy, subjects, topology
+from greenroom.common import (
+    commands,
+    lifecycle,
+    messages,
+    peer_messages,
+    pins,
+    policy,
+    post_call_messages,
+    subjects,
+    topology,
+)
 from greenroom.common.lifecycle import Requested
 from greenroom.common.message_catalog import CATALOG, Described
 from greenroom.common.messages import Event, ExternalEvent, LedgerEntry
@@ -35,7 +45,7 @@ def test_every_struct_is_in_the_catalogue() -> None:
     """What the modules of messages define is reached from a row, or it isn't a message."""
     defined = {
         name
-        for module in (messages, commands, lifecycle, peer_messages, pins, policy)
+        for module in (messages, commands, lifecycle, peer_messages, pins, policy, post_call_messages)
         for name, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, msgspec.Struct)
     }

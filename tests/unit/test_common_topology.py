@@ -5,6 +5,7 @@ import itertools
 from greenroom.common import topology
 from greenroom.common.leadership import STREAM as LEADERS_STREAM
 from greenroom.common.ledger import STREAM as LEDGER_STREAM
+from greenroom.recorder.post_call.step_runner import STREAM as POST_CALL_STREAM
 from tests.support.memory_streams import matches
 
 STREAMS = {stream.name: stream for stream in topology.STREAMS}
@@ -16,7 +17,7 @@ def test_names_are_there_once() -> None:
     consumers = [consumer.name for consumer in topology.CONSUMERS]
     assert len(set(consumers)) == len(consumers)
     kept = {"AUDIO", "TICKETS", "IDEMPOTENCY", "SECRETS", "RELEASES", "CALLS", "DIALS", "POLICY", "DECISIONS", "PARKED"}
-    assert {LEDGER_STREAM, LEADERS_STREAM} | kept == set(STREAMS)
+    assert {LEDGER_STREAM, LEADERS_STREAM, POST_CALL_STREAM} | kept == set(STREAMS)
 
 
 def test_streams_do_not_overlap() -> None:

@@ -199,6 +199,30 @@ async def test_a_write_whose_answer_was_lost_is_not_written_twice() -> None:
         assert not it.fenced
 
 
+async def test_a_claim_by_another_process_of_the_same_id_is_fenced() -> None:
+    """A cold runner that was launched twice is two processes with one id: whose claim isn't in the ledger leaves."""
+    async with scene() as it:
+        await it.move(Started(runner_id=RUNNER, epoch=1, claim="another"))
+        it.writer.put(Started(runner_id=RUNNER, epoch=1, claim=it.writer.claim))
+        async with asyncio.timeout(DEADLINE_S):
+            while not it.fenced:
+                await asyncio.sleep(0.005)
+        assert it.stored == []
+        assert (await it.state()).claim == "another"
+
+
+async def test_a_claim_whose_answer_was_lost_is_known_again() -> None:
+    """It says whose it is."""
+    async with scene() as it:
+        it.broker.lose_acks = 100
+        it.writer.put(Started(runner_id=RUNNER, epoch=1, claim=it.writer.claim))
+        await asyncio.sleep(0.05)
+        it.broker.lose_acks = 0
+        await it.until("Started")
+        assert it.fenced == []
+        assert (await it.state()).claim == it.writer.claim
+
+
 async def test_a_call_whose_ledger_is_garbage_goes_on_and_frees_its_slot_at_its_end() -> None:
     """Nothing can be written, and nobody is cut off for it; at the end the runner lets go without having written."""
     async with scene() as made:

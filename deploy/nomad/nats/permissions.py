@@ -43,6 +43,11 @@ RECORDING_MISSING: Final = subjects.SESSION_EVENT.wildcard(type="recording.missi
 CALLS: Final = subjects.SESSION_EVENT.wildcard(type="call_status")
 ANSWERED_BY: Final = subjects.SESSION_EVENT.wildcard(type="call_answered_by")
 DECIDED: Final = subjects.SESSION_EVENT.wildcard(type="scheduler.decision")
+# What the recorder says of a call that is over; the steps that are run then are anybody's.
+KEPT: Final = (
+    subjects.SESSION_EVENT.wildcard(type="transcript.ready"),
+    subjects.SESSION_EVENT.wildcard().removesuffix(">") + "post_call.>",
+)
 # Types without a dot are Greenroom's own.
 FOREIGN: Final = subjects.SESSION_EVENT.wildcard().removesuffix(">") + "*.>"
 # Told by people, and by the scheduler, which retires idle runners.
@@ -125,7 +130,7 @@ def users() -> tuple[User, ...]:
                 *_reads_last("SECRETS", subjects.SECRET),
                 *_names_streams(),
             ),
-            never=(RECORDING_SAVED, RECORDING_MISSING, DECIDED),
+            never=(RECORDING_SAVED, RECORDING_MISSING, DECIDED, *KEPT),
             subscribe=(
                 INBOX,
                 LOGINS_OF_SESSIONS,
@@ -142,6 +147,7 @@ def users() -> tuple[User, ...]:
             publish=(
                 *owned("recorder"),
                 RECORDING_MISSING,
+                *KEPT,
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
                 f"$JS.API.DIRECT.GET.LEADERS.{RECORDER_LEADS}",
                 *_follows("SESSIONS"),
@@ -158,7 +164,7 @@ def users() -> tuple[User, ...]:
             subscribe=(INBOX, HEARTBEATS, "$JS.EVENT.>"),
         ),
         # Other services of the house: a pattern for logins of their own, each for the types that begin with its name.
-        User(name="publisher", publish=(FOREIGN,), never=(RECORDING_MISSING, DECIDED)),
+        User(name="publisher", publish=(FOREIGN,), never=(RECORDING_MISSING, DECIDED, *KEPT)),
     )
 
 

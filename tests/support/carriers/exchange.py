@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from websockets.exceptions import InvalidStatus
 
 from tests.support.carriers.dialect import Answered, Dialect, Dialled, Leg, Request
 from tests.support.carriers.exotel import ExotelDialect
@@ -46,6 +47,7 @@ class Exchange:
         callee: what somebody who is called does.
         answered_by: what the carrier says of who picked up, as fields of its webhook; None: nothing.
         trouble: statuses with which the next requests to its API are answered, whatever they ask for.
+        forgotten: how many of the next requests are carried out, but answered as if they weren't.
         requests: to its API, in order.
         dialled: whom it was asked to call.
         hung_up: calls that it was asked to end.
@@ -58,6 +60,7 @@ class Exchange:
         self.callee: Literal["answers", "busy", "no-answer", "failed"] = "answers"
         self.answered_by: dict[str, str] | None = None
         self.trouble: list[int] = []
+        self.forgotten = 0
         self.requests: list[Request] = []
         self.dialled: list[Dialled] = []
         self.hung_up: list[str] = []
@@ -125,6 +128,9 @@ class Exchange:
             leg = self.leg(caller=dialled.caller, called=dialled.to, outbound=True)
             self.dialled.append(dialled)
             self._begin(self._ring(leg, dialled))
+            if self.forgotten:
+                self.forgotten -= 1
+                return JSONResponse({"message": "trouble"}, status_code=503)
             return _json(*self.dialect.dialled(leg))
         call_id = self.dialect.hangs_up(asked)
         assert call_id is not None, asked
@@ -145,10 +151,17 @@ class Exchange:
         url = dialled.stream_url
         if dialled.answer_url:
             answered = await self.ask(dialled.answer_url, leg)
+            if answered.kind == "refuse":
+                self.live.discard(leg.call_id)
+                return
             assert answered.kind == "connect"
             url = answered.url
         phone = Phone(self.dialect, leg)
-        await phone.connect(url)
+        try:
+            await phone.connect(url)
+        except InvalidStatus:
+            self.live.discard(leg.call_id)
+            return
         self.phones.append(phone)
         if self.answered_by is not None:
             await self.webhook(dialled.machine_url, {**self.dialect.asks(leg), **self.answered_by})

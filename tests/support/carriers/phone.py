@@ -49,6 +49,13 @@ class Phone:
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
+    def voiced_s(self) -> float:
+        """For how long something was heard that isn't silence."""
+        samples = np.abs(np.frombuffer(bytes(self.heard), dtype="<i2").astype(int))
+        frames = samples[: len(samples) // 160 * 160].reshape(-1, 160)
+        return float((frames.max(axis=1) > 500).sum() * 160 / RATE)
+
+    @property
     def buffered_s(self) -> float:
         """How much is yet to be played."""
         return sum(len(piece) for piece in self._buffer if isinstance(piece, bytes)) / (2 * RATE)

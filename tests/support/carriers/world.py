@@ -14,7 +14,7 @@ import httpx
 
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ledger import Entry
-from greenroom.common.lifecycle import Ended, Leased, Ready, Session, Started, State
+from greenroom.common.lifecycle import Ended, Leased, Ready, Requeued, Session, Started, State
 from greenroom.common.messages import Event
 from greenroom.runner.control import Finished, PipelineReady
 from tests.support.api_world import RUNNER, ApiWorld, eventually, running_api
@@ -94,6 +94,19 @@ class CarrierWorld:
         return [event for event in await run.events() if event.type == kind]
 
     # ------------------------------------------------------------------------ scheduler and runner
+
+    async def move(self, session_id: str) -> None:
+        """Lose the runner of a session, and put it on another one: its process hears that nobody is there any more."""
+        task, run = self._tasks.pop(session_id), self.runs[session_id]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        run.abandon()
+        await run.exit_status()
+
+        def decide(session: Session) -> Requeued:
+            return Requeued(epoch=session.epoch, reason="runner-lost")
+
+        await self.api.ledger.move("default", session_id, decide)
 
     async def run(self) -> None:
         """Place and run sessions until canceled."""
@@ -182,6 +195,7 @@ async def carrier_world(
         api = await closing.enter_async_context(running_api(nats_url, database, first=False, **chosen))
         for agent in ("line", "phone", "frontdesk"):
             await api.add_agent(agent, transports=TRANSPORTS)
+        await api.add_agent("steady", bot="phone", transports=TRANSPORTS, on_loss="always")
         client = await closing.enter_async_context(api.client())
         sessions = await closing.enter_async_context(Sessions(host, nats_url))
         world = CarrierWorld(exchange, api, client, sessions)

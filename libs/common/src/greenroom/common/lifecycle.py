@@ -140,6 +140,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_expires_at: datetime | None = None
     # The lease is on a runner that is being launched for this very session, and claims it when it is up.
     cold: bool = False
+    # What tells the process that made the claim from another runner of the same id; None: nobody has, or didn't say.
+    claim: str | None = None
     # Runners that refused this session, or let its lease run out.
     refused_by: tuple[str, ...] = ()
     # Whether somebody was connected in this attempt; decides for `on_loss = before_media`.
@@ -208,6 +210,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     by: Actor = "runner"
     runner_id: str
     epoch: int
+    # Which one claims: a cold runner that is launched twice is two processes with one id. Empty: of an older version.
+    claim: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
@@ -355,7 +359,9 @@ def _leased(session: Session, transition: Leased, at: datetime) -> dict[str, Any
 def _progress(transition: Started | Ready | Connected, at: datetime) -> dict[str, Any]:
     if isinstance(transition, Connected):
         return {"media_connected": True}
-    return {"started_at": at, "lease_expires_at": None} if isinstance(transition, Started) else {"ready_at": at}
+    if isinstance(transition, Started):
+        return {"started_at": at, "lease_expires_at": None, "claim": transition.claim or None}
+    return {"ready_at": at}
 
 
 def _requeued(session: Session, transition: Requeued, at: datetime) -> dict[str, Any]:
@@ -371,6 +377,7 @@ def _requeued(session: Session, transition: Requeued, at: datetime) -> dict[str,
         "runner_id": None,
         "lease_expires_at": None,
         "cold": False,
+        "claim": None,
         "refused_by": refused,
         "media_connected": False,
         "queue_deadline_at": deadline,

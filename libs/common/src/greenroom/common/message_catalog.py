@@ -42,6 +42,7 @@ from greenroom.common.messages import (
 from greenroom.common.peer_messages import OfferPeer, PeerCandidates, PeerReply
 from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
 from greenroom.common.policy import Policy, Verdicts
+from greenroom.common.post_call_messages import PostCall
 from greenroom.common.subjects import Subject
 
 type Kind = Literal["ledger", "event", "audio", "media", "presence", "command", "request", "state", "parked"]
@@ -325,6 +326,14 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=WebhookSeen,
         stream="CALLS",
         summary="That the nonce of a carrier's webhook was used.",
+    ),
+    Described(
+        subject=subjects.POST_CALL,
+        kind="state",
+        owner="recorder",
+        message=PostCall,
+        stream="POSTCALL",
+        summary="A step to be run for a session that is over.",
     ),
     Described(
         subject=subjects.DIAL,

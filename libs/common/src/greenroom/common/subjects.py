@@ -114,6 +114,9 @@ WEBHOOK: Final = Subject("gr.v1.webhook.{key}")
 # Somebody is to be called.
 DIAL: Final = Subject("gr.v1.dial.{carrier}")
 
+# What is to be done when a session is over and kept.
+POST_CALL: Final = Subject("gr.v1.postcall.{tenant}.{session_id}.{step}")
+
 # What operators decided (`policy`), and what the scheduler found about it (`verdicts`).
 POLICY: Final = Subject("gr.v1.policy.{name}")
 # Why the scheduler launched, retired or held back capacity of a pool. (Why it did what with a session is an event of

@@ -112,6 +112,13 @@ STREAMS: Final[tuple[Stream, ...]] = (
         max_age_s=DAY_S,
     ),
     Stream(
+        name="POSTCALL",
+        subjects=(subjects.POST_CALL.wildcard(),),
+        description="Steps to be run for sessions that are over.",
+        retention="workqueue",
+        max_age_s=7 * DAY_S,
+    ),
+    Stream(
         name="POLICY",
         subjects=(subjects.POLICY.wildcard(),),
         description="Limits, pools and rollouts, as the schedulers apply them; PostgreSQL has the original.",
@@ -144,6 +151,15 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
         filters=(subjects.SESSION_AUDIO.wildcard(),),
         description="The recorder stores audio.",
         max_ack_pending=2_000,
+    ),
+    Consumer(
+        stream="POSTCALL",
+        name="recorder-postcall",
+        filters=(subjects.POST_CALL.wildcard(),),
+        description="The recorder runs steps for sessions that are over.",
+        # A step that takes longer is given up sooner.
+        ack_wait_s=180,
+        max_ack_pending=100_000,
     ),
     Consumer(
         stream="RELEASES",

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from greenroom.common.errors import GreenroomError
 from greenroom.common.log import configure_logging
-from greenroom.devtools import parked_cli, retention_cli, scheduling_cli, steering_cli
+from greenroom.devtools import parked_cli, retention_cli, scheduling_cli, steering_cli, webhooks_cli
 from greenroom.devtools.sim.command import sim
 from greenroom.devtools.terminal import console
 
@@ -23,7 +23,7 @@ click.rich_click.COMMAND_GROUPS = {
     "greenroom": [
         {"name": "Run", "commands": ["up", "demo", "call"]},
         {"name": "Look", "commands": ["fleet", "queue", "sessions", "why", "tail", "trace", "doctor", "error"]},
-        {"name": "Steer", "commands": ["say", "cmd", "listen", "limits", "pins", "parked"]},
+        {"name": "Steer", "commands": ["say", "cmd", "listen", "limits", "pins", "parked", "webhooks"]},
         {"name": "Keep", "commands": ["retention", "erase"]},
         {"name": "Foresee", "commands": ["sim"]},
         {"name": "Set up", "commands": ["migrate", "topology", "keys"]},
@@ -299,8 +299,10 @@ def keys_revoke(prefix: str) -> int:
     return 0 if _run(setup_commands.revoke_key(_console, prefix)) else 1
 
 
-for _command in (*scheduling_cli.COMMANDS, *steering_cli.COMMANDS, *parked_cli.COMMANDS, *retention_cli.COMMANDS, sim):
-    cli.add_command(_command)
+for _module in (scheduling_cli, steering_cli, parked_cli, retention_cli, webhooks_cli):
+    for _command in _module.COMMANDS:
+        cli.add_command(_command)
+cli.add_command(sim)
 
 if __name__ == "__main__":
     main()

@@ -43,6 +43,9 @@ POLICY_WRITE: Final = "policy:write"
 # Which agent answers calls to the tenant's phone numbers.
 NUMBERS_READ: Final = "numbers:read"
 NUMBERS_WRITE: Final = "numbers:write"
+# Whom the tenant's events are told to.
+WEBHOOKS_READ: Final = "webhooks:read"
+WEBHOOKS_WRITE: Final = "webhooks:write"
 ADMIN: Final = "admin"
 # A key with one of these may do everything.
 _ALL: Final = frozenset({ADMIN, "*"})

@@ -15,6 +15,7 @@ import structlog
 from litestar.types import Receive, Send
 
 from greenroom.api import closes
+from greenroom.api.openings import Opening
 from greenroom.api.waiters import Watch
 from greenroom.common import media_frames as frames
 from greenroom.common import messages, subjects, telemetry
@@ -90,7 +91,7 @@ class Counts:
         self.sent = 0
         # On their way from the process: holes in its numbers.
         self.lost = 0
-        # From the client, while the broker was away.
+        # From the client, while the broker was away, or while the session went over to another process.
         self.dropped = 0
 
     def take(self) -> tuple[int, int, int, int]:
@@ -112,6 +113,7 @@ class Bridge:
         receive: from the client (ASGI).
         send: to the client (ASGI).
         queue_frames: how many frames may wait for the client.
+        opening: what the client says once; a process that takes the session over hears it again.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Bridge:
         receive: Receive,
         send: Send,
         queue_frames: int,
+        opening: Opening | None = None,
     ) -> None:
         self.counts: Final = Counts()
         # All that were lost on their way from the process.
@@ -137,6 +140,9 @@ class Bridge:
         self._receive = receive
         self._send = send
         self._queue_frames = queue_frames
+        self._opening = opening or Opening(kept=False)
+        # Whether the session goes over to another process now, which hears nothing but the opening.
+        self._going_over = False
         tokens = {"tenant": session.tenant, "session_id": session.id}
         self._in = subjects.SESSION_MEDIA.format(**tokens, direction="in")
         self._out = subjects.SESSION_MEDIA.format(**tokens, direction="out")
@@ -245,24 +251,32 @@ class Bridge:
             await subscription.unsubscribe()
 
     async def _from_client(self) -> None:
-        receive, publish, subject, counts = self._receive, self._broker.publish, self._in, self.counts
+        receive, counts, opening = self._receive, self.counts, self._opening
         while True:
             event = cast("dict[str, Any]", await receive())
             if event["type"] == "websocket.disconnect":
                 self.end(Close(code=event.get("code") or 1005, reason=event.get("reason") or ""), "client")
                 return
-            payload = event.get("bytes")
+            payload, kind = event.get("bytes"), frames.BINARY
             if payload is None:
-                frame = HEAD.pack(frames.TEXT, self._next) + event["text"].encode()
-            else:
-                frame = HEAD.pack(frames.BINARY, self._next) + payload
-            # Also of a frame that can't be sent, so that the process sees the hole.
-            self._next = (self._next + 1) & _SEQUENCE_MASK
+                text, kind = event["text"], frames.TEXT
+                if opening.waits:
+                    opening.hear(text)
+                payload = text.encode()
             counts.received += 1
-            try:
-                await publish(subject, frame)
-            except BrokerUnavailable:
+            if self._going_over:
                 counts.dropped += 1
+            else:
+                await self._to_process(kind, payload)
+
+    async def _to_process(self, kind: int, payload: bytes) -> None:
+        frame = HEAD.pack(kind, self._next) + payload
+        # Also of a frame that can't be sent, so that the process sees the hole.
+        self._next = (self._next + 1) & _SEQUENCE_MASK
+        try:
+            await self._broker.publish(self._in, frame)
+        except BrokerUnavailable:
+            self.counts.dropped += 1
 
     async def _from_process(self, message: Message) -> None:
         try:
@@ -321,10 +335,15 @@ class Bridge:
 
     async def _go_over(self, entry: Entry) -> None:
         self._begin_counting()
+        self._going_over = True
         try:
             await self.connect(entry.session.limits.join_timeout_s)
+            for text in self._opening.messages:
+                await self._to_process(frames.TEXT, text.encode())
         except GreenroomError as error:
             self.end(Close(code=closes.BOT_FAILED, reason=error.code), "edge")
+        finally:
+            self._going_over = False
 
     # ------------------------------------------------------------------------ ending
 

@@ -15,7 +15,9 @@ from opentelemetry.trace import SpanKind
 
 from greenroom.api import closes, handshake
 from greenroom.api.bridge import WATCHED, Bridge, Counts, SessionNotReady
+from greenroom.api.carriers import base as carriers
 from greenroom.api.handshake import EdgeFull
+from greenroom.api.openings import Opening
 from greenroom.api.settings import ApiSettings
 from greenroom.api.tickets import Held, Tickets
 from greenroom.api.waiters import Waiters, Watch
@@ -67,7 +69,9 @@ class MediaEdge:
         self._connections = metrics.gauge("media_connections", "Media sockets that are open now")
         self._frames = metrics.counter("media_frames", "Frames carried", ["direction"])
         self._lost = metrics.counter("media_frames_lost", "Frames of session processes that never came")
-        self._dropped = metrics.counter("media_frames_dropped", "Frames of clients, dropped while NATS was away")
+        self._dropped = metrics.counter(
+            "media_frames_dropped", "Frames of clients, dropped while NATS or their session's process was away"
+        )
         self._closed = metrics.counter("media_closed", "Media sockets closed", ["code", "by"])
         self._refused = metrics.counter("media_refused", "Handshakes refused", ["code"])
 
@@ -121,6 +125,7 @@ class MediaEdge:
                 receive=receive,
                 send=send,
                 queue_frames=self._settings.media_queue_frames,
+                opening=Opening(kept=session.transport in carriers.NAMES),
             )
             try:
                 await self._let_in(bridge, held, session, scope, send)

@@ -82,8 +82,12 @@ class CreateSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     room: Annotated[
         LongName | None, Meta(description="The conference room: a tenant has one active session in each")
     ] = None
-    carrier: Annotated[Name | None, Meta(description="Of a phone call, for limits by carrier")] = None
-    number: Annotated[Name | None, Meta(description="Of a phone call, for limits by number")] = None
+    carrier: Annotated[
+        Name | None, Meta(description="Of a call, for limits by carrier; a phone call of ours has its own")
+    ] = None
+    number: Annotated[
+        Name | None, Meta(description="Of a call, for limits by number; a phone call of ours has its own")
+    ] = None
     accounts: Annotated[
         list[Name],
         Meta(max_length=MAX_ACCOUNTS, description="Accounts at providers that it uses, e.g. `openai/main`"),

@@ -9,6 +9,7 @@ import msgspec
 from greenroom.api.carriers.settings import CarrierSettings
 from greenroom.api.ice import IceServers
 from greenroom.api.numbers import answering, secret_bytes
+from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allowed
 from greenroom.common.settings import Env
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
@@ -104,8 +105,12 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
         str | None, Env("LIVEKIT_API_SECRET", help="The key, which tokens are signed with", secret=True)
     ] = None
 
+    webhook_allow: WebhookAllow = ()
+    webhook_allow_http: WebhookAllowHttp = False
+
     def __post_init__(self) -> None:
         """Check what can't be said by types."""
+        check_allowed(self.webhook_allow)
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"GREENROOM_ALLOWED_ORIGINS: {origin!r} isn't an origin like https://app.example.org")

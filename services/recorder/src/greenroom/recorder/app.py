@@ -15,7 +15,7 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.metrics import Metrics
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.objects import open_bucket
-from greenroom.recorder import audio, ingest, migrate
+from greenroom.recorder import audio, ingest, migrate, side_work
 from greenroom.recorder.audio import AudioIngest
 from greenroom.recorder.backlog import Watch, backlog
 from greenroom.recorder.database import Pool
@@ -57,6 +57,7 @@ class Recorder:
     def __init__(self, *, broker: NatsBroker, pool: Pool, settings: RecorderSettings, metrics: Metrics) -> None:
         self._broker = broker
         self._settings = settings
+        self._metrics = metrics
         self._topology_seen = False
         self._schema_seen = False
         self._leadership = Leadership(broker, LEADERSHIP, settings.instance_id)
@@ -153,9 +154,12 @@ class Recorder:
                 _log.warning("topology_awaited", code=reason)
                 await asyncio.sleep(TOPOLOGY_RETRY_S)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._ingest.run(), name="ingest")
-                tasks.create_task(self._watch.run(), name="watch")
-                tasks.create_task(self._leadership.run(self._lead), name="leadership")
+                if "keep" in self._settings.recorder_work:
+                    tasks.create_task(self._ingest.run(), name="ingest")
+                    tasks.create_task(self._watch.run(), name="watch")
+                    tasks.create_task(self._leadership.run(self._lead), name="leadership")
+                work = side_work.run(broker=self._broker, settings=self._settings, metrics=self._metrics)
+                tasks.create_task(work, name="side-work")
         finally:
             self._parts.shutdown()
 

@@ -1,13 +1,16 @@
 """Settings of the recorder, from the environment."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
 from greenroom.common.consumer import MAX_BATCH_BYTES
+from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allowed
 from greenroom.common.recordings import Format, Layout
 from greenroom.common.settings import Env, ServiceSettings
 from greenroom.recorder.retention.times import parse_at, parse_zone
+
+WORK: Final = ("keep", "webhooks", "post-call")
 
 
 class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -44,7 +47,9 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     ] = 10.0
     # One each for transitions and events, audio, the purge and the readiness check; the rest seals.
     database_connections: Annotated[
-        int, msgspec.Meta(ge=2), Env(help="Connections to PostgreSQL at most", unit="connections")
+        int,
+        msgspec.Meta(ge=2),
+        Env(help="Connections to PostgreSQL at most, beside 4 for webhooks and steps", unit="connections"),
     ] = 6
     # PostgreSQL takes 500 rows in 10 ms; larger ones only add to what one poisonous row makes us repeat.
     event_batch: Annotated[
@@ -73,9 +78,35 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     ] = 300.0
     retention_at: Annotated[str, Env(help="When the daily run of retention is due, e.g. 03:30")] = "03:30"
     retention_zone: Annotated[str, Env(help="On whose clocks: a name of the time-zone database")] = "Europe/Berlin"
+    recorder_work: Annotated[
+        tuple[str, ...],
+        Env(
+            help="What this process does: `keep` what happens, deliver `webhooks`, run steps after calls (`post-call`)"
+        ),
+    ] = WORK
+    post_call_steps: Annotated[
+        tuple[str, ...],
+        Env(help="Steps for each session that is over: `summary`, or names of entry points `greenroom.post_call`"),
+    ] = ()
+    post_call_timeout_s: Annotated[
+        float, msgspec.Meta(gt=0, le=150), Env(help="How long one attempt of a step may take")
+    ] = 120.0
+    post_call_at_once: Annotated[
+        int, msgspec.Meta(ge=1, le=64), Env(help="Steps run at the same time", unit="steps")
+    ] = 4
+    summary_url: Annotated[str, Env(help="API like OpenAI's that writes summaries, without /chat/completions")] = (
+        "https://api.openai.com/v1"
+    )
+    summary_model: Annotated[str, Env(help="Model that writes summaries; has to be set for the step `summary`")] = ""
+    summary_key: Annotated[str, Env(help="Key of that API; empty: none is sent", secret=True)] = ""
+    summary_prompt: Annotated[str, Env(help="What the model is told to do with a transcript")] = (
+        "Summarise this phone call in a few sentences: what the caller wanted, what was agreed, what is left to do."
+    )
+    webhook_allow: WebhookAllow = ()
+    webhook_allow_http: WebhookAllowHttp = False
 
     def __post_init__(self) -> None:
-        """Make sure that there is such a time and such a zone."""
+        """Check what can't be said by types."""
         for name, parse, value in (
             ("GREENROOM_RETENTION_AT", parse_at, self.retention_at),
             ("GREENROOM_RETENTION_ZONE", parse_zone, self.retention_zone),
@@ -85,3 +116,10 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
             except ValueError as error:
                 msg = f"{name}: {error}"
                 raise ValueError(msg) from error
+        check_allowed(self.webhook_allow)
+        if "summary" in self.post_call_steps and not self.summary_model:
+            raise ValueError("GREENROOM_SUMMARY_MODEL has to be set for the step `summary`")
+        if not self.summary_url.startswith(("http://", "https://")):
+            raise ValueError("GREENROOM_SUMMARY_URL begins with http:// or https://")
+        if unknown := set(self.recorder_work) - set(WORK):
+            raise ValueError(f"GREENROOM_RECORDER_WORK: {min(unknown)!r} isn't one of {', '.join(WORK)}")

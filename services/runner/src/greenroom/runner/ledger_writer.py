@@ -25,6 +25,7 @@ from greenroom.common.errors import (
     StaleEpoch,
     TopologyMissing,
 )
+from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import TABLE, Connected, Ended, Ending, Session, Started, State, Transition
 from greenroom.common.messages import LedgerEntry, decode
@@ -54,6 +55,9 @@ class LedgerWriter:
         on_stored: a transition of ours is in the ledger.
         on_stop: somebody else has decided that the session ends; whatever is still to come must come to its end.
         on_fenced: the session is no longer this runner's: nothing more is written. The reason is for the log.
+
+    Attributes:
+        claim: what `Started` has to say, so that this process knows its claim from one that another process made.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class LedgerWriter:
         self._broker = broker
         self._ledger = ledger
         self._entry = leased
+        self.claim: Final = uuid7()
         self._runner_id: Final = leased.session.runner_id
         self._epoch: Final = leased.session.epoch
         self._clock = clock
@@ -157,8 +162,7 @@ class LedgerWriter:
             entry = decode(message.data, LedgerEntry)
         except msgspec.MsgspecError:
             return
-        ours = entry.session.epoch == self._epoch and entry.session.runner_id == self._runner_id
-        if not ours or entry.transition.by not in _OURS:
+        if self._elsewhere(entry.session) or entry.transition.by not in _OURS:
             for delay_s in _LOOK_AFTER_S:
                 asyncio.get_running_loop().call_later(delay_s, self.look)
 
@@ -190,9 +194,15 @@ class LedgerWriter:
         if isinstance(entry.transition, Ending) and entry.transition.by not in _OURS:
             self._on_stop(entry.transition)
 
-    def _not_ours(self, session: Session) -> str | None:
+    def _elsewhere(self, session: Session) -> str:
+        """Return who has the session instead of us; empty: nobody."""
         if session.epoch != self._epoch or session.runner_id != self._runner_id:
             return f"state {session.state.value}, epoch {session.epoch}, runner {session.runner_id or 'none'}"
+        return "" if session.claim in {None, self.claim} else "another process of this runner's id has claimed it"
+
+    def _not_ours(self, session: Session) -> str | None:
+        if elsewhere := self._elsewhere(session):
+            return elsewhere
         if session.state is State.ENDED and not any(isinstance(waiting, Ended) for waiting in self._queue):
             return f"ended by the {session.ended_by} as {session.outcome} ({session.reason})"
         return None

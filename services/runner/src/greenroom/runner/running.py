@@ -155,7 +155,8 @@ class RunningSession:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     # The claim is written while the process gets the session: readiness waits for both.
-                    self._writer.put(Started(runner_id=self.session.runner_id or "", epoch=self.session.epoch))
+                    session, claim = self.session, self._writer.claim
+                    self._writer.put(Started(runner_id=session.runner_id or "", epoch=session.epoch, claim=claim))
                     tasks.create_task(self._writer.run(), name="ledger-writer")
                     process = await self._start()
                     self._conclude(None if process is None else await process.wait())

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, override
 import msgspec
 from msgspec import Meta
 
+from greenroom.api.canonical import canonical_number
 from greenroom.api.carriers.base import Call, Carrier
 from greenroom.api.carriers.callbook import CallBook
 from greenroom.api.carriers.dials import Dials
@@ -77,7 +78,7 @@ class CarrierAdapter(Adapter):
     def check(self, options: dict[str, Any]) -> None:
         wanted = options_of(options, CallOptions)
         if wanted.machine_detection and not self.carrier.detects_machines:
-            raise _invalid("machine_detection", f"{self.name} doesn't say who picked up.")
+            raise _invalid("transport_options/machine_detection", f"{self.name} doesn't say who picked up.")
 
     @override
     def plan(self, session: Session, options: dict[str, Any]) -> dict[str, str]:
@@ -88,9 +89,10 @@ class CarrierAdapter(Adapter):
         call = self._incoming.get(session.id)
         if call is not None:
             info = {"direction": "inbound", "call_id": call.call_id, "from": call.caller, "to": call.called}
+            number = session.number
         else:
             wanted = options_of(options, CallOptions)
-            await self._must_own(session.tenant, wanted.caller)
+            number = await self._own(session, wanted.caller)
             await self._dials.plan(
                 self.carrier,
                 session,
@@ -101,7 +103,8 @@ class CarrierAdapter(Adapter):
                 origin=asked.origin,
             )
             info = {"direction": "outbound", "from": wanted.caller, "to": wanted.to}
-        return Prepared(public=Transport(type=self.name, info=info), info=info, secrets=self._secrets())
+        public = Transport(type=self.name, info=info)
+        return Prepared(public=public, info=info, secrets=self._secrets(), carrier=self.name, number=number)
 
     @override
     async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:
@@ -124,12 +127,24 @@ class CarrierAdapter(Adapter):
         named = {f"env.{name}": value for name, value in self.carrier.environment.items()}
         return {**named, "api_url": self.carrier.bot_api_url}
 
-    async def _must_own(self, tenant: str, number: str) -> None:
+    async def _own(self, session: Session, number: str) -> str:
+        """Return the tenant's number as it is written in the list of numbers, which is how limits name it.
+
+        Raises:
+            InvalidBody: it isn't the tenant's, or the request names others for limits to count it by.
+        """
         found = await self._numbers.find(self.name, number)
-        if found is None or found.tenant != tenant:
-            raise _invalid("from", "The tenant has no such number at this carrier; see `PUT /v1/numbers`.")
+        if found is None or found.tenant != session.tenant:
+            raise _invalid(
+                "transport_options/from", "The tenant has no such number at this carrier; see `PUT /v1/numbers`."
+            )
+        if session.carrier not in {None, self.name}:
+            raise _invalid("carrier", f"The call goes over {self.name}.")
+        if session.number not in {None, canonical_number(number), found.number}:
+            raise _invalid("number", f"The call is made from {found.number}.")
+        return found.number
 
 
 def _invalid(field: str, detail: str) -> InvalidBody:
-    pointer = f"/transport_options/{field}"
+    pointer = f"/{field}"
     return InvalidBody(f"{pointer}: {detail}", errors=[FieldProblem(pointer=pointer, detail=detail)])

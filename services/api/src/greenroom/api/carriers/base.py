@@ -7,11 +7,14 @@ is done once: `calls` answers webhooks, `dialer` calls people, `adapter` is the 
 import enum
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
 from greenroom.common.errors import GreenroomError
+
+# All that there are, whichever of them an installation is set up with.
+NAMES: Final = frozenset({"twilio", "telnyx", "plivo", "exotel", "vobiz"})
 
 type Direction = Literal["inbound", "outbound"]
 

@@ -102,7 +102,9 @@ class Dials:
             at=self._clock.now(),
         )
         subject = subjects.DIAL.format(carrier=carrier.name)
-        await self._broker.append(subject, messages.encode(plan), msg_id=f"dial-{session.id}")
+        # Each time anew: the plan of an earlier try may have been forgotten by now, as one of a session that never was.
+        msg_id = f"dial-{session.id}-{plan.at.timestamp():.6f}"
+        await self._broker.append(subject, messages.encode(plan), msg_id=msg_id)
 
     async def run(self) -> None:
         """Call whoever is due, until canceled."""

@@ -17,6 +17,7 @@ from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.phone_numbers import Numbers
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
+from greenroom.api.post_call import Steps
 from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.daily import daily_routes
@@ -26,12 +27,14 @@ from greenroom.api.routes.numbers import number_routes
 from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
+from greenroom.api.routes.post_call import post_call_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.retention import retention_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
 from greenroom.api.routes.waiting import queue_routes
+from greenroom.api.routes.webhook_endpoints import webhook_endpoint_routes
 from greenroom.api.routes.webhooks import webhook_routes
 from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
@@ -40,8 +43,10 @@ from greenroom.api.shelf import shelf_of
 from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.transports.daily_dialin import Dialin
+from greenroom.api.webhook_endpoints import Endpoints
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
+from greenroom.common.outbound import Exits
 
 
 def all_routes(
@@ -74,6 +79,7 @@ def all_routes(
         *daily_routes(sessions, Dialin(settings.daily_dialin_secrets, settings.daily_numbers), settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *offer_routes(offers, peer_tokens),
+        *post_call_routes(sessions, Steps(store)),
         *retention_routes(sessions, store),
         *recording_routes(
             sessions,
@@ -89,6 +95,7 @@ def all_routes(
         *weight_routes(policies),
         *number_routes(numbers, agents, settings.public_url),
         *webhook_routes(calls, settings.public_url),
+        *webhook_endpoint_routes(Endpoints(store), Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)),
         *pin_routes(policies, scheduler, agents),
         *system_routes(
             agents=agents,

@@ -14,6 +14,7 @@ from greenroom.api.agents import Agents
 from greenroom.api.auth import NUMBERS_READ, NUMBERS_WRITE, caller_of
 from greenroom.api.body import JsonBody
 from greenroom.api.canonical import canonical_number
+from greenroom.api.carriers.base import NAMES
 from greenroom.api.carriers.links import WEBHOOKS
 from greenroom.api.phone_numbers import AtBusy, Number, NumberNotFound, Numbers, NumberTaken
 from greenroom.api.routes.common import AnyRequest, answer, only_query, origin_of, problems
@@ -22,7 +23,6 @@ from greenroom.common.errors import FieldProblem, InvalidBody
 
 _OK: Final = 200
 _NO_CONTENT: Final = 204
-_CARRIERS: Final = frozenset({"twilio", "telnyx", "plivo", "exotel", "vobiz"})
 # The applet there can only be told where to connect.
 _CANT_HOLD: Final = frozenset({"exotel"})
 _EXAMPLE_WISH: Final = {
@@ -137,8 +137,8 @@ def number_routes(numbers: Numbers, agents: Agents, public_url: str | None) -> l
         only_query(request)
         tenant = caller_of(request).tenant
         known = await agents.get(tenant, data.agent)
-        if carrier not in _CARRIERS:
-            raise _invalid("", f"The carrier is one of {', '.join(sorted(_CARRIERS))}.")
+        if carrier not in NAMES:
+            raise _invalid("", f"The carrier is one of {', '.join(sorted(NAMES))}.")
         if carrier not in known.agent.transports:
             raise _invalid("/agent", f"The agent takes {', '.join(known.agent.transports)}.")
         if data.at_busy == "hold" and carrier in _CANT_HOLD:

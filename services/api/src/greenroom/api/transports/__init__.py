@@ -60,8 +60,12 @@ class Transports:
         prepared = await adapter.prepare(asked, session, options)
         if prepared.secrets:
             await self._secrets.put(session.tenant, session.id, prepared.secrets)
-        if prepared.info:
-            session = msgspec.structs.replace(session, transport_info=prepared.info)
+        session = msgspec.structs.replace(
+            session,
+            transport_info=prepared.info or session.transport_info,
+            carrier=prepared.carrier or session.carrier,
+            number=prepared.number or session.number,
+        )
         return session, prepared.public
 
     async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:

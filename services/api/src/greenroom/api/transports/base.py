@@ -37,11 +37,15 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         public: what the answer says of it, without secrets; stored with an idempotent request.
         info: what the session process and people may know of it; becomes the session's `transport_info`.
         secrets: what only the session process may know, by name.
+        carrier: of a phone call, which limits count it by.
+        number: the one of our numbers that calls or is called, which limits count it by.
     """
 
     public: Transport
     info: dict[str, str] = {}
     secrets: dict[str, str] = {}
+    carrier: str | None = None
+    number: str | None = None
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):

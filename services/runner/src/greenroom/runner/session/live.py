@@ -13,7 +13,7 @@ from pipecat.workers.runner import WorkerRunner
 
 from greenroom.common.broker import Broker
 from greenroom.common.errors import BrokerUnavailable
-from greenroom.common.lifecycle import Outcome, Session
+from greenroom.common.lifecycle import OnLoss, Outcome, Session
 from greenroom.common.messages import EventType
 from greenroom.common.reasons import Reason
 from greenroom.common.spool import Spool
@@ -331,8 +331,15 @@ class LiveSession:
                     _log.error("assigned_twice", other_session_id=message.session.id)
         _log.error("runner_lost")
         self._orphaned = self._urgent = True
+        if self._goes_on():
+            self._transport.let_go()
         self._ending.decide(Outcome.LOST, Reason.RUNNER_LOST.value)
         self._ending.hurry.set()
+
+    def _goes_on(self) -> bool:
+        """Tell whether the session will be put on another runner, as far as that is known here."""
+        on_loss = self.session.on_loss
+        return on_loss is OnLoss.ALWAYS or (on_loss is OnLoss.BEFORE_MEDIA and not self._clock.begun)
 
     # ------------------------------------------------------------------------ end
 

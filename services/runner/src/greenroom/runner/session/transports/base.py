@@ -78,6 +78,10 @@ class SessionTransport(Protocol):
         """Take nobody from now on; tell the user who is there `code` and `reason` when the bot closes."""
         ...
 
+    def let_go(self) -> None:
+        """Have nobody sent away at the close: the session goes on in another process, and the user stays for it."""
+        return
+
     async def close(self) -> None:
         """Send the user away, if he is there, and listen no more."""
         ...

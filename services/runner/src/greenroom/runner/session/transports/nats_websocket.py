@@ -161,6 +161,13 @@ class MediaLink:
         """Take no client from now on; tell the one that is there `code` and `reason` when the bot closes."""
         self._farewell = (code, reason)
 
+    def let_go(self) -> None:
+        """Have the client's connection left as it is: whatever the bot does from now on, nothing of it goes out."""
+        if not self._ended:
+            self._ended = True
+            self.websocket.client_left()
+            self._arrived.set()
+
     async def close(self) -> None:
         """Close the client's connection, if there is one, and listen no more."""
         if self.connected:

@@ -7,7 +7,9 @@ whatever it sends. Only then is the caller there (`on_client_connected`).
 
 What the bot needs to hang up through the carrier's API are environment variables of this process, by the names that
 Pipecat reads. Where its serializer would ask another server than the one that this installation is set up with, it is
-told not to: the api hangs up when the session is over.
+told not to: the api hangs up when the session is over. If the runner is lost and the session goes on elsewhere, the
+phone stays as it is: this process sends nothing more and doesn't hang up, the edge tells the next one how the stream
+began.
 """
 
 import os
@@ -158,6 +160,12 @@ class TelephonyTransport(WebSocketTransport):
                 if self._carrier.start is not None:
                     _rename(serializer, self._names, self._carrier.start)
 
+    @override
+    def let_go(self) -> None:
+        super().let_go()
+        for serializer in self._serializers:
+            _never_hang_up(serializer)
+
     def _opened(self, connection_id: str) -> None:
         self._connection = connection_id
 
@@ -175,14 +183,18 @@ class TelephonyTransport(WebSocketTransport):
         if self._api_url and hasattr(serializer, "_base_url"):
             vars(serializer)["_base_url"] = self._api_url
         elif not self._api_url:
-            params: Any = serializer._params  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-            if hasattr(params, "auto_hang_up"):
-                params.auto_hang_up = False
+            _never_hang_up(serializer)
 
 
 def _serializer(params: TransportParams) -> FrameSerializer | None:
     found = getattr(params, "serializer", None)
     return found if isinstance(found, FrameSerializer) else None
+
+
+def _never_hang_up(serializer: FrameSerializer) -> None:
+    params: Any = serializer._params  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    if hasattr(params, "auto_hang_up"):
+        params.auto_hang_up = False
 
 
 def _rename(serializer: FrameSerializer, names: Start, start: Start) -> None:

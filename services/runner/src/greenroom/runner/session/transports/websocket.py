@@ -85,6 +85,10 @@ class WebSocketTransport(SessionTransport):
         self._link.prepare_to_close(code, reason)
 
     @override
+    def let_go(self) -> None:
+        self._link.let_go()
+
+    @override
     async def close(self) -> None:
         await self._link.close()
 

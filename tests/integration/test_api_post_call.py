@@ -1,0 +1,34 @@
+"""`GET /v1/sessions/{id}/post-call` on real servers."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from greenroom.common.ids import uuid7
+from tests.support.api_world import ApiWorld, problem_of, running_api
+
+
+@pytest.fixture
+async def world(nats_url: str, database: str) -> AsyncGenerator[ApiWorld]:
+    """A running api."""
+    async with running_api(nats_url, database) as running:
+        yield running
+
+
+async def test_what_steps_gave_is_read(world: ApiWorld) -> None:
+    """By the session's tenant alone; a session without steps has none, and one that isn't there is no session."""
+    session = (await world.request()).session
+    path = f"/v1/sessions/{session.id}/post-call"
+    async with world.client("sessions:read") as client:
+        assert (await client.get(path)).json() == {"steps": []}
+        await world.record()
+        query = """INSERT INTO post_call_steps (session_id, step, tenant, state, attempts, result, error)
+                   VALUES ($1, $2, 'default', $3, $4, $5, $6)"""
+        await world.execute(query, session.id, "crm", "failed", 12, None, "timeout")
+        await world.execute(query, session.id, "summary", "done", 1, '{"summary": "All well."}', None)
+        found = {step["step"]: step for step in (await client.get(path)).json()["steps"]}
+        assert problem_of(await client.get(f"/v1/sessions/{uuid7()}/post-call"))["code"] == "session-not-found"
+    assert found["summary"]["result"] == {"summary": "All well."}
+    assert (found["crm"]["state"], found["crm"]["attempts"], found["crm"]["error"]) == ("failed", 12, "timeout")
+    async with world.client(tenant="other") as stranger:
+        assert problem_of(await stranger.get(path))["code"] == "session-not-found"

@@ -1,0 +1,60 @@
+"""`tools/test.sh`: what fails in either of its parts is named at the end, and none is left out."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from tests.support.workspace import ROOT
+
+_BESIDE: Final = (
+    "import os\n\ndef test_{name}() -> None:\n    assert int(os.environ['PYTEST_XDIST_WORKER_COUNT']) == 2\n"
+)
+_ALONE: Final = (
+    "import os\nimport pytest\n\n@pytest.mark.alone\n"
+    "def test_{name}() -> None:\n    assert int(os.environ['PYTEST_XDIST_WORKER_COUNT']) == 1\n"
+)
+_FAILS: Final = "    assert not 'as it should'\n"
+# As if all were well, which a library may do that a test is about.
+_DIES: Final = "    os._exit(0)\n"
+
+
+def run(folder: Path, *arguments: str, **files: str) -> tuple[int, list[str], list[str]]:
+    """Run the tests of these files; returns the exit code, what was printed, and of that what comes after all tests."""
+    for name, text in files.items():
+        (folder / f"test_{name}.py").write_text(text.format(name=name))
+    config = ("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), "-p", "no:cacheprovider")
+    # It ends the workers too, should they hang.
+    command = ["timeout", "100", str(ROOT / "tools/test.sh"), *config, *arguments, str(folder)]
+    environment = {**os.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    return done.returncode, lines, lines[lines.index("==> failed") :] if "==> failed" in lines else []
+
+
+def test_all_run_where_they_belong(tmp_path: Path) -> None:
+    """Those that are marked so by themselves, the others side by side; a part without any test fails nothing."""
+    code, lines, failed = run(tmp_path, beside=_BESIDE, alone=_ALONE)
+    assert (code, failed) == (0, [])
+    assert len([line for line in lines if " 1 passed" in line]) == 2
+    code, lines, failed = run(tmp_path, "-k", "beside")
+    assert (code, failed) == (0, [])
+    assert len([line for line in lines if " 1 passed" in line]) == 1
+
+
+def test_what_fails_or_dies_in_either_part_is_named_at_the_end(tmp_path: Path) -> None:
+    """A failure of the first part doesn't keep the second one from running, nor does its end scroll it away."""
+    files = {"beside": _BESIDE + _FAILS, "beside_dies": _BESIDE + _DIES}
+    files |= {"alone": _ALONE + _FAILS, "alone_dies": _ALONE + _DIES, "alone_is_well": _ALONE}
+    code, _, failed = run(tmp_path, **files)
+    assert code == 1
+    named = [line.split(" ")[1].rpartition("::test_")[2] for line in failed if line.startswith("FAILED")]
+    assert sorted(named[:2]) == ["beside", "beside_dies"]
+    assert sorted(named[2:]) == ["alone", "alone_dies"]
+    assert " 2 failed, 1 passed" in failed[-1]
+
+
+def test_a_selection_of_nothing_is_an_error(tmp_path: Path) -> None:
+    """A misspelt name isn't a success."""
+    code, _, failed = run(tmp_path, "-k", "mistaken", beside=_BESIDE, alone=_ALONE)
+    assert (code, failed) == (5, [])

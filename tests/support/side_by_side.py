@@ -1,0 +1,41 @@
+"""How tests share a machine when they run side by side: `tools/test.sh` starts the workers.
+
+A worker takes one file after the other, so that what a module shares is made once, and has a NATS server and a
+PostgreSQL of its own. Ports and folders are taken free. What can't have neighbours is marked `alone`.
+"""
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import pytest
+
+# Most tests wait for something most of the time: a phone call is as long as a phone call.
+_WAITING: Final = 2
+# Each has its own servers, and about 400 MB.
+_MOST: Final = 10
+_COMPUTING: Final = "tests/unit/"
+# By then the last of the long files has begun; what is left are short ones, with which all workers end together.
+_WAITS_BEGIN_BY: Final = 0.85
+
+
+def worker_count() -> int:
+    """Return how many workers are worth having here: some more than cores."""
+    # macOS has no affinity.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores + _WAITING, _MOST)
+
+
+def alternating(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests so that files that compute come between files that wait, evenly; each file stays whole."""
+    files = [list(tests) for _, tests in itertools.groupby(items, _file)]
+    computing = [tests for tests in files if _file(tests[0]).startswith(_COMPUTING)]
+    waiting = [tests for tests in files if not _file(tests[0]).startswith(_COMPUTING)]
+    placed = [(place / len(computing), tests) for place, tests in enumerate(computing)]
+    placed += [(place / len(waiting) * _WAITS_BEGIN_BY, tests) for place, tests in enumerate(waiting)]
+    return [test for _, tests in sorted(placed, key=lambda each: each[0]) for test in tests]
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# All tests, or those given: `make test`. First those that run side by side, then those that are marked `alone`.
+#
+# Both parts run whatever becomes of the other; the last lines name all that failed. Single files, and what is chosen
+# by -m, are run by pytest as it does.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+pytest=(.venv/bin/pytest)
+[[ -t 1 ]] && pytest+=(--color=yes) # its output goes through tee
+
+for argument in "$@"; do
+    [[ $argument == *.py* || $argument == -m* ]] && exec "${pytest[@]}" "$@"
+done
+
+nothing_to_run=5 # pytest's exit code for it
+outputs=$(mktemp -d)
+trap 'rm -rf "$outputs"' EXIT
+trap 'exit 130' INT
+failed=()
+ran=0
+
+# part NAME ARGUMENT... : run pytest, keep what it prints.
+part() {
+    local name=$1 status=0
+    shift
+    printf '==> tests %s\n' "$name"
+    "${pytest[@]}" "$@" 2>&1 | tee -i "$outputs/$name" || status=$?
+    # A worker that dies takes tests with it, whether or not one of them is blamed.
+    if grep -q '\[gw[0-9]*\] node down' "$outputs/$name"; then status=1; fi
+    ((status == nothing_to_run)) && return
+    ran=1
+    ((status == 0)) || failed+=("$name")
+}
+
+# A worker takes whole files, in the order in which tests/support/side_by_side.py puts them. It isn't replaced when it
+# dies: its file would be run again, and again.
+part 'side by side' -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m 'not alone' "$@"
+# By a worker, too: a test that ends its process, as if all were well, doesn't end the run.
+part 'one by one' -n 1 --dist load -m alone "$@"
+
+if ((!ran)); then
+    printf '==> no test is selected by: %s\n' "$*" >&2
+    exit "$nothing_to_run"
+fi
+((${#failed[@]})) || exit 0
+printf '\n==> failed\n'
+for name in "${failed[@]}"; do
+    # From the summary to the end: a line for each test, and how many there were.
+    sed -n '/short test summary info/,$p' "$outputs/$name" | grep . || tail -n 20 "$outputs/$name"
+done
+exit 1
