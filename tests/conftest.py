@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
+from tests.support.buckets import make_bucket, running_s3
 from tests.support.servers import Databases, running_databases, wipe
 from tests.support.side_by_side import alternating, worker_count
 
@@ -46,6 +47,19 @@ async def databases(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[
     """The PostgreSQL server of the run; most tests want `database`."""
     async with running_databases(tmp_path_factory.mktemp("postgres")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+async def s3_server() -> AsyncGenerator[str]:
+    """The endpoint of the run's server that speaks S3; most tests want `bucket_url`."""
+    async with running_s3() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+async def bucket_url(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket, with a prefix; the environment has what is needed to use it."""
+    return await make_bucket(s3_server, monkeypatch)
 
 
 @pytest.fixture

@@ -2,13 +2,22 @@
 
 import hashlib
 import io
+import json
+import random
 import wave
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import asyncpg
 import httpx
+import obstore
 import pytest
 
+from greenroom.api.ranges import Span
+from greenroom.api.shelf import BucketShelf
+from greenroom.common.errors import RecordingNotFound
+from greenroom.common.objects import open_bucket
+from greenroom.common.recordings import RecordingChoice
 from tests.support.api_world import ApiWorld, problem_of, running_api
 
 PATH = "default/2026/03/02/call.wav"
@@ -158,3 +167,106 @@ async def test_recordings_of_others_are_not_found(world: ApiWorld, tmp_path: Pat
     async with world.client(tenant="other") as other:
         for path in ("recording", "recording/manifest"):
             assert (await other.get(f"/v1/sessions/{session_id}/{path}")).status_code == 404
+
+
+async def kept(world: ApiWorld, files: dict[str, str], form: str) -> str:
+    """Return a session whose recording has these files: paths by track, or by "" for one with both."""
+    session_id = await ended(world)
+    described = [
+        {
+            "path": path,
+            "channels": [[track]] if track else [["user"], ["bot"]],
+            "bytes": 3,
+            "sha256": hashlib.sha256(path.encode()).hexdigest(),
+        }
+        for track, path in files.items()
+    ]
+    await world.execute(
+        "INSERT INTO recordings (session_id, tenant, path, format, duration_s, channels, rate, bytes, sha256, gaps,"
+        " manifest) VALUES ($1, 'default', $2, $3, 2.0, 2, 16000, 3, $4, '[]', $5)",
+        session_id,
+        described[0]["path"],
+        form,
+        described[0]["sha256"],
+        json.dumps({"gaps": [], "files": described}),
+    )
+    return session_id
+
+
+@pytest.mark.parametrize(
+    ("form", "media_type"), [("flac", "audio/flac"), ("opus", "audio/ogg; codecs=opus"), ("wav", "audio/wav")]
+)
+async def test_each_side_may_have_a_file_of_its_own(
+    world: ApiWorld, client: httpx.AsyncClient, tmp_path: Path, form: str, media_type: str
+) -> None:
+    """`track` names the side; without it the first file comes; a recording without such files says so."""
+    (tmp_path / "recordings").mkdir(exist_ok=True)
+    for name in ("one", "two"):
+        (tmp_path / "recordings" / f"{name}.{form}").write_bytes(name.encode())
+    session_id = await kept(world, {"user": f"one.{form}", "bot": f"two.{form}"}, form)
+    path = f"/v1/sessions/{session_id}/recording"
+    for query, text in (("", b"one"), ("?track=user", b"one"), ("?track=bot", b"two")):
+        response = await client.get(f"{path}{query}")
+        assert (response.status_code, response.content) == (200, text)
+        assert response.headers["content-type"] == media_type
+    assert response.headers["content-disposition"] == f'attachment; filename="{session_id}.bot.{form}"'
+    assert problem_of(await client.get(f"{path}?track=else"))["status"] == 400
+    together = await kept(world, {"": f"both.{form}"}, form)
+    problem = problem_of(await client.get(f"/v1/sessions/{together}/recording?track=bot"))
+    assert problem["code"] == "recording-not-found"
+
+
+async def test_what_is_in_a_bucket_is_fetched_from_there(nats_url: str, database: str, bucket_url: str) -> None:
+    """The answer is a redirect that nobody keeps, to a link that works without credentials, with ranges."""
+    bucket = open_bucket(bucket_url)
+    await obstore.put_async(bucket, "t/s.flac", b"0123456789", attributes={"Content-Type": "audio/flac"})
+    async with running_api(nats_url, database, recordings_url=bucket_url, recording_link_s=7.0) as world:
+        session_id = await kept(world, {"": "t/s.flac"}, "flac")
+        async with world.client() as client:
+            response = await client.get(f"/v1/sessions/{session_id}/recording")
+            assert (response.status_code, response.headers["cache-control"]) == (307, "no-store")
+            known = f'"{hashlib.sha256(b"t/s.flac").hexdigest()}"'
+            cached = await client.get(f"/v1/sessions/{session_id}/recording", headers={"if-none-match": known})
+            assert cached.status_code == 304
+        async with world.client(tenant="other") as other:
+            assert (await other.get(f"/v1/sessions/{session_id}/recording")).status_code == 404
+    link = response.headers["location"]
+    assert "X-Amz-Expires=7&" in link
+    async with httpx.AsyncClient() as anybody:
+        whole = await anybody.get(link)
+        assert (whole.content, whole.headers["content-type"]) == (b"0123456789", "audio/flac")
+        part = await anybody.get(link, headers={"range": "bytes=2-4"})
+        assert (part.status_code, part.content) == (206, b"234")
+
+
+async def test_a_bucket_can_be_read_here_too(bucket_url: str) -> None:
+    """Whoever needs the bytes in this process gets any part of them, of any length, and is told what is missing."""
+    bucket = open_bucket(bucket_url)
+    text = random.Random(1).randbytes(2 * 1024 * 1024 + 17)
+    await obstore.put_async(bucket, "t/s.wav", text)
+    shelf = BucketShelf(bucket, link_s=1)
+    assert await shelf.size("t/s.wav") == len(text)
+    for start, stop in ((0, len(text)), (5, 9), (1024 * 1024 - 1, 1024 * 1024 + 1), (len(text) - 1, len(text))):
+        assert (
+            b"".join([piece async for piece in shelf.read("t/s.wav", Span(start=start, stop=stop))]) == text[start:stop]
+        )
+    with pytest.raises(RecordingNotFound):
+        await shelf.size("t/none.wav")
+
+
+async def test_an_agents_choice_goes_into_its_sessions(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """How an agent is recorded is in the document of each session, as it was asked for, and in the list."""
+    await world.add_agent("discreet", recording={"layout": "tracks", "off": True})
+    response = await client.post("/v1/sessions", json={"agent": "discreet"})
+    entry = await world.ledger.last("default", response.json()["id"])
+    assert entry is not None
+    assert entry.session.recording == RecordingChoice(layout="tracks", off=True)
+    agents = {agent["name"]: agent["recording"] for agent in (await client.get("/v1/agents")).json()["agents"]}
+    assert agents == {"discreet": {"layout": "tracks", "off": True}, "echo": {}}
+
+
+@pytest.mark.parametrize("choice", [{"format": "mp3"}, {"layout": "left"}, {"off": "yes"}, ["wav"]], ids=str)
+async def test_what_is_no_choice_is_refused_by_the_database(world: ApiWorld, choice: object) -> None:
+    """An agent's row takes formats and layouts that there are, and nothing else."""
+    with pytest.raises(asyncpg.CheckViolationError):
+        await world.add_agent("odd", recording=choice)

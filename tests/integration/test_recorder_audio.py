@@ -70,6 +70,8 @@ async def test_recording(here: World) -> None:
     assert json.loads(event["data"]) == {
         "path": row["path"],
         "format": "wav",
+        "layout": "stereo",
+        "files": [row["path"]],
         "duration_s": 2.0,
         "channels": 2,
         "rate": RATE,

@@ -112,6 +112,7 @@ class ApiWorld:
     async def add_agent(self, name: str = "echo", **fields: Any) -> None:
         """Store an agent that all tenants may use."""
         row = {"tenant": "*", "name": name, "version": 1, "bot": name, "pool": "default", "description": ""}
+        row |= {"recording": {}}
         row |= {"config": {}, "limits": {}, "on_loss": "before_media", "transports": ["websocket"], **fields}
         query = "INSERT INTO agents SELECT * FROM jsonb_populate_record(NULL::agents, $1::jsonb)"
         await self.execute(query, msgspec.json.encode({**row, "created_at": utcnow(), "updated_at": utcnow()}).decode())

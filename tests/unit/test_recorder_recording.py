@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenroom.common.lifecycle import Outcome, Session, State
-from greenroom.recorder import files, wav
+from greenroom.recorder import files, mixing, wav
 from greenroom.recorder.parts import Chunk, Parts
 from greenroom.recorder.recording import write_recording
+from greenroom.recorder.storage import Folder
 from greenroom.recorder.timeline import ChunkNote, Track
 from tests.support.recorder_world import wav_channels
 
@@ -90,11 +91,11 @@ def test_mixing_against_reference(
     length = max(at for track in expected.values() for at in track) + 1
 
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wav, "BLOCK", block)
+        patch.setattr(mixing, "BLOCK", block)
         folder = Path(name)
         parts = Parts(folder / "parts", max_open=8)
         parts.write(data.draw(st.permutations(sent)))
-        manifest = write_recording(a_session(), parts, folder, rate=RATE)
+        manifest = write_recording(a_session(), parts, Folder(folder), rate=RATE)
         parts.shutdown()
         assert manifest is not None
         left, right = wav_channels(folder / manifest.path)
@@ -115,7 +116,7 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
 def test_manifest(parts: Parts, tmp_path: Path) -> None:
     """The manifest says how the session ended and describes the file as it is, by the day of the request in UTC."""
     parts.write([chunk("user", 1, 1, 0, [1] * RATE), chunk("user", 1, 3, 2 * RATE, [1] * RATE)])
-    manifest = write_recording(a_session(), parts, tmp_path, rate=RATE)
+    manifest = write_recording(a_session(), parts, Folder(tmp_path), rate=RATE)
     assert manifest is not None
     assert manifest.path == "t/2026/03/01/s.wav"
     file = (tmp_path / manifest.path).read_bytes()
@@ -128,13 +129,13 @@ def test_manifest(parts: Parts, tmp_path: Path) -> None:
 def test_made_again(parts: Parts, tmp_path: Path) -> None:
     """Made again, a recording and its manifest are the same to the byte."""
     parts.write([chunk("bot", 1, 1, 5, [1, 2, 3])])
-    made = [write_recording(a_session(), parts, tmp_path, rate=RATE) for _ in range(2)]
+    made = [write_recording(a_session(), parts, Folder(tmp_path), rate=RATE) for _ in range(2)]
     assert made[0] == made[1]
 
 
 def test_nothing_heard(parts: Parts, tmp_path: Path) -> None:
     """Without audio there is no file."""
-    assert write_recording(a_session(), parts, tmp_path, rate=RATE) is None
+    assert write_recording(a_session(), parts, Folder(tmp_path), rate=RATE) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,7 +156,7 @@ def test_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_header_of_a_usual_call() -> None:
     """The header of a usual call is the classic one of 44 bytes."""
-    head = wav.header(RATE, RATE)
+    head = wav.header(RATE, RATE, 2)
     assert len(head) == 44
     assert struct.unpack("<4sI4s", head[:12]) == (b"RIFF", 36 + 4 * RATE, b"WAVE")
     assert struct.unpack("<4sI", head[-8:]) == (b"data", 4 * RATE)
@@ -164,8 +165,8 @@ def test_header_of_a_usual_call() -> None:
 def test_header_of_a_very_long_call() -> None:
     """Above 4 GiB the header is RF64: sizes of 32 bit say nothing, `ds64` has the true ones."""
     largest = (0xFFFF_FFFF - 36) // 4
-    assert wav.header(largest, RATE)[:4] == b"RIFF"
-    head = wav.header(largest + 1, RATE)
+    assert wav.header(largest, RATE, 2)[:4] == b"RIFF"
+    head = wav.header(largest + 1, RATE, 2)
     size = 4 * (largest + 1)
     assert struct.unpack("<4sI4s4sIQQQI", head[:48]) == (
         *(b"RF64", 0xFFFF_FFFF, b"WAVE"),
@@ -173,3 +174,16 @@ def test_header_of_a_very_long_call() -> None:
     )
     assert head[48:52] == b"fmt "
     assert struct.unpack("<4sI", head[-8:]) == (b"data", 0xFFFF_FFFF)
+
+
+def test_files_are_removed(parts: Parts, tmp_path: Path) -> None:
+    """All that a manifest names goes; what is gone already is passed over."""
+    parts.write([chunk("user", 1, 1, 0, [1] * 100)])
+    folder = Folder(tmp_path)
+    manifest = write_recording(a_session(), parts, folder, rate=RATE, layout="tracks")
+    assert manifest is not None
+    names = [*(file.path for file in manifest.files), "t/2026/03/01/s.json", "t/none/none.wav"]
+    assert [name.rsplit("/", 1)[1] for name in names[:2]] == ["s.user.wav", "s.bot.wav"]
+    for _ in range(2):
+        folder.remove(names)
+    assert not list((tmp_path / "t").rglob("s.*"))

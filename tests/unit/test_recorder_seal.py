@@ -14,6 +14,7 @@ from greenroom.recorder import seal
 from greenroom.recorder.audio import AudioIngest
 from greenroom.recorder.parts import Chunk, Parts
 from greenroom.recorder.seal import Sealer
+from greenroom.recorder.storage import Folder
 from greenroom.recorder.store import RecordingRow, Store
 from greenroom.recorder.timeline import ChunkNote
 from tests.support.memory_broker import MemoryBroker, MemoryServer
@@ -76,7 +77,7 @@ class Bench:
             store=cast("Store", self.store),
             parts=self.parts,
             audio=cast("AudioIngest", self.audio),
-            recordings_dir=folder,
+            storage=Folder(folder),
             metrics=Metrics(),
             at_once=2,
         )

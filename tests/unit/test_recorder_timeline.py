@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenroom.recorder.timeline import ChunkNote, Coverage, Gap, Timeline, Track
+from greenroom.recorder.timeline import MAX_OVERLAPS, ChunkNote, Coverage, Gap, Overlap, Timeline, Track
 
 RATE = 16_000
 ORIGIN = 1_700_000_000_000_000_000
@@ -86,7 +86,7 @@ def test_holes_against_reference(present: set[int], seed: int) -> None:
     rng = random.Random(seed)
     arriving = [*present, *(seq for seq in present if rng.random() < 0.3)]
     rng.shuffle(arriving)
-    coverage = Coverage()
+    coverage = Coverage(RATE)
     for seq in arriving:
         coverage.add(note(seq))
 
@@ -100,3 +100,55 @@ def test_holes_against_reference(present: set[int], seed: int) -> None:
     assert coverage.holes() == expected
     assert coverage.chunks == len(present)
     assert (coverage.begin, coverage.end) == ((min(present) - 1) * RATE, max(present) * RATE)
+
+
+def laid(seq: int, position: int, samples: int, *, track: Track = "user", epoch: int = 1) -> ChunkNote:
+    """Return the note of a chunk of any length, anywhere."""
+    return ChunkNote(track=track, epoch=epoch, seq=seq, position=position, samples=samples, origin_ns=ORIGIN)
+
+
+@given(steps=st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 10)), min_size=1, max_size=30), seed=st.integers())
+def test_overlaps_against_reference(steps: list[tuple[int, int]], seed: int) -> None:
+    """Where a chunk begins before the one before it has ended, that is told, in whatever order they come."""
+    notes: list[ChunkNote] = []
+    expected: list[tuple[int, int]] = []
+    end = 100
+    for seq, (step, samples) in enumerate(steps, 1):
+        position = end + step
+        if step < 0 and seq > 1:
+            expected.append((position, end))
+        notes.append(laid(seq, position, samples))
+        end = position + samples
+    random.Random(seed).shuffle(notes)
+    coverage = Coverage(RATE)
+    for each in [*notes, *notes]:
+        coverage.add(each)
+    assert sorted(coverage.overlaps) == sorted(expected)
+    assert coverage.overlapped == sum(stop - start for start, stop in expected)
+
+
+def test_overlapping_attempts() -> None:
+    """Where two attempts were heard at the same time, the overlap names both."""
+    timeline = Timeline.of([note(1), note(2), note(1, epoch=2, origin_s=1.5)], rate=RATE)
+    assert timeline.overlaps() == [Overlap(track="user", from_s=1.5, to_s=2.0, epochs=(1, 2))]
+    assert Timeline.of([note(1), note(1, epoch=2, origin_s=1)], rate=RATE).overlaps() == []
+    assert Timeline.of([note(1), note(1, epoch=2, track="bot")], rate=RATE).overlaps() == []
+
+
+def test_overlaps_are_bounded() -> None:
+    """A sender that lays everything over itself costs a bounded list; the sum is still right."""
+    coverage = Coverage(RATE)
+    for seq in range(1, 3 * MAX_OVERLAPS):
+        coverage.add(laid(seq, 0, 10))
+    assert len(coverage.overlaps) == MAX_OVERLAPS
+    assert coverage.overlapped == 10 * (3 * MAX_OVERLAPS - 2)
+
+
+def test_filled_with_silence() -> None:
+    """What a track has no samples for is counted: before, between, behind, and all of it where nothing came."""
+    timeline = Timeline.of(
+        [note(1, at_s=1), note(2, at_s=1.5), note(3, at_s=4), note(1, epoch=2, track="bot")], rate=RATE
+    )
+    assert timeline.summary("user").filled_s == 2.5
+    assert timeline.summary("bot").filled_s == 4.0
+    assert Timeline.of([note(1)], rate=RATE).summary("bot").filled_s == 1.0

@@ -8,6 +8,7 @@ import pytest
 from greenroom.common import subjects
 from greenroom.common.events import decode_event
 from greenroom.common.messages import AudioHeader, EventType
+from greenroom.common.recordings import RecordingChoice
 from greenroom.common.spool import Spool
 from greenroom.runner.session.audio import Chunk
 from greenroom.runner.session.emitter import EVENTS_BURST, EVENTS_PER_S, MAX_EVENT_BYTES, Emitter, jsonable
@@ -133,3 +134,14 @@ def _circle() -> list[Any]:
 def test_foreign_values_become_json(value: object, expected: object) -> None:
     """Whatever a tool takes or returns ends up as bounded JSON."""
     assert jsonable(value) == expected
+
+
+async def test_an_agent_that_wants_no_recording_publishes_no_audio() -> None:
+    """Its audio doesn't leave the process; its events do."""
+    world = World()
+    session = new_session("echo", recording=RecordingChoice(off=True))
+    emitter = Emitter(world.spool, session)
+    emitter.audio("user", Chunk(position=0, pcm=b"\x01\x00" * 10), 123)
+    emitter.emit(EventType.USER_SPOKE, {"text": "hi"})
+    assert [decode_event(message).type for message in await world.published()] == ["user_spoke"]
+    assert emitter.chunks == {"user": 0, "bot": 0}

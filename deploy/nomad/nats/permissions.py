@@ -39,6 +39,7 @@ LOGINS_OF_SESSIONS: Final = "$SYS.REQ.USER.AUTH"
 
 # Types of events that only one of those who publish events may use.
 RECORDING_SAVED: Final = subjects.SESSION_EVENT.wildcard(type="recording_saved")
+RECORDING_MISSING: Final = subjects.SESSION_EVENT.wildcard(type="recording.missing")
 CALLS: Final = subjects.SESSION_EVENT.wildcard(type="call_status")
 ANSWERED_BY: Final = subjects.SESSION_EVENT.wildcard(type="call_answered_by")
 DECIDED: Final = subjects.SESSION_EVENT.wildcard(type="scheduler.decision")
@@ -130,7 +131,7 @@ def users() -> tuple[User, ...]:
                 *_reads_last("SECRETS", subjects.SECRET),
                 *_names_streams(),
             ),
-            never=(RECORDING_SAVED, DECIDED, *KEPT),
+            never=(RECORDING_SAVED, RECORDING_MISSING, DECIDED, *KEPT),
             subscribe=(
                 INBOX,
                 LOGINS_OF_SESSIONS,
@@ -146,6 +147,7 @@ def users() -> tuple[User, ...]:
             name="recorder",
             publish=(
                 *owned("recorder"),
+                RECORDING_MISSING,
                 *KEPT,
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
                 f"$JS.API.DIRECT.GET.LEADERS.{RECORDER_LEADS}",
@@ -164,7 +166,7 @@ def users() -> tuple[User, ...]:
             subscribe=(INBOX, HEARTBEATS, "$JS.EVENT.>"),
         ),
         # Other services of the house: a pattern for logins of their own, each for the types that begin with its name.
-        User(name="publisher", publish=(FOREIGN,), never=(DECIDED, *KEPT)),
+        User(name="publisher", publish=(FOREIGN,), never=(RECORDING_MISSING, DECIDED, *KEPT)),
     )
 
 

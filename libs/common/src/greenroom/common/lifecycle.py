@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from greenroom.common.errors import IllegalTransition, StaleEpoch
+from greenroom.common.recordings import RecordingChoice
 
 
 class State(enum.StrEnum):
@@ -113,6 +114,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, str] = {}
     limits: Limits = Limits()
     on_loss: OnLoss = OnLoss.BEFORE_MEDIA
+    recording: RecordingChoice = RecordingChoice()
     traceparent: str | None = None
 
     # Where it may run and when: labels that a runner must have, labels that are preferred, its class in the queue.

@@ -88,6 +88,8 @@ class EventType(enum.StrEnum):
     CALL_STALLED = "call_stalled"
     CALL_COMPLETED = "call_completed"
     RECORDING_SAVED = "recording_saved"
+    # `connected_at`, `after_s`: somebody is connected, and no audio of the session comes.
+    RECORDING_MISSING = "recording.missing"
     # `lines`: everything that was said is stored. (What steps found out is `post_call.{step}`.)
     TRANSCRIPT_READY = "transcript.ready"
     COMMAND = "command"

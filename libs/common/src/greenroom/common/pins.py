@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from greenroom.common.lifecycle import Limits, OnLoss, Priority
+from greenroom.common.recordings import RecordingChoice
 
 type Positive = Annotated[float, msgspec.Meta(gt=0)]
 type Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -67,6 +68,7 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     room: str | None = None
     body: dict[str, Any] = {}
     config: dict[str, Any] = {}
+    recording: RecordingChoice = RecordingChoice()
     metadata: dict[str, str] = {}
     limits: Limits = Limits()
     on_loss: OnLoss = OnLoss.BEFORE_MEDIA

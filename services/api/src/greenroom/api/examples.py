@@ -137,11 +137,15 @@ EVENTS: Final[dict[str, Any]] = {
 
 MANIFEST: Final[dict[str, Any]] = {
     "session_id": SESSION_ID,
+    "format": "wav",
+    "layout": "stereo",
     "duration_s": 31.1,
     "channels": ["user", "bot"],
     "rate": 16000,
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "tracks": [{"track": "user", "chunks": 32, "filled_s": 0.4, "drift_ppm": -12.5}],
     "gaps": [],
+    "overlaps": [],
 }
 
 AGENTS: Final[dict[str, Any]] = {
@@ -156,6 +160,7 @@ AGENTS: Final[dict[str, Any]] = {
             "body_schema": {"type": "object", "properties": {"language": {"type": "string"}}},
             "limits": LIMITS,
             "on_loss": "before_media",
+            "recording": {"format": "flac"},
             "runnable": True,
         }
     ]

@@ -112,6 +112,7 @@ class PinWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             room=canonical_room(self.room) if self.room is not None else None,
             body=self.body,
             config=agent.config,
+            recording=agent.recording,
             metadata=self.metadata,
             limits=self.limits.over(_LIMITS.over(agent.limits)),
             on_loss=self.on_loss or agent.on_loss,

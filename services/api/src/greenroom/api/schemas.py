@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from greenroom.common.lifecycle import Limits, OnLoss, Outcome, Priority, Session, State
+from greenroom.common.recordings import RecordingChoice
 
 MAX_METADATA: Final = 32
 MAX_METADATA_VALUE: Final = 1024
@@ -245,6 +246,8 @@ class AgentView(msgspec.Struct, frozen=True, kw_only=True):
     body_schema: dict[str, Any] | None
     limits: Limits
     on_loss: OnLoss
+    # How its sessions are recorded; what it leaves out is as the deployment says.
+    recording: RecordingChoice
     # Whether a runner is there now that can run it.
     runnable: bool
 

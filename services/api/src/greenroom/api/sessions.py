@@ -270,6 +270,7 @@ class Sessions:
             transport=wish.transport,
             body=wish.body,
             config=agent.config,
+            recording=agent.recording,
             metadata=wish.metadata,
             limits=wish.limits.over(agent.limits),
             on_loss=wish.on_loss or agent.on_loss,

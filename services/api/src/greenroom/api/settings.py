@@ -46,6 +46,15 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
         float, msgspec.Meta(ge=60, le=86_400), Env(help="How long a browser may begin to be relayed after it asked")
     ] = 3600.0
     recordings_dir: Annotated[str, Env(help="Where the recorder keeps recordings")] = ".greenroom/recordings"
+    recordings_url: Annotated[
+        str | None, Env(help="Bucket where the recorder keeps recordings, as it was told; unset: its folder")
+    ] = None
+    recording_keys_dir: Annotated[
+        str | None, Env(help="Folder of the keys that recordings are encrypted with, as the recorder was told")
+    ] = None
+    recording_link_s: Annotated[
+        float, msgspec.Meta(ge=1, le=3600), Env(help="How long a link to a recording in a bucket is good for")
+    ] = 60.0
 
     api_max_body_bytes: Annotated[int, msgspec.Meta(ge=1024), Env(help="Largest request body")] = 64 * 1024
     api_max_streams: Annotated[

@@ -21,7 +21,7 @@ WHERE api_keys.id = used.id
 """
 
 _AGENT_COLUMNS: Final = """
-tenant, name, version, bot, pool, description, body_schema, config, limits, on_loss, transports
+tenant, name, version, bot, pool, description, body_schema, config, limits, on_loss, recording, transports
 """
 
 # The tenant's own agent goes before the shared one of the same name.

@@ -21,6 +21,7 @@ from greenroom.common import telemetry
 from greenroom.common.errors import DatabaseUnavailable
 from greenroom.common.lifecycle import Limits, OnLoss, Session
 from greenroom.common.messages import BotOffer
+from greenroom.common.recordings import RecordingChoice
 
 # A page of events takes 2 ms; whoever waits longer than this waits for a server that is in trouble.
 _STATEMENT_TIMEOUT_S: Final = 5.0
@@ -69,6 +70,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     limits: Limits = Limits()
     on_loss: OnLoss = OnLoss.BEFORE_MEDIA
+    recording: RecordingChoice = RecordingChoice()
     transports: tuple[str, ...] = ("websocket",)
 
 
@@ -268,6 +270,7 @@ def _agent(row: Mapping[str, Any]) -> Agent:
         config=msgspec.json.decode(row["config"], type=dict[str, Any]),
         limits=msgspec.json.decode(row["limits"], type=Limits),
         on_loss=OnLoss(row["on_loss"]),
+        recording=msgspec.json.decode(row["recording"], type=RecordingChoice),
         transports=tuple(row["transports"]),
     )
 

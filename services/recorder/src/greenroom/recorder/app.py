@@ -7,29 +7,33 @@ from typing import Final
 import structlog
 
 from greenroom.common import topology_admin
+from greenroom.common.envelope import Keys
 from greenroom.common.errors import GreenroomError
 from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import STREAM as SESSIONS
 from greenroom.common.ledger import Ledger
 from greenroom.common.metrics import Metrics
 from greenroom.common.nats_broker import NatsBroker
+from greenroom.common.objects import open_bucket
 from greenroom.recorder import audio, ingest, migrate, side_work
 from greenroom.recorder.audio import AudioIngest
 from greenroom.recorder.backlog import Watch, backlog
 from greenroom.recorder.database import Pool
 from greenroom.recorder.endings import Endings
 from greenroom.recorder.ingest import Ingest
+from greenroom.recorder.missing import MissingAudio
 from greenroom.recorder.partitions import Partitions
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.purge import Purger
 from greenroom.recorder.reconcile import Reconciler
 from greenroom.recorder.retention.daily import Daily
 from greenroom.recorder.retention.eraser import Eraser
-from greenroom.recorder.retention.recordings import LocalRecordings
+from greenroom.recorder.retention.recordings import BucketRecordings, LocalRecordings
 from greenroom.recorder.retention.store import RetentionStore
 from greenroom.recorder.retention.times import parse_at, parse_zone
 from greenroom.recorder.seal import Sealer
 from greenroom.recorder.settings import RecorderSettings
+from greenroom.recorder.storage import Bucket, Folder
 from greenroom.recorder.store import Store
 from greenroom.recorder.transcripts import Transcriber
 from greenroom.recorder.usage.keeper import UsageKeeper
@@ -62,6 +66,7 @@ class Recorder:
         self._leads = metrics.gauge("recorder_leads", "Whether this instance leads, and has the audio (1), or not (0)")
 
         recordings_dir = Path(settings.recordings_dir).absolute()
+        bucket = open_bucket(settings.recordings_url) if settings.recordings_url else None
         self._store = Store(pool)
         self._parts = Parts(recordings_dir / PARTS_DIR, max_open=settings.max_open_parts)
         self._audio = AudioIngest(
@@ -77,9 +82,19 @@ class Recorder:
             store=self._store,
             parts=self._parts,
             audio=self._audio,
-            recordings_dir=recordings_dir,
+            storage=Bucket(bucket) if bucket is not None else Folder(recordings_dir),
             metrics=metrics,
             at_once=settings.seal_at_once,
+            form=settings.recording_format,
+            layout=settings.recording_layout,
+            keys=_keys(settings),
+        )
+        self._missing = MissingAudio(
+            broker=broker,
+            store=self._store,
+            parts=self._parts,
+            after_s=settings.recording_missing_s,
+            metrics=metrics,
         )
         self._ingest = Ingest(
             broker=broker,
@@ -110,7 +125,7 @@ class Recorder:
         self._eraser = Eraser(
             broker=broker,
             store=retained,
-            recordings=LocalRecordings(recordings_dir),
+            recordings=BucketRecordings(bucket) if bucket is not None else LocalRecordings(recordings_dir),
             parts=self._parts,
             audio=self._audio,
             settled_to=self._settled_to,
@@ -188,6 +203,7 @@ class Recorder:
                 tasks.create_task(self._daily.run(), name="retention")
                 tasks.create_task(self._transcriber.run(), name="transcriber")
                 tasks.create_task(self._usage.run(), name="usage")
+                tasks.create_task(self._missing.run(), name="missing-audio")
         finally:
             self._leads.set(0)
             # The next leader writes to the same files: nothing of ours stays open.
@@ -195,3 +211,9 @@ class Recorder:
 
     async def _settled_to(self) -> int:
         return (await backlog(self._broker, SESSIONS, ingest.CONSUMER)).settled_to
+
+
+def _keys(settings: RecorderSettings) -> Keys | None:
+    if settings.recording_keys_dir is None:
+        return None
+    return Keys(Path(settings.recording_keys_dir).absolute(), required=settings.recording_keys_required)

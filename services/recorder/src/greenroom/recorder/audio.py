@@ -54,6 +54,8 @@ class Permit(msgspec.Struct, frozen=True, kw_only=True):
     """What audio a session takes: none if `refused` says why."""
 
     refused: str | None = None
+    # Its agent wants no recording: what comes all the same, from a runner of an older version, is forgotten.
+    off: bool = False
     max_samples: int = 0
     earliest_origin_ns: int = 0
     latest_origin_ns: int = 0
@@ -77,12 +79,13 @@ def decode(message: Message) -> Chunk:
     return Chunk(
         tenant=tokens["tenant"],
         session_id=tokens["session_id"],
-        note=_note(message.headers, track, samples),
+        note=_note(message, track, samples),
         pcm=message.data,
     )
 
 
-def _note(headers: Mapping[str, str], track: Track, samples: int) -> ChunkNote:
+def _note(message: Message, track: Track, samples: int) -> ChunkNote:
+    headers = message.headers
     return ChunkNote(
         track=track,
         epoch=_number(headers, AudioHeader.EPOCH, most=MAX_EPOCH),
@@ -90,6 +93,7 @@ def _note(headers: Mapping[str, str], track: Track, samples: int) -> ChunkNote:
         position=_number(headers, AudioHeader.POSITION, most=2**40),
         samples=samples,
         origin_ns=_number(headers, AudioHeader.ORIGIN_NS, most=2**63 - 1),
+        at_ns=int(message.at.timestamp() * NS) if message.at is not None else 0,
     )
 
 
@@ -156,13 +160,14 @@ class AudioIngest:
         """
         try:
             batch = await self._without_erased(batch)
-            for chunk in batch:
-                _check(chunk, await self._permit(chunk))
+            batch = [chunk for chunk in batch if not (await self._checked(chunk)).off]
         except (BrokerUnavailable, DatabaseUnavailable) as error:
             _log.warning("audio_not_stored", code=error.code, chunks=len(batch), again_in_s=AWAY_RETRY_S)
             raise Retry(AWAY_RETRY_S) from error
         if not self._frozen.isdisjoint(chunk.session_id for chunk in batch):
             raise Retry(FROZEN_RETRY_S)
+        if not batch:
+            return
         await self._write(batch)
         for track in TRACKS:
             self._chunks.inc(sum(chunk.note.track == track for chunk in batch), track=track)
@@ -193,6 +198,11 @@ class AudioIngest:
             _log.error("audio_not_written", error=error.strerror, chunks=len(batch), again_in_s=AWAY_RETRY_S)
             raise Retry(AWAY_RETRY_S) from error
         self._write_s.observe(asyncio.get_running_loop().time() - began)
+
+    async def _checked(self, chunk: Chunk) -> Permit:
+        permit = await self._permit(chunk)
+        _check(chunk, permit)
+        return permit
 
     async def _permit(self, chunk: Chunk) -> Permit:
         permit = self._permits.get(chunk.session_id)
@@ -225,6 +235,7 @@ def _permit_of(session: Session) -> Permit:
         limits.start_timeout_s + limits.join_timeout_s + limits.max_duration_s + limits.end_timeout_s + DURATION_SLACK_S
     )
     return Permit(
+        off=session.recording.off,
         max_samples=int(longest_s * RATE_HZ),
         earliest_origin_ns=int((session.requested_at + EARLIEST_ORIGIN).timestamp() * NS),
         latest_origin_ns=int((session.requested_at + LATEST_ORIGIN).timestamp() * NS),

@@ -2,6 +2,7 @@
 
     {root}/{session_id}/{track}.{epoch}.pcm    mono, 16 bit little-endian, each chunk at its position
     {root}/{session_id}/chunks.jsonl           one line a chunk, written behind the audio
+    {root}/{session_id}/draft.*                what the sealing writes just now
 
 Writing a chunk again changes nothing: it lies at its position, and the journal's readers know its number. What
 `write` was given is on the disk (fdatasync) when it returns. Memory is that of the chunks at hand.
@@ -10,6 +11,7 @@ Writing a chunk again changes nothing: it lies at its position, and the journal'
 import os
 import shutil
 import threading
+import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from greenroom.recorder.timeline import SAMPLE_BYTES, ChunkNote, Part
 JOURNAL: Final = "chunks.jsonl"
 # Syncs of different files at the same time share the journal commits of the file system.
 SYNC_THREADS: Final = 8
+_DRAFT: Final = "draft."
 _READ_BYTES: Final = 65_536
 # A line has about 100 bytes; a file that is no journal must not fill the memory.
 _LONGEST_LINE: Final = 4096
@@ -92,6 +95,10 @@ class Parts:
         """Tell whether a session has parts."""
         return (self._root / session_id).is_dir()
 
+    def heard(self, session_id: str, epoch: int) -> bool:
+        """Tell whether there is audio of an attempt."""
+        return any((self._root / session_id).glob(f"*.{epoch}.pcm"))
+
     def journal(self, session_id: str) -> Iterator[ChunkNote]:
         """Yield what was stored of a session, in the order in which it came; some of it twice.
 
@@ -111,6 +118,19 @@ class Parts:
     def path(self, session_id: str, part: Part) -> Path:
         """Return where a part is."""
         return self._root / session_id / f"{part.track}.{part.epoch}.pcm"
+
+    def draft(self, session_id: str, suffix: str) -> Path:
+        """Return where a file of the recording may be written, until it is whole; nobody else has the name."""
+        return self._root / session_id / f"{_DRAFT}{uuid.uuid4().hex}.{suffix}"
+
+    def remove_drafts(self, session_id: str) -> None:
+        """Delete what a sealing before this one left half written.
+
+        Raises:
+            OSError: it can't be deleted.
+        """
+        for path in (self._root / session_id).glob(f"{_DRAFT}*"):
+            path.unlink(missing_ok=True)
 
     def remove(self, session_id: str) -> None:
         """Delete what there is of a session.

@@ -1,43 +1,56 @@
-"""A recording made of a session's parts: a WAV file and its manifest.
+"""A recording made of a session's parts: its audio files and its manifest.
 
-Made again, it is the same to the byte: a crash at any point is mended by starting over.
+Made again, it is the same to the byte: a crash at any point is mended by starting over. Files are written beside the
+parts, and go to where recordings are kept when they are whole; what a killed recorder left half written is removed by
+the next one, with the parts at the latest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import msgspec
 
+from greenroom.common.envelope import SUFFIX, Keys, TenantKey, context_of, encrypt
 from greenroom.common.lifecycle import Session
-from greenroom.recorder import files, wav
+from greenroom.common.recordings import Format, Layout, RecordingFile
+from greenroom.recorder import files
+from greenroom.recorder.encoding import encode
+from greenroom.recorder.mixing import Channels, Mixer, channels_of
 from greenroom.recorder.parts import Parts
-from greenroom.recorder.timeline import NS, TRACKS, Attempt, Gap, Timeline, Track, TrackSummary
+from greenroom.recorder.storage import Storage, digest_of
+from greenroom.recorder.timeline import NS, TRACKS, Attempt, Gap, Overlap, Timeline, TrackSummary
 
-FORMAT: Final = "wav"
+FORMAT: Final[Format] = "wav"
+LAYOUT: Final[Layout] = "stereo"
+_READ_BYTES: Final = 1024 * 1024
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to know of a recording; lies beside it as `{session_id}.json`.
 
     Seconds count from `origin_at`: the origin of the session's timeline, from which the times of its events count too.
+    `path`, `channels`, `bytes` and `sha256` are those of the first file.
     """
 
     version: int = 1
     session_id: str
     tenant: str
     agent: str
-    # Relative to the folder of recordings.
+    # Relative to where recordings are kept.
     path: str
-    format: str = FORMAT
+    format: Format = FORMAT
+    layout: Layout = LAYOUT
     rate: int
-    # What is on which channel, from the left.
-    channels: tuple[Track, ...] = TRACKS
+    # What is on which channel, from the left; `user+bot`: both.
+    channels: tuple[str, ...] = TRACKS
     samples: int
     duration_s: float
     bytes: int
     sha256: str
+    # One, or with the layout `tracks` one a track; all are of the same length.
+    files: tuple[RecordingFile, ...] = ()
     origin_at: datetime
     # How the session ended.
     ended_at: datetime | None
@@ -45,63 +58,123 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     tracks: tuple[TrackSummary, ...]
     gaps: tuple[Gap, ...]
+    overlaps: tuple[Overlap, ...] = ()
     # The runs of the session that left audio; times of an attempt's events count from its own origin.
     attempts: tuple[Attempt, ...]
 
 
-def recording_path(session: Session) -> Path:
-    """Return where a session's recording is, relative to the folder of recordings: by tenant and day of the request."""
+def recording_path(session: Session, suffix: str) -> PurePosixPath:
+    """Return where a file of a session's recording is: by tenant and day of the request."""
     day = session.requested_at.astimezone(UTC)
-    return Path(session.tenant, f"{day:%Y}", f"{day:%m}", f"{day:%d}", f"{session.id}.{FORMAT}")
+    return PurePosixPath(session.tenant, f"{day:%Y}", f"{day:%m}", f"{day:%d}", f"{session.id}.{suffix}")
 
 
-def write_recording(session: Session, parts: Parts, recordings_dir: Path, *, rate: int) -> Manifest | None:
+def write_recording(
+    session: Session,
+    parts: Parts,
+    storage: Storage,
+    *,
+    rate: int,
+    form: Format = FORMAT,
+    layout: Layout = LAYOUT,
+    keys: Keys | None = None,
+) -> Manifest | None:
     """Write the recording of `session` and return its manifest; None when there is no audio of it.
 
-    Blocks for about a second per hour of audio. The parts are left as they are.
+    Takes a second of a core per hour of audio, two for FLAC and twenty for Opus. The parts are left as they are.
 
     Args:
-        session: as it ended.
+        session: as it ended; its agent may have another format or layout than what follows.
         parts: where its audio is; nobody adds to it any more.
-        recordings_dir: the folder of recordings.
+        storage: where the recording goes.
         rate: samples per second.
+        form: of the files.
+        layout: of the tracks in them.
+        keys: what they are encrypted with; None: they aren't.
 
     Raises:
-        OSError: the disk is full, or worse; what lies under the recording's name is whole or not there.
+        RecordingKeyMissing: they must be encrypted, and the tenant has no key.
+        OSError, StorageUnavailable: the disk is full, the storage away, or worse; what is kept is whole or not there.
+        EncodingFailed: FFmpeg doesn't do it.
     """
     timeline = Timeline.of(parts.journal(session.id), rate=rate)
     if timeline.empty:
         return None
-    path = recording_path(session)
-    target = recordings_dir / path
-    files.make_folder(target.parent)
-    samples = timeline.samples
-    with wav.Mixer([(part, parts.path(session.id, part)) for part in timeline.parts()], samples) as mixer:
-        size, sha256 = files.write_whole(target, _file(mixer, samples, rate))
-    manifest = Manifest(
+    form, layout = session.recording.format or form, session.recording.layout or layout
+    key = keys.newest(session.tenant) if keys is not None else None
+    parts.remove_drafts(session.id)
+    with Mixer([(part, parts.path(session.id, part)) for part in timeline.parts()], timeline.samples) as mixer:
+        kept = [
+            _write_file(session, parts, storage, mixer=mixer, channels=channels, form=form, timeline=timeline, key=key)
+            for channels in channels_of(layout)
+        ]
+    manifest = _manifest(session, timeline, kept, form, layout)
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    stands = storage.commit(recording_path(session, "json"), text)
+    return manifest if stands == text else msgspec.json.decode(stands, type=Manifest)
+
+
+def _write_file(
+    session: Session,
+    parts: Parts,
+    storage: Storage,
+    *,
+    mixer: Mixer,
+    channels: Channels,
+    form: Format,
+    timeline: Timeline,
+    key: TenantKey | None,
+) -> RecordingFile:
+    draft = parts.draft(session.id, form)
+    try:
+        blocks = mixer.blocks(channels)
+        encode(draft, form, blocks, channels=len(channels), samples=timeline.samples, rate=timeline.rate)
+        size, sha256 = draft.stat().st_size, digest_of(draft)
+        file = RecordingFile(path="", channels=channels, bytes=size, sha256=sha256, key=key.name if key else None)
+        suffix = form if file.track is None else f"{file.track}.{form}"
+        if key is not None:
+            suffix += SUFFIX
+            draft = _encrypted(draft, size, key, context_of(session.tenant, session.id, file.track))
+        path = storage.keep(draft, recording_path(session, suffix), sha256)
+    finally:
+        draft.unlink(missing_ok=True)
+    return msgspec.structs.replace(file, path=path)
+
+
+def _encrypted(draft: Path, size: int, key: TenantKey, context: bytes) -> Path:
+    """Return the draft as an encrypted file, in the place of the plain one."""
+    target = draft.with_name(draft.name + SUFFIX)
+    with draft.open("rb") as plain:
+        blocks = iter(lambda: plain.read(_READ_BYTES), b"")
+        files.write_whole(target, encrypt(blocks, size=size, key=key, context=context))
+    draft.unlink()
+    return target
+
+
+def _manifest(
+    session: Session, timeline: Timeline, kept: Sequence[RecordingFile], form: Format, layout: Layout
+) -> Manifest:
+    first = kept[0]
+    return Manifest(
         session_id=session.id,
         tenant=session.tenant,
         agent=session.agent,
-        path=path.as_posix(),
-        rate=rate,
-        samples=samples,
-        duration_s=round(samples / rate, 3),
-        bytes=size,
-        sha256=sha256,
+        path=first.path,
+        format=form,
+        layout=layout,
+        rate=timeline.rate,
+        channels=tuple("+".join(tracks) for tracks in first.channels),
+        samples=timeline.samples,
+        duration_s=round(timeline.samples / timeline.rate, 3),
+        bytes=first.bytes,
+        sha256=first.sha256,
+        files=tuple(kept),
         origin_at=datetime.fromtimestamp(timeline.origin_ns / NS, UTC),
         ended_at=session.ended_at,
         outcome=session.outcome,
         reason=session.reason,
         tracks=tuple(timeline.summary(track) for track in TRACKS),
         gaps=tuple(timeline.gaps()),
+        overlaps=tuple(timeline.overlaps()),
         attempts=tuple(timeline.attempts()),
     )
-    # The manifest comes second: where it is, the recording is.
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-    files.write_whole(target.with_suffix(".json"), [text])
-    return manifest
-
-
-def _file(mixer: wav.Mixer, samples: int, rate: int) -> Iterator[bytes]:
-    yield wav.header(samples, rate)
-    yield from mixer.blocks()

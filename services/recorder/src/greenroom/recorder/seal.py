@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import time
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -18,14 +17,17 @@ import structlog
 from greenroom.common import messages, subjects, telemetry
 from greenroom.common.broker import Broker, WrongLastSequence
 from greenroom.common.clock import utcnow
+from greenroom.common.envelope import Keys
 from greenroom.common.errors import DatabaseUnavailable, GreenroomError
 from greenroom.common.ids import derived_id
 from greenroom.common.lifecycle import Outcome, Session
 from greenroom.common.messages import Event, EventType
 from greenroom.common.metrics import Metrics
+from greenroom.common.recordings import Format, Layout
 from greenroom.recorder.audio import RATE_HZ, STREAM, AudioIngest
 from greenroom.recorder.parts import Parts
-from greenroom.recorder.recording import Manifest, write_recording
+from greenroom.recorder.recording import FORMAT, LAYOUT, Manifest, write_recording
+from greenroom.recorder.storage import Storage
 from greenroom.recorder.store import RecordingRow, Store
 
 _log = structlog.get_logger()
@@ -52,7 +54,10 @@ class Sealer:
         store: rows and marks.
         parts: the audio.
         audio: is stopped from adding to what is being sealed.
-        recordings_dir: the folder of recordings.
+        storage: where recordings are kept.
+        form: of recordings whose agent has no other.
+        layout: the same.
+        keys: what recordings are encrypted with; None: they aren't.
         metrics: recordings by result, and how long sealing took.
         at_once: recordings written at the same time.
     """
@@ -64,15 +69,21 @@ class Sealer:
         store: Store,
         parts: Parts,
         audio: AudioIngest,
-        recordings_dir: Path,
+        storage: Storage,
         metrics: Metrics,
         at_once: int,
+        form: Format = FORMAT,
+        layout: Layout = LAYOUT,
+        keys: Keys | None = None,
     ) -> None:
         self._broker = broker
         self._store = store
         self._parts = parts
         self._audio = audio
-        self._recordings_dir = recordings_dir
+        self._storage = storage
+        self._form: Format = form
+        self._layout: Layout = layout
+        self._keys = keys
         self._writing = asyncio.Semaphore(at_once)
         self._tasks: asyncio.TaskGroup | None = None
         self._active: set[str] = set()
@@ -171,7 +182,14 @@ class Sealer:
         began = time.monotonic()
         with _span(session):
             manifest = await asyncio.to_thread(
-                write_recording, session, self._parts, self._recordings_dir, rate=RATE_HZ
+                write_recording,
+                session,
+                self._parts,
+                self._storage,
+                rate=RATE_HZ,
+                form=self._form,
+                layout=self._layout,
+                keys=self._keys,
             )
             if manifest is not None:
                 await self._store.save_recording(_row(manifest))
@@ -191,6 +209,8 @@ class Sealer:
             data={
                 "path": manifest.path,
                 "format": manifest.format,
+                "layout": manifest.layout,
+                "files": [file.path for file in manifest.files],
                 "duration_s": manifest.duration_s,
                 "channels": len(manifest.channels),
                 "rate": manifest.rate,

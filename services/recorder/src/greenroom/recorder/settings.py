@@ -6,6 +6,7 @@ import msgspec
 
 from greenroom.common.consumer import MAX_BATCH_BYTES
 from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allowed
+from greenroom.common.recordings import Format, Layout
 from greenroom.common.settings import Env, ServiceSettings
 from greenroom.recorder.retention.times import parse_at, parse_zone
 
@@ -20,6 +21,30 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
         str,
         Env(help="Where recordings are kept, and live audio until it is sealed; on storage that all recorders share"),
     ] = ".greenroom/recordings"
+    recordings_url: Annotated[
+        str | None,
+        Env(
+            help="Bucket where recordings are kept once they are sealed: s3://bucket/prefix, gs://… or az://…; "
+            "unset: the folder. Credentials come from the environment, under the provider's own names"
+        ),
+    ] = None
+    recording_format: Annotated[Format, Env(help="Format of recordings whose agent has no other")] = "wav"
+    recording_layout: Annotated[
+        Layout,
+        Env(help="Caller left and bot right, both on one channel, or a file each; where the agent has no other"),
+    ] = "stereo"
+    recording_keys_dir: Annotated[
+        str | None,
+        Env(help="Folder of the keys that recordings are encrypted with, {tenant}.{number}.key; unset: they aren't"),
+    ] = None
+    recording_keys_required: Annotated[
+        bool, Env(help="Recordings of a tenant without a key wait for one; else they aren't encrypted")
+    ] = False
+    recording_missing_s: Annotated[
+        float,
+        msgspec.Meta(gt=0),
+        Env(help="How long after a client has connected its session's first audio is awaited before an alarm"),
+    ] = 10.0
     # One each for transitions and events, audio, the purge and the readiness check; the rest seals.
     database_connections: Annotated[
         int,

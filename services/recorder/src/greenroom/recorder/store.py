@@ -7,6 +7,7 @@ will.
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -111,6 +112,22 @@ SELECT id FROM sessions WHERE id = ANY($1::text[]) AND sealed_at IS NOT NULL
 UNION ALL SELECT session_id FROM tombstones WHERE session_id = ANY($1::text[])
 """
 
+# Live sessions whose client has been connected for $1 seconds in the present attempt, and that were not told of yet.
+_SELECT_UNHEARD: Final = """
+SELECT session.id, session.tenant, session.epoch, connected.at
+FROM sessions AS session
+CROSS JOIN LATERAL (
+    SELECT at FROM session_events
+    WHERE session_id = session.id AND type = 'session.connected' AND epoch = session.epoch
+    ORDER BY stream_seq LIMIT 1
+) AS connected
+WHERE session.state IN ('ready', 'ending') AND session.media_connected
+    AND connected.at < now() - make_interval(secs => $1)
+    AND NOT coalesce((session.document -> 'recording' -> 'off')::boolean, false)
+    AND NOT EXISTS (SELECT FROM session_events WHERE session_id = session.id AND type = 'recording.missing')
+ORDER BY connected.at LIMIT $2
+"""
+
 # Sealed sessions in which nothing has happened for the time of grace, with the last thing that is stored of each.
 _SELECT_PURGEABLE: Final = """
 SELECT session.id, session.tenant, newest.stream_seq
@@ -179,6 +196,15 @@ class Purgeable(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str
     tenant: str
     stream_seq: int
+
+
+class Unheard(msgspec.Struct, frozen=True, kw_only=True):
+    """A live session whose client is connected, by its present attempt."""
+
+    session_id: str
+    tenant: str
+    epoch: int
+    connected_at: datetime
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,6 +328,15 @@ class Store:
         """Say that the session's recording is done, or that there is none."""
         with translated():
             await self._pool.execute(_MARK_SEALED, session_id)
+
+    async def unheard(self, *, after_s: float, limit: int) -> list[Unheard]:
+        """Return live sessions whose client has been connected for `after_s`, as far as nobody was told of them."""
+        with translated():
+            rows = await self._pool.fetch(_SELECT_UNHEARD, after_s, limit)
+        return [
+            Unheard(session_id=row["id"], tenant=row["tenant"], epoch=row["epoch"], connected_at=row["at"])
+            for row in rows
+        ]
 
     async def purgeable(self, *, grace_s: float, limit: int) -> list[Purgeable]:
         """Return sealed sessions in which nothing has happened for `grace_s`, oldest end first."""

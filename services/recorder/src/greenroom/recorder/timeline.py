@@ -7,9 +7,12 @@ the recording. Positions and lengths are in samples, unless a name says otherwis
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import combinations
 from typing import Final, Literal, get_args
 
 import msgspec
+
+from greenroom.recorder.drift import Drift
 
 type Track = Literal["user", "bot"]
 
@@ -17,6 +20,8 @@ type Track = Literal["user", "bot"]
 TRACKS: Final[tuple[Track, ...]] = get_args(Track.__value__)
 SAMPLE_BYTES: Final = 2
 NS: Final = 1_000_000_000
+# Of one track and attempt that are told one by one; a sender that lays all its audio over itself needs no more.
+MAX_OVERLAPS: Final = 200
 
 
 class ChunkNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +33,8 @@ class ChunkNote(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     samples: int
     origin_ns: int
+    # When the broker had it, by its clock; 0: written before that was kept.
+    at_ns: int = 0
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +43,18 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     track: Track
     from_s: float
     to_s: float
+
+
+class Overlap(msgspec.Struct, frozen=True, kw_only=True):
+    """Audio that was sent for a time for which there was some already; seconds on the recording's timeline.
+
+    Within one attempt the later chunk is heard, between two attempts both are.
+    """
+
+    track: Track
+    from_s: float
+    to_s: float
+    epochs: tuple[int, ...]
 
 
 class _Run:
@@ -50,9 +69,17 @@ class _Run:
 
 
 class Coverage:
-    """Which chunks of one track and epoch there are; memory grows with the holes, not with the length."""
+    """Which chunks of one track and epoch there are; memory grows with the holes, not with the length.
 
-    def __init__(self) -> None:
+    Args:
+        rate: samples per second.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self.drift: Final = Drift(rate)
+        # Where chunks that follow each other overlap, as (from, to); not more than `MAX_OVERLAPS` of them.
+        self.overlaps: list[tuple[int, int]] = []
+        self.overlapped = 0
         self.chunks = 0
         self.samples = 0
         self.begin: int | None = None
@@ -69,7 +96,10 @@ class Coverage:
             return
         after = runs[index] if index < len(runs) else None
         run = _Run(note)
+        if after is not None and after.first == note.seq + 1:
+            self._note_overlap(after.start, run.end)
         if before is not None and before.last + 1 == note.seq:
+            self._note_overlap(run.start, before.end)
             before.last, before.end = note.seq, run.end
             if after is not None and after.first == note.seq + 1:
                 before.last, before.end = after.last, after.end
@@ -82,6 +112,13 @@ class Coverage:
         self.samples += note.samples
         self.begin = note.position if self.begin is None else min(self.begin, note.position)
         self.end = max(self.end, note.position + note.samples)
+        self.drift.add(position=note.position, samples=note.samples, origin_ns=note.origin_ns, at_ns=note.at_ns)
+
+    def _note_overlap(self, start: int, end: int) -> None:
+        if start < end:
+            self.overlapped += end - start
+            if len(self.overlaps) < MAX_OVERLAPS:
+                self.overlaps.append((start, end))
 
     def holes(self) -> list[tuple[int, int]]:
         """Return where numbers are missing, as (from, to): before the first chunk too, but not behind the last."""
@@ -115,6 +152,10 @@ class TrackSummary(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
     first_s: float | None
     last_s: float | None
+    # What was filled with silence, because nothing was sent for it or nothing came.
+    filled_s: float = 0.0
+    # How much faster its samples came than the clock went, in millionths; None: no stretch of it was long enough.
+    drift_ppm: float | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +190,11 @@ class Timeline:
         """Add a chunk, in any order and any number of times."""
         # A process has one origin; should its chunks disagree, the earliest stands whatever the order.
         self._origins[note.epoch] = min(self._origins.get(note.epoch, note.origin_ns), note.origin_ns)
-        self._coverage.setdefault((note.epoch, note.track), Coverage()).add(note)
+        key = (note.epoch, note.track)
+        coverage = self._coverage.get(key)
+        if coverage is None:
+            coverage = self._coverage[key] = Coverage(self.rate)
+        coverage.add(note)
 
     @property
     def empty(self) -> bool:
@@ -197,17 +242,46 @@ class Timeline:
         ]
         return sorted(found, key=lambda gap: (gap.from_s, gap.to_s, gap.track))
 
+    def overlaps(self) -> list[Overlap]:
+        """Return where audio lies over audio, by time."""
+        found = [
+            self._overlap(track, self._offset(epoch) + start, self._offset(epoch) + end, epoch)
+            for (epoch, track), coverage in self._coverage.items()
+            for start, end in coverage.overlaps
+        ]
+        for (one, track), (other, of) in combinations(sorted(self._coverage), 2):
+            if track != of:
+                continue
+            first, second = self._span(one, track), self._span(other, track)
+            start, end = max(first[0], second[0]), min(first[1], second[1])
+            if start < end:
+                found.append(self._overlap(track, start, end, one, other))
+        return sorted(found, key=lambda overlap: (overlap.from_s, overlap.to_s, overlap.track, overlap.epochs))
+
+    def _overlap(self, track: Track, start: int, end: int, *epochs: int) -> Overlap:
+        return Overlap(track=track, from_s=self._seconds(start), to_s=self._seconds(end), epochs=epochs)
+
+    def _span(self, epoch: int, track: Track) -> tuple[int, int]:
+        """Return from where to where an attempt's audio lies in the recording."""
+        coverage = self._coverage[epoch, track]
+        return self._offset(epoch) + (coverage.begin or 0), self._offset(epoch) + coverage.end
+
     def summary(self, track: Track) -> TrackSummary:
         """Return what there is of `track`, over all attempts."""
         mine = [(epoch, coverage) for (epoch, of), coverage in self._coverage.items() if of == track]
         starts = [self._offset(epoch) + coverage.begin for epoch, coverage in mine if coverage.begin is not None]
         ends = [self._offset(epoch) + coverage.end for epoch, coverage in mine]
+        heard = sum(coverage.samples - coverage.overlapped for _, coverage in mine)
+        drifts = [coverage.drift.measured() for _, coverage in mine]
+        weight = sum(seconds for _, seconds in drifts)
         return TrackSummary(
             track=track,
             chunks=sum(coverage.chunks for _, coverage in mine),
             samples=sum(coverage.samples for _, coverage in mine),
             first_s=self._seconds(min(starts)) if starts else None,
             last_s=self._seconds(max(ends)) if ends else None,
+            filled_s=self._seconds(max(self.samples - heard, 0)),
+            drift_ppm=round(sum(ppm * seconds for ppm, seconds in drifts) / weight, 1) if weight else None,
         )
 
     def _offset(self, epoch: int) -> int:

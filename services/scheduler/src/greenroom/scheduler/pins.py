@@ -187,6 +187,7 @@ def document(pin: Pin, asking: Asking, session_id: str, now: datetime) -> Sessio
         transport_info={name: value.replace(SLOT, number) for name, value in pin.transport_info.items()},
         body=pin.body,
         config=pin.config,
+        recording=pin.recording,
         metadata=pin.metadata,
         limits=pin.limits,
         on_loss=pin.on_loss,

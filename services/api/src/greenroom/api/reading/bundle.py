@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from greenroom.api.reading.history import History
-from greenroom.api.reading.recording_file import RecordingFile
+from greenroom.api.reading.recording_file import PackedFile
 from greenroom.api.reading.zipping import Member, zipped
 from greenroom.api.schemas import session_view
 from greenroom.api.store import Recording
@@ -35,17 +35,17 @@ timeline.json    stages, turns with their latencies, tools, nodes, errors, gaps,
 Times are UTC. Milliseconds count from the beginning of the call, which is also that of the recording.
 {so_far}"""
 _WITH_RECORDING: Final = """\
-recording.{format:<5}  the audio ({duration_s:.1f} s)
+{names:<15}  the audio ({duration_s:.1f} s)
 recording.json   its manifest: tracks, gaps, digest
 """
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle is made of. `recording` is None where there is none (yet), `audio` where its file is gone."""
+    """What a bundle is made of. `recording` is None where there is none yet, `audio` empty where its files are gone."""
 
     session: Session
     recording: Recording | None = None
-    audio: RecordingFile | None = None
+    audio: tuple[PackedFile, ...] = ()
 
 
 def bundle(history: History, contents: Contents) -> AsyncGenerator[bytes]:
@@ -65,9 +65,9 @@ async def _members(history: History, contents: Contents) -> AsyncGenerator[Membe
     yield _member("transcript.vtt", (cue.encode() for cue in transcript.as_vtt(spoken)))
     yield _member("timeline.json", [_pretty(happenings.timeline(session))])
     if recording is not None:
-        if audio is not None:
+        for file in audio:
             # Audio doesn't become smaller this way, and it is most of the bundle.
-            yield Member(name=f"recording.{recording.format}", chunks=audio.chunks(), compress=False, large=True)
+            yield Member(name=file.name, chunks=file.chunks(), compress=False, large=True)
         yield _member("recording.json", [msgspec.json.format(bytes(recording.manifest), indent=2)])
 
 
@@ -77,8 +77,9 @@ def readme(contents: Contents) -> str:
     if recording is None:
         about = "(no recording: it isn't sealed yet, or there was no audio)\n"
     else:
-        about = _WITH_RECORDING.format(format=recording.format, duration_s=recording.duration_s)
-        if contents.audio is None:
+        names = ", ".join(file.name for file in contents.audio)
+        about = _WITH_RECORDING.format(names=names, duration_s=recording.duration_s)
+        if not contents.audio:
             about = f"(the recording's file isn't where it was kept)\n{about.splitlines()[1]}\n"
     outcome = f"{session.outcome} ({session.reason})" if session.ended else f"{session.state}"
     return _README.format(

@@ -1,35 +1,43 @@
-"""A sealed recording's bytes, for whoever packs them."""
+"""A sealed recording's files, for whoever packs them."""
 
-import asyncio
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import msgspec
 
-from greenroom.api import ranges
+from greenroom.api.decrypting import Vault
 from greenroom.api.ranges import Span
+from greenroom.api.shelf import Shelf, files_of
 from greenroom.api.store import Recording
+from greenroom.common.errors import RecordingNotFound
 
 
-class RecordingFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The file of a recording, as large as it is now."""
+class PackedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of a recording, as large as it is now, under the name that it has in a bundle."""
 
-    path: Path
+    name: str
+    path: str
     size: int
+    shelf: Shelf
 
     def chunks(self) -> AsyncGenerator[bytes]:
         """Return its bytes."""
-        return ranges.read(self.path, Span(start=0, stop=self.size))
+        return self.shelf.read(self.path, Span(start=0, stop=self.size))
 
 
-async def find(root: Path, recording: Recording) -> RecordingFile | None:
-    """Return the file of a recording; None: it isn't in the folder of recordings (`root`, resolved)."""
-    return await asyncio.to_thread(_find, root, recording)
+async def find(vault: Vault, tenant: str, recording: Recording) -> tuple[PackedFile, ...]:
+    """Return the files of a recording, without those that aren't where they were kept.
 
-
-def _find(root: Path, recording: Recording) -> RecordingFile | None:
-    path = (root / recording.path).resolve()
-    try:
-        return RecordingFile(path=path, size=path.stat().st_size) if path.is_relative_to(root) else None
-    except OSError:
-        return None
+    Raises:
+        StorageUnavailable: that can't be told now.
+        RecordingKeyMissing, RecordingTampered: one can't be read.
+    """
+    found: list[PackedFile] = []
+    for file in files_of(recording):
+        shelf = vault.place(tenant, recording.session_id, file)
+        name = ".".join(filter(None, ("recording", file.track, recording.format)))
+        try:
+            size = await shelf.size(file.path)
+        except RecordingNotFound:
+            continue
+        found.append(PackedFile(name=name, path=file.path, size=size, shelf=shelf))
+    return tuple(found)

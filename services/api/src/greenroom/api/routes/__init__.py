@@ -1,7 +1,6 @@
 """The routes: what HTTP says, turned into calls of the parts and back."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from litestar.handlers import HTTPRouteHandler
@@ -13,6 +12,7 @@ from greenroom.api.billing.usage import Usages
 from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.calls import Calls
 from greenroom.api.commands import Commands
+from greenroom.api.decrypting import Vault, keys_of
 from greenroom.api.fleet import Fleet
 from greenroom.api.listen_tickets import ListenTickets
 from greenroom.api.offers import Offers
@@ -49,6 +49,7 @@ from greenroom.api.routes.webhooks import webhook_routes
 from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
+from greenroom.api.shelf import shelf_of
 from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.transports.daily_dialin import Dialin
@@ -83,6 +84,8 @@ def all_routes(
     schema: Callable[[], dict[str, Any]],
 ) -> list[HTTPRouteHandler]:
     """Return all routes of HTTP; `schema` gives their OpenAPI document."""
+    shelf = shelf_of(settings.recordings_dir, settings.recordings_url, link_s=settings.recording_link_s)
+    vault = Vault(shelf, keys_of(settings.recording_keys_dir))
     return [
         *session_routes(sessions, store, settings.public_url),
         *command_routes(commands, listen_tickets, settings.public_url),
@@ -91,11 +94,11 @@ def all_routes(
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *offer_routes(offers, peer_tokens),
         *post_call_routes(sessions, Steps(store)),
-        *recording_routes(sessions, store, Path(settings.recordings_dir)),
         *retention_routes(sessions, store),
-        *reading_routes(sessions, store, reading, Path(settings.recordings_dir)),
+        *reading_routes(sessions, store, reading, vault),
         *search_routes(reading),
         *export_routes(reading),
+        *recording_routes(sessions, store, vault),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
         *pool_routes(policies, scheduler, fleet),

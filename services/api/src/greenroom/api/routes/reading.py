@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from litestar import Response, get
@@ -13,6 +12,7 @@ from litestar.response import Stream
 
 from greenroom.api import reading_examples as examples
 from greenroom.api.auth import SESSIONS_READ, caller_of
+from greenroom.api.decrypting import Vault
 from greenroom.api.reading import bundle as bundles
 from greenroom.api.reading import recording_file
 from greenroom.api.reading.parts import Reading
@@ -22,9 +22,11 @@ from greenroom.api.sessions import Sessions
 from greenroom.api.store import Store
 from greenroom.common import transcript
 from greenroom.common.call_timeline import CallTimeline, Happenings
+from greenroom.common.envelope import RecordingKeyMissing, RecordingTampered
 from greenroom.common.errors import SessionNotFound
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import Event
+from greenroom.common.objects import StorageUnavailable
 from greenroom.common.transcript import Speech, Transcript
 
 _OK: Final = 200
@@ -35,16 +37,15 @@ _BY_TYPE: Final[dict[str, Format]] = {"application/json": "json", "text/plain": 
 _TYPES: Final[dict[Format, str]] = {"text": "text/plain", "vtt": "text/vtt"}
 
 
-def reading_routes(sessions: Sessions, store: Store, reading: Reading, recordings_dir: Path) -> list[HTTPRouteHandler]:
+def reading_routes(sessions: Sessions, store: Store, reading: Reading, vault: Vault) -> list[HTTPRouteHandler]:
     """Return the routes.
 
     Args:
         sessions: knows which there are.
         store: knows which recordings there are.
         reading: has what happened.
-        recordings_dir: where the recorder keeps them.
+        vault: has their files.
     """
-    root = recordings_dir.resolve()
 
     @get(
         "/v1/sessions/{session_id:str}/transcript",
@@ -111,7 +112,7 @@ def reading_routes(sessions: Sessions, store: Store, reading: Reading, recording
         summary="Fetch everything of a session",
         responses={
             _OK: ResponseSpec(bytes, generate_examples=False, description="A zip archive", media_type=_ZIP),
-            **problems(SessionNotFound, TooManyDownloads),
+            **problems(SessionNotFound, TooManyDownloads, StorageUnavailable, RecordingKeyMissing, RecordingTampered),
         },
     )
     async def get_bundle(request: AnyRequest, session_id: FromPath[str]) -> Response[bytes]:
@@ -124,7 +125,7 @@ def reading_routes(sessions: Sessions, store: Store, reading: Reading, recording
         session = await sessions.find(caller_of(request).tenant, session_id)
         reading.places.check()
         recording = await store.recording(session.id)
-        audio = await recording_file.find(root, recording) if recording is not None else None
+        audio = await recording_file.find(vault, session.tenant, recording) if recording is not None else ()
         contents = bundles.Contents(session=session, recording=recording, audio=audio)
         stream: Any = Stream(
             reading.places.occupy(bundles.bundle(reading.history, contents)),

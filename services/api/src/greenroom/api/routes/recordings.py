@@ -1,42 +1,42 @@
 """`/v1/sessions/{session_id}/recording`: the sealed audio, and its manifest."""
 
-import asyncio
-from pathlib import Path
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, Literal, cast
 
-import structlog
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import FromPath, HeaderParameter
+from litestar.params import FromPath, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from greenroom.api import examples, ranges
 from greenroom.api.auth import SESSIONS_READ, caller_of
+from greenroom.api.decrypting import Vault
 from greenroom.api.ranges import RangeNotSatisfiable, Span
 from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.api.sessions import Sessions
+from greenroom.api.shelf import file_of
 from greenroom.api.store import Recording, Store
+from greenroom.common.envelope import RecordingKeyMissing, RecordingTampered
 from greenroom.common.errors import RecordingNotFound, RecordingNotReady, SessionNotFound
 from greenroom.common.ids import is_uuid
+from greenroom.common.objects import StorageUnavailable
+from greenroom.common.recordings import MEDIA_TYPES
 
-_log = structlog.get_logger()
-
-_WAV: Final = "audio/wav"
+_WAV: Final = MEDIA_TYPES["wav"]
 _OK: Final = 200
 _PARTIAL: Final = 206
 _NOT_MODIFIED: Final = 304
+_ELSEWHERE: Final = 307
 
 
-def recording_routes(sessions: Sessions, store: Store, recordings_dir: Path) -> list[HTTPRouteHandler]:
+def recording_routes(sessions: Sessions, store: Store, vault: Vault) -> list[HTTPRouteHandler]:
     """Return the routes.
 
     Args:
         sessions: knows which there are.
         store: knows which recordings there are.
-        recordings_dir: where the recorder keeps them.
+        vault: has their files.
     """
-    root = recordings_dir.resolve()
 
     @get(
         "/v1/sessions/{session_id:str}/recording",
@@ -45,37 +45,61 @@ def recording_routes(sessions: Sessions, store: Store, recordings_dir: Path) -> 
         opt={"scope": SESSIONS_READ},
         media_type=_WAV,
         summary="Fetch the recording",
-        response_description="WAV, PCM of 16 bit at 16 kHz: the caller on the left, the bot on the right",
+        response_description="WAV, FLAC or Opus in Ogg, at 16 kHz, in the format and layout of the agent",
         responses={
             _PARTIAL: ResponseSpec(bytes, generate_examples=False, description="The part asked for", media_type=_WAV),
             _NOT_MODIFIED: ResponseSpec(None, description="The caller has it already"),
-            **problems(SessionNotFound, RecordingNotFound, RecordingNotReady, RangeNotSatisfiable),
+            _ELSEWHERE: ResponseSpec(None, description="It is in a bucket: a link that is good for a short time"),
+            **problems(
+                SessionNotFound,
+                RecordingNotFound,
+                RecordingNotReady,
+                RangeNotSatisfiable,
+                StorageUnavailable,
+                RecordingKeyMissing,
+                RecordingTampered,
+            ),
         },
     )
     async def get_recording(
         request: AnyRequest,
         session_id: FromPath[str],
+        *,
         part: Annotated[str | None, HeaderParameter(name="Range", description="One range of bytes")] = None,
         if_range: Annotated[str | None, HeaderParameter(name="If-Range")] = None,
         if_none_match: Annotated[str | None, HeaderParameter(name="If-None-Match")] = None,
+        track: Annotated[
+            Literal["user", "bot"] | None,
+            QueryParameter(description="The file of one side, where each has its own; default: the first file"),
+        ] = None,
     ) -> Response[bytes]:
-        """Return the recording of a session, or a part of it. It is there a moment after the session has ended."""
-        only_query(request)
+        """Return the recording of a session, or a part of it. It is there a moment after the session has ended.
+
+        Where recordings are kept in a bucket, the answer is a redirect to it.
+        """
+        only_query(request, "track")
         recording = await _recording(sessions, store, caller_of(request).tenant, session_id)
-        etag = f'"{recording.sha256}"'
+        file = file_of(recording, track)
+        etag, media_type = f'"{file.sha256}"', MEDIA_TYPES.get(recording.format, "application/octet-stream")
         headers = {"etag": etag, "accept-ranges": "bytes", "cache-control": "private, max-age=3600"}
         if if_none_match is not None and etag in if_none_match:
-            return Response(b"", status_code=_NOT_MODIFIED, headers=headers, media_type=_WAV)
-        path, size = await asyncio.to_thread(_file, root, recording)
+            return Response(b"", status_code=_NOT_MODIFIED, headers=headers, media_type=media_type)
+        place = vault.place(caller_of(request).tenant, session_id, file)
+        if (link := await place.link(file.path)) is not None:
+            # Never kept by anybody on the way: whoever has the link has the recording.
+            return Response(b"", status_code=_ELSEWHERE, headers={"location": link, "cache-control": "no-store"})
+        # As a header: the type of the route stands over that of the answer.
+        headers["content-type"] = media_type
+        size = await place.size(file.path)
         asked = ranges.parse(part, size) if if_range in {None, etag} else None
         span = asked or Span(start=0, stop=size)
         headers["content-length"] = str(span.stop - span.start)
         if asked:
             headers["content-range"] = f"bytes {span.start}-{span.stop - 1}/{size}"
         else:
-            headers["content-disposition"] = f'attachment; filename="{session_id}.{recording.format}"'
+            headers["content-disposition"] = f'attachment; filename="{_name(session_id, track, recording)}"'
         stream: Any = Stream(
-            ranges.read(path, span), status_code=_PARTIAL if asked else 200, headers=headers, media_type=_WAV
+            place.read(file.path, span), status_code=_PARTIAL if asked else 200, headers=headers, media_type=media_type
         )
         return stream
 
@@ -112,14 +136,5 @@ async def _recording(sessions: Sessions, store: Store, tenant: str, session_id: 
     return recording
 
 
-def _file(root: Path, recording: Recording) -> tuple[Path, int]:
-    """Return where a recording is, and its size in bytes."""
-    path = (root / recording.path).resolve()
-    if not path.is_relative_to(root):
-        _log.error("recording_path_escapes", session_id=recording.session_id)
-        raise RecordingNotFound
-    try:
-        return path, path.stat().st_size
-    except OSError as error:
-        _log.warning("recording_missing", session_id=recording.session_id, error=type(error).__name__)
-        raise RecordingNotFound("The recording isn't where it was kept.") from error
+def _name(session_id: str, track: str | None, recording: Recording) -> str:
+    return ".".join(filter(None, (session_id, track, recording.format)))

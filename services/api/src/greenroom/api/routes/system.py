@@ -78,6 +78,7 @@ def system_routes(
                     body_schema=agent.body_schema,
                     limits=agent.limits,
                     on_loss=agent.on_loss,
+                    recording=agent.recording,
                     runnable=agent.bot in runnable,
                 )
                 for agent in found

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
+import obstore
+from obstore.exceptions import BaseError
 
+from greenroom.common.objects import ObjectStore, StorageUnavailable
 from greenroom.recorder import files
 
 MANIFEST: Final = ".json"
@@ -70,4 +73,40 @@ class LocalRecordings:
                 folders.add(path.parent)
         for each in folders:
             files.sync_folder(each)
+        return removed
+
+
+class BucketRecordings:
+    """Recordings in a bucket.
+
+    Args:
+        store: made by `open_bucket`.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    async def remove(self, recording: RecordingOf) -> int:
+        """See `RecordingFiles.remove`."""
+        try:
+            return await asyncio.to_thread(self._remove, recording)
+        except (BaseError, OSError) as error:
+            raise StorageUnavailable(f"delete: {type(error).__name__}") from error
+
+    def _remove(self, recording: RecordingOf) -> int:
+        folder = f"{recording.tenant}/{recording.day:%Y/%m/%d}"
+        # Names are listed in order, from the session's on: audio under any digest, every track, the manifest.
+        first = f"{folder}/{recording.session_id}"
+        found = {recording.path} if recording.path is not None else set[str]()
+        for batch in obstore.list(self._store, folder, offset=first):
+            mine = [entry["path"] for entry in batch if entry["path"].startswith(f"{first}.")]
+            found.update(mine)
+            if len(mine) < len(batch):
+                break
+        removed = 0
+        for path in sorted(found):
+            with contextlib.suppress(FileNotFoundError):
+                obstore.head(self._store, path)
+                obstore.delete(self._store, path)
+                removed += 1
         return removed

@@ -100,7 +100,12 @@ class Emitter:
         return self._spool.put(subject, body, msg_id=event.id, headers=self._headers)
 
     def audio(self, track: Track, chunk: Chunk, origin_ns: int) -> None:
-        """Publish a chunk of recorded audio; it makes room for events when the spool is full."""
+        """Publish a chunk of recorded audio, unless the agent wants no recording.
+
+        It makes room for events when the spool is full.
+        """
+        if self._session.recording.off:
+            return
         self.chunks[track] += 1
         seq, epoch = self.chunks[track], self._session.epoch
         self._spool.put(
