@@ -71,7 +71,7 @@ class Told:
         """Return what is stored of them, in order; what the recorder adds by itself left out."""
         rows = await self.here.rows(
             "SELECT session_id, stream_seq, type FROM session_events "
-            "WHERE session_id = ANY($1) AND type <> 'recording_saved' ORDER BY session_id, stream_seq",
+            "WHERE session_id = ANY($1) AND source <> 'recorder' ORDER BY session_id, stream_seq",
             list(self.rows),
         )
         found: dict[str, list[tuple[int, str]]] = {}

@@ -13,6 +13,7 @@ import pytest
 from greenroom.common import messages, subjects, topology
 from greenroom.common.budgets import BudgetNotice, Spending
 from greenroom.common.clock import utcnow
+from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Ended, Leased, Outcome, Ready, Requeued, Session, Started
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import database as databases
@@ -76,6 +77,12 @@ async def budget(here: World, amount: str, **fields: Any) -> None:
     )
 
 
+async def over(here: World, entry: Entry) -> None:
+    """End a session that has lasted for a moment: what is shorter than a millisecond is no use of anything."""
+    await asyncio.sleep(0.005)
+    await here.end(entry)
+
+
 async def used(here: World, session: Session) -> dict[str, Decimal]:
     """Return what a session used, by unit."""
     rows = await here.rows("SELECT unit, quantity FROM usage WHERE session_id = $1", session.id)
@@ -102,7 +109,7 @@ async def test_a_session_is_counted_once_however_often_its_events_come(here: Wor
             Ready(epoch=2),
         )
         await here.publish(session, "metrics", id="two", epoch=2, data=GPT)
-        await here.end(again)
+        await over(here, again)
         found = await counted(here, session, "llm_in", 2000)
     assert (found["llm_out"], found["session_s"] > 0) == (400, True)
     rows = await here.rows("SELECT DISTINCT tenant, agent, provider FROM usage ORDER BY provider")
@@ -114,7 +121,7 @@ async def test_a_late_event_corrects_what_was_counted(here: World) -> None:
     async with here.recorder():
         entry = await here.begin()
         await here.publish(entry.session, "metrics", id="one", data=GPT)
-        await here.end(entry)
+        await over(here, entry)
         before = await counted(here, entry.session, "llm_in", 1000)
     await here.publish(entry.session, "metrics", id="late", data=GPT)
     async with here.recorder():
@@ -129,7 +136,7 @@ async def test_whoever_marks_a_session_that_is_being_counted_waits(here: World) 
     """Between the reading of its events and the commit of its lines nothing can be marked in vain."""
     async with here.recorder():
         entry = await here.begin()
-        await here.end(entry)
+        await over(here, entry)
         await eventually(lambda: used(here, entry.session), bool)
         await eventually(lambda: here.rows("SELECT * FROM usage_due"), lambda rows: not rows)
     await here.rows("INSERT INTO usage_due VALUES ($1)", entry.session.id)
@@ -152,11 +159,11 @@ async def test_what_cannot_be_counted_holds_up_nobody(here: World) -> None:
     """A mark of a session that is gone, and one whose document can't be read."""
     async with here.recorder():
         broken, fine = [await here.begin() for _ in range(2)]
-        await here.end(broken)
+        await over(here, broken)
         await eventually(lambda: used(here, broken.session), bool)
         await here.rows("UPDATE sessions SET document = '{}' WHERE id = $1", broken.session.id)
         await here.rows("INSERT INTO usage_due VALUES ('gone'), ($1)", broken.session.id)
-        await here.end(fine)
+        await over(here, fine)
         await eventually(lambda: used(here, fine.session), bool)
         left = await here.rows("SELECT session_id, marked_at > now() + interval '5 min' AS later FROM usage_due")
     assert left == [{"session_id": broken.session.id, "later": True}]

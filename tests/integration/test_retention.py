@@ -329,14 +329,6 @@ async def test_storage_that_fails(here: World, monkeypatch: pytest.MonkeyPatch) 
 
 async def test_what_was_used_stays_to_be_paid_for(here: World) -> None:
     """A session isn't erased before its use is counted; what it used is kept, under an id that leads nowhere."""
-    await execute(
-        here,
-        """
-        CREATE TABLE IF NOT EXISTS usage (session_id text, tenant text, agent text, at timestamptz, provider text,
-            model text, unit text, quantity numeric);
-        CREATE TABLE IF NOT EXISTS usage_due (session_id text PRIMARY KEY);
-        """,
-    )
     (session,) = await kept_calls(here, {})
     await execute(
         here,
@@ -344,9 +336,9 @@ async def test_what_was_used_stays_to_be_paid_for(here: World) -> None:
         " VALUES ($1, 't', 'frontdesk', now(), 'openai', 'm', 'tokens', 7)",
         session.id,
     )
-    await execute(here, "INSERT INTO usage_due (session_id) VALUES ($1) ON CONFLICT DO NOTHING", session.id)
     await rule(here, sessions_days=0)
     async with a_desk(here, timedelta(days=1)) as desk:
+        await execute(here, "INSERT INTO usage_due (session_id) VALUES ($1) ON CONFLICT DO NOTHING", session.id)
         await desk.daily.catch_up()
         assert await what_is_left(here, session) == EVERYTHING
         await execute(here, "DELETE FROM usage_due")
