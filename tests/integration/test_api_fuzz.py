@@ -173,6 +173,19 @@ async def test_no_address_and_no_query_breaks_a_request(fuzzed: Fuzzed) -> None:
     assert {200, 400, 404} <= fuzzed.statuses.keys()
 
 
+async def test_no_name_breaks_any_method(fuzzed: Fuzzed) -> None:
+    """What a database, a file or a subject can't hold is no name of anything, whatever is done to it."""
+    documented = msgspec.json.decode(render())["paths"]
+    for segment in ("\0", "a\0b", "..", "%", "*", ">", "x" * 300, "\U0001f600"):
+        for path, methods in documented.items():
+            filled = re.sub(r"\{\w+\}", quote(segment, safe="").replace("\\", r"\\"), path)
+            if filled == path:
+                continue
+            for method in methods.keys() & {"get", "put", "post", "patch", "delete"}:
+                await fuzzed.send(method.upper(), filled, content=b"" if method in {"get", "delete"} else b"{}")
+    assert {404, 422} <= fuzzed.statuses.keys()
+
+
 async def test_no_header_breaks_a_request(fuzzed: Fuzzed) -> None:
     """Keys, idempotency keys, places to resume, ranges and traces may be anything."""
     names = ["authorization", "idempotency-key", "last-event-id", "range", "traceparent", "x-request-id", "accept"]

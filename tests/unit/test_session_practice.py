@@ -37,11 +37,11 @@ async def test_a_practice_starts_a_pipeline_and_ends_it() -> None:
 
 
 async def test_a_practice_without_a_broker_is_no_more_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that is lost meanwhile spoils nothing but the practice."""
-    monkeypatch.setattr(practice, "_TIMEOUT_S", 0.3)
+    """A connection that is lost meanwhile spoils nothing, and isn't waited for: what wasn't published is left."""
+    monkeypatch.setattr(practice, "_TIMEOUT_S", 5.0)
     broker = MemoryServer().connect()
     broker.connected = False
-    assert await practise(CONTEXT, broker) == "TimeoutError"
+    assert await practise(CONTEXT, broker) is None
 
 
 async def test_a_practice_that_fails_is_no_more_than_that(monkeypatch: pytest.MonkeyPatch) -> None:

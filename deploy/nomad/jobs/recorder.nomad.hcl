@@ -194,6 +194,19 @@ job "recorder" {
         EOT
       }
 
+      # Of a bucket, of steps after calls and the like, under the settings' own names; the variable of the group, so that
+      # what an installation doesn't use isn't there.
+      template {
+        destination = "${NOMAD_SECRETS_DIR}/options.env"
+        env         = true
+        change_mode = "noop"
+        data        = <<-EOT
+        {{ if nomadVarExists "nomad/jobs/recorder/recorder" }}{{ range $key, $value := nomadVar "nomad/jobs/recorder/recorder" }}
+        {{ $key }}={{ $value }}
+        {{ end }}{{ end }}
+        EOT
+      }
+
       template {
         destination = "${NOMAD_SECRETS_DIR}/ca/${var.nats_ca_hash}.0"
         change_mode = "noop"

@@ -13,6 +13,7 @@ from greenroom.api.auth import Keys, guard
 from greenroom.api.edge import MediaEdge
 from greenroom.api.listen_tickets import PATH as LISTEN_PATH
 from greenroom.api.observe import Observed
+from greenroom.api.routes.common import AnyRequest
 from greenroom.api.settings import ApiSettings
 from greenroom.common.errors import NotFound
 from greenroom.common.metrics import Metrics
@@ -44,6 +45,7 @@ def http_app(routes: Sequence[HTTPRouteHandler], keys: Keys, settings: ApiSettin
     litestar = Litestar(
         route_handlers=routes,
         guards=[guard(keys)],
+        before_request=_is_a_name,
         exception_handlers=problem.handlers(),
         request_max_body_size=settings.api_max_body_bytes,
         cors_config=_cors(settings.allowed_origins),
@@ -72,6 +74,12 @@ def compose(http: ASGIApp, media: MediaEdge, listening: ASGIApp) -> ASGIApp:
             await handshake.refuse(NotFound(), scope, send)
 
     return app
+
+
+async def _is_a_name(request: AnyRequest) -> None:
+    """Refuse paths with a zero byte: neither the database nor a file can hold one, so nothing has such a name."""
+    if "\0" in request.scope["path"]:
+        raise NotFound
 
 
 def _cors(origins: tuple[str, ...]) -> CORSConfig | None:

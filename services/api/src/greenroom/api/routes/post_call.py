@@ -11,6 +11,7 @@ from greenroom.api.post_call import PostCallSteps, Steps
 from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.api.sessions import Sessions
 from greenroom.common.errors import SessionNotFound
+from greenroom.common.ids import is_uuid
 
 _OK: Final = 200
 _EXAMPLE: Final[dict[str, Any]] = {
@@ -55,7 +56,7 @@ def post_call_routes(sessions: Sessions, steps: Steps) -> list[HTTPRouteHandler]
         """
         only_query(request)
         tenant = caller_of(request).tenant
-        found = await steps.of(tenant, session_id)
+        found = await steps.of(tenant, session_id) if is_uuid(session_id) else []
         if not found:
             await sessions.find(tenant, session_id)
         return PostCallSteps(steps=found)
