@@ -138,7 +138,7 @@ async def test_a_limit_that_can_not_be_meant_is_refused(world: ApiWorld, client:
         problem = problem_of(await client.put("/v1/limits/l", json=body))
         assert (body, problem["status"], problem["code"]) == (body, 422, code)
         assert (body, [error["pointer"] for error in problem["errors"]]) == (body, [place])
-    for name in ("a b", "x" * 65, "a%00"):
+    for name in ("a b", "x" * 65, "a%01"):
         problem = problem_of(await client.put(f"/v1/limits/{name}", json=REFUSE_20))
         assert problem["errors"][0]["pointer"] == "/limit_id"
     assert (await client.get("/v1/limits")).json()["limits"] == []

@@ -81,7 +81,7 @@ async def test_rules_are_made_replaced_listed_and_deleted(admin: httpx.AsyncClie
         ("acme/*", {"recordings_days": 36_526}, "invalid-body"),
         ("acme/*", {"recording_days": 1}, "unknown-field"),
         ("ac.me/*", {}, "invalid-body"),
-        ("acme/a%00b", {}, "invalid-body"),
+        ("acme/a%00b", {}, "not-found"),
     ],
 )
 async def test_rules_that_mean_nothing(admin: httpx.AsyncClient, path: str, body: Any, code: str) -> None:

@@ -14,7 +14,15 @@ class _InsideSpans(AsyncPGInstrumentor):
         if not trace.get_current_span().get_span_context().is_valid:
             return await func(*args, **kwargs)
         base: Any = super()  # comes without types
-        return await base._do_execute(func, instance, args, kwargs)  # noqa: SLF001 the one hook there is
+        return await base._do_execute(func, instance, args, kwargs)  # noqa: SLF001 one of the two hooks there are
+
+    async def _do_cursor_execute(
+        self, func: Callable[..., Awaitable[Any]], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not trace.get_current_span().get_span_context().is_valid:
+            return await func(*args, **kwargs)
+        base: Any = super()
+        return await base._do_cursor_execute(func, instance, args, kwargs)  # noqa: SLF001 the other one
 
 
 def trace_statements_inside_spans() -> AsyncPGInstrumentor:
