@@ -140,18 +140,6 @@ def test_a_sentence_that_is_cut_ends_where_its_audio_did() -> None:
     assert said == [Utterance(text="Hello. We are open", start_ms=0, end_ms=2000, interrupted=True, estimated=True)]
 
 
-def test_a_sentence_that_is_cut_while_it_is_made_isnt_said_as_a_whole() -> None:
-    """All of the audio that there was has been sent; the sentence takes longer than that, however fast it is spoken."""
-    bot, said = agent()
-    bot.started(0)
-    speak(bot, " ".join(["word"] * 200), 1, seconds=2.0)
-    bot.sent(2.0)
-    bot.finish(2000)
-    (utterance,) = said
-    assert utterance.estimated
-    assert 0 < len(utterance.text.split()) <= 15
-
-
 def test_what_was_thrown_away_isnt_said_later() -> None:
     """Sentences that a barge-in has dropped don't turn up in the next utterance."""
     bot, said = agent()

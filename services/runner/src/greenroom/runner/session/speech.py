@@ -18,8 +18,6 @@ _MAX_SEGMENTS: Final = 200
 LATE_WORD_MS: Final = 300
 # What is under way when the caller cuts in may still go out; a bot that sends more than this goes on speaking.
 UNINTERRUPTED_S: Final = 0.25
-# Nobody speaks faster: 300 words a minute.
-_FASTEST_CHARACTERS_S: Final = 30.0
 # A transcript that belongs to no turn is said to be an utterance of its own after this.
 STRAY_TRANSCRIPT_MS: Final = 2_000
 
@@ -253,9 +251,7 @@ class AgentSpeech:
         segment = self._segments.get(self._sending) if self._sending is not None else None
         if segment is None or segment.made_s <= 0:
             return ""
-        # The voice may still be at work on it: then what there is isn't all there will be.
-        takes_s = max(segment.made_s, len(segment.text) / _FASTEST_CHARACTERS_S)
-        return heard_words(segment.text, segment.sent_s / takes_s)
+        return heard_words(segment.text, segment.sent_s / segment.made_s)
 
     def _forget(self) -> None:
         # What was on its way is thrown away by the interruption.
