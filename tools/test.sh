@@ -13,9 +13,7 @@ for argument in "$@"; do
     [[ $argument == *.py* || $argument == -m* ]] && exec "${pytest[@]}" "$@"
 done
 
-# pytest's exit codes
-some_failed=1
-nothing_to_run=5
+nothing_to_run=5 # pytest's exit code for it
 outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
 trap 'exit 130' INT
@@ -31,13 +29,6 @@ part() {
     # A worker that dies takes tests with it, whether or not one of them is blamed.
     if grep -q '\[gw[0-9]*\] node down' "$outputs/$name"; then
         status=1
-    elif ((status == some_failed)); then
-        # Two processors for all of them: what failed beside others is run again with nobody beside it.
-        printf '==> tests %s: what failed, again by itself\n' "$name"
-        status=0
-        "${pytest[@]}" "$@" -n 1 --dist load --last-failed --last-failed-no-failures=none 2>&1 |
-            tee -i "$outputs/$name" || status=$?
-        if ((status == nothing_to_run)); then status=1; fi
     fi
     ((status == nothing_to_run)) && return
     ran=1
