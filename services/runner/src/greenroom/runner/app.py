@@ -271,7 +271,11 @@ class Runner:
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new and return when every session is over and written down, after `timeout_s` at most."""
         self.begin_drain("stopping")
+        deadline = self._clock.monotonic() + timeout_s
         await self._closing.drain(timeout_s)
+        # What sessions have left to us goes out with us.
+        if left := await self._reports.flush(max(deadline - self._clock.monotonic(), 0.0)):
+            _log.error("reports_given_up", messages=left)
 
     def end_all(self) -> None:
         """End all sessions now, in order."""
