@@ -23,6 +23,7 @@ from greenroom.common.broker import (
     Responder,
 )
 from greenroom.common.errors import BrokerUnavailable, TopologyMissing
+from greenroom.common.nats_client import NatsClient
 from greenroom.common.nats_errors import check_size, publish_error
 from greenroom.common.nats_message import received
 from greenroom.common.nats_pipeline import Pipeline
@@ -50,7 +51,7 @@ class NatsBroker:
     the ledger's retry or in the spool, and what is live (media) is better dropped than late.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: NatsClient) -> None:
         self._client = client
         self._js: JetStreamContext = client.jetstream(timeout=_API_TIMEOUT_S)
         self._pipeline = Pipeline(client)
@@ -68,7 +69,7 @@ class NatsBroker:
         Raises:
             BrokerUnavailable: no server could be reached in time.
         """
-        client = Client()
+        client = NatsClient()
         broker = cls(client)
 
         async def closed() -> None:
@@ -105,6 +106,7 @@ class NatsBroker:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                     await client.close()
+            client.abort()
             raise BrokerUnavailable(f"no NATS server at {_without_password(url)}") from error
         return broker
 
@@ -129,6 +131,7 @@ class NatsBroker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self._client.close()
+        self._client.abort()
 
     async def flush(self, timeout_s: float) -> None:
         """Return when the server knows of everything that was said so far, subscriptions too.
