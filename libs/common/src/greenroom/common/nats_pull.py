@@ -69,9 +69,9 @@ class NatsPull:
             if taken := await self._ask(wish | {"no_wait": True}, max_messages, _ANSWER_S):
                 return taken
             left_s = deadline - asyncio.get_running_loop().time()
-            if left_s <= 0:
-                return ()
-            taken = await self._ask(wish | {"expires": int(left_s * 1e9)}, max_messages, left_s, first_is_enough=True)
+            if left_s > 0:
+                wish["expires"] = int(left_s * 1e9)
+                taken = await self._ask(wish, max_messages, left_s, first_is_enough=True)
         except nats.errors.Error as error:
             raise BrokerUnavailable(str(error)) from error
         except _Refused as error:
