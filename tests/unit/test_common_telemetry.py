@@ -234,9 +234,9 @@ def test_content_is_kept_under_pii_names_when_switched_on() -> None:
 # Runs as a process of its own: the parent stands for a zygote (one thread, no provider), its children for sessions.
 ZYGOTE = """
     import os, sys, threading
-    from greenroom.common import telemetry, tracing
+    from greenroom.common import telemetry, tracing, tracing_rehearsal
 
-    tracing.preload()
+    tracing_rehearsal.rehearse()
     assert threading.active_count() == 1
     children = []
     for number in range(3):
@@ -306,7 +306,7 @@ def test_spans_are_seen_while_the_process_lives() -> None:
     with otlp_stub() as receiver:
         script = """
             import sys
-            from greenroom.common import telemetry, tracing
+            from greenroom.common import telemetry, tracing, tracing_rehearsal
             tracing.setup_tracing("s", "i", sys.argv[1])
             with telemetry.span("early"):
                 pass

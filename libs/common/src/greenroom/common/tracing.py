@@ -5,7 +5,6 @@ after the fork, in a child of a process that has none set up, and `shutdown` bef
 """
 
 import asyncio
-import importlib
 import logging
 import threading
 import time
@@ -134,11 +133,6 @@ def install_exporter(
         tracing.export_by(exporter, trace_content=trace_content)
     trace.set_tracer_provider(provider)
     return tracing
-
-
-def preload() -> None:
-    """Import what `setup_tracing` would import later, so that forks share it. Starts no thread."""
-    importlib.import_module("requests")
 
 
 class _OncePerMinute(logging.Filter):

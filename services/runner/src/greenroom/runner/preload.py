@@ -14,9 +14,9 @@ import structlog.testing
 import uvloop
 from loguru import logger as loguru_logger
 
-from greenroom.common import tracing
+from greenroom.common import tracing_rehearsal
 from greenroom.common.messages import BotOffer
-from greenroom.runner import discovery, warmup
+from greenroom.runner import discovery, holes, warmup
 from greenroom.runner.discovery import Bot, BotSpec
 from greenroom.runner.forkwire import FromZygote, Loaded, Loading, Prepare, Warm
 from greenroom.runner.immortal import immortalize
@@ -83,7 +83,6 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
     warmup.share_models()
     warmup.share_tls_contexts()
     warmup.settle_missing_modules()
-    tracing.preload()
     stages.end("pipecat")
     say(Loading(stage="session"))
     run = _load_run(order.run)
@@ -108,6 +107,7 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
     )
     immortalize()
     warmup.settle()
+    holes.fill()
     stages.end("settle")
     say(Warm(stages_ms=stages.took_ms))
     return Preloaded(run=run, context=context)
@@ -171,7 +171,7 @@ def _call(warm: Callable[[], Coroutine[Any, Any, None] | None]) -> None:
 
 
 def _rehearse(order: Prepare) -> None:
-    """Rehearse a turn and, as what a fork runs has it, how sessions begin; without that the first ones are slower."""
+    """Rehearse a turn, as what a fork runs has it how sessions begin, and traces; first ones are slower."""
     turn: Callable[[float], Coroutine[Any, Any, bool]]
     turn = importlib.import_module("greenroom.runner.rehearsal").rehearse
     beginning: Callable[[RunnerSettings], Coroutine[Any, Any, None]] | None
@@ -183,6 +183,7 @@ def _rehearse(order: Prepare) -> None:
         if beginning is not None:
             with structlog.testing.capture_logs():
                 uvloop.run(beginning(order.settings))
+        tracing_rehearsal.rehearse()
     except Exception:  # noqa: BLE001 whatever it was, calls can be made without a rehearsal
         _log.warning("rehearsal_failed", exc_info=True)
     finally:
