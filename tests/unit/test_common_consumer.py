@@ -62,6 +62,38 @@ def test_a_retry_brings_all_again_and_is_no_failure() -> None:
     run_virtual(scenario())
 
 
+def test_a_retry_may_name_those_that_wait() -> None:
+    """What it names comes again after a while, by itself; the rest of the batch is done and nothing else waits."""
+
+    async def scenario() -> None:
+        world = World()
+
+        def verdict(batch: Sequence[str]) -> None:
+            if "slow" in batch and asyncio.get_running_loop().time() < 10:
+                raise Retry(2.0, only=[text for text in batch if text == "slow"])
+
+        world.verdict = verdict
+        await world.publish("a", "slow", "b")
+        async with consuming(world):
+            await asyncio.sleep(1)
+            assert world.handled == {"a": 1, "b": 1, "slow": 1}
+            assert world.unsettled == 1
+            for text in "cdefgh":
+                began = asyncio.get_running_loop().time()
+                await world.publish(text)
+                await asyncio.sleep(0.5)
+                assert world.batches[-1][0] - began < 0.5
+                assert text in world.handled
+            await asyncio.sleep(10)
+        assert world.unsettled == 0
+        assert {text for text, times in world.handled.items() if times > 1} == {"slow"}
+        assert (world.consumer.counts.handled, world.consumer.counts.failed) == (9, 0)
+        assert world.consumer.counts.retried == world.handled["slow"] - 1
+        assert await world.parked() == []
+
+    run_virtual(scenario())
+
+
 def test_a_drop_parks_the_message_as_it_was() -> None:
     """With the reason, where it came from, its headers and its body; it doesn't come again."""
 

@@ -52,6 +52,7 @@ class Audio:
     """The consumer of audio as the sealer sees it."""
 
     def __init__(self) -> None:
+        self.behind = False
         self.frozen: list[str] = []
         self.thawed: list[str] = []
 
@@ -171,6 +172,16 @@ async def test_gives_up_on_audio(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     assert await bench.run(bench.ended("s"), until=1) == ["s"]
     assert bench.store.saved[0].duration_s == 0.0
     assert bench.store.saved[0].bytes == 44 + 4
+
+
+async def test_gives_up_nothing_while_audio_cannot_be_stored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk refuses audio, or more waits than is stored at once, however long: the recording waits for it."""
+    monkeypatch.setattr(seal, "AUDIO_DEADLINE_S", 0.05)
+    await bench.broker.append(AUDIO.format("s"), b"ab")
+    bench.audio.behind = True
+    assert await bench.run(bench.ended("s")) == []
+    await bench.broker.purge("AUDIO", AUDIO.format("s"))
+    assert await bench.run(bench.ended("s"), until=1) == ["s"]
 
 
 async def test_found_without_being_told(bench: Bench) -> None:

@@ -1,7 +1,8 @@
 """The one consume loop: what a handler does with a batch decides what becomes of its messages.
 
 - it returns: all are acknowledged;
-- it raises `Retry`: all come again after a while, without being counted as failures;
+- it raises `Retry`: all come again after a while, without being counted as failures; or those that it names, and the
+  others are acknowledged;
 - it raises `Drop`: the message is parked with the reason; in a batch of several each is tried alone first, so
   that one poisonous message takes nobody with it;
 - it raises anything else: all come again with growing delays, and a counter counts; a batch that goes on failing
@@ -43,11 +44,17 @@ MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 
 
 class Retry(Exception):
-    """Not now: deliver the batch again after `after_s`, since something it needs is away."""
+    """Not now: deliver the batch again after `after_s`, since something it needs is away.
 
-    def __init__(self, after_s: float = 1.0) -> None:
+    Args:
+        after_s: how long it waits.
+        only: those of the batch that wait, where the others were handled; None: all.
+    """
+
+    def __init__(self, after_s: float = 1.0, *, only: Sequence[object] | None = None) -> None:
         super().__init__(f"again in {after_s:g} s")
         self.after_s = after_s
+        self.only = only
 
 
 class Drop(Exception):
@@ -190,9 +197,15 @@ class Consumer[T]:
         try:
             await self._handle([item.value for item in batch])
         except Retry as retry:
-            self.counts.retried += len(batch)
-            await _put_back(deliveries, retry.after_s)
-            return retry.after_s
+            if retry.only is None:
+                self.counts.retried += len(batch)
+                await _put_back(deliveries, retry.after_s)
+                return retry.after_s
+            waits = {id(value) for value in retry.only}
+            back = [item.delivery for item in batch if id(item.value) in waits]
+            await _put_back(back, retry.after_s)
+            self.counts.retried += len(back)
+            await self._acknowledge([item.delivery for item in batch if id(item.value) not in waits])
         except Drop as drop:
             if len(batch) > 1:
                 return await self._try_each(batch)
@@ -205,10 +218,13 @@ class Consumer[T]:
             # By now it is known whether it is this message: then others needn't wait for it.
             return 0.0 if often else delay_s
         else:
-            self.counts.handled += len(batch)
-            for delivery in deliveries:
-                await delivery.ack()
+            await self._acknowledge(deliveries)
         return 0.0
+
+    async def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        self.counts.handled += len(deliveries)
+        for delivery in deliveries:
+            await delivery.ack()
 
     async def _try_each(self, batch: list[_Item[T]]) -> float:
         """Have the messages of a batch handled one by one, until what they need turns out to be away."""

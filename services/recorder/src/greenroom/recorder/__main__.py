@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import sys
+from functools import partial
 
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.service import Service, run_service
-from greenroom.recorder import database
+from greenroom.recorder import database, troubles
 from greenroom.recorder.app import Recorder
 from greenroom.recorder.settings import RecorderSettings
 from greenroom.recorder.tracing import trace_statements_inside_spans
@@ -30,6 +31,8 @@ async def serve(service: Service[RecorderSettings]) -> None:
         service.readiness.add("broker", recorder.check_broker)
         service.readiness.add("postgres", recorder.check_postgres)
         service.readiness.add("topology", recorder.check_topology)
+        for place in (troubles.LIVE_AUDIO, troubles.SEALING):
+            service.readiness.add(place, partial(recorder.troubles.of, place))
         work = service.spawn("recorder", recorder.run())
 
         async def stop() -> None:

@@ -36,6 +36,7 @@ from greenroom.recorder.settings import RecorderSettings
 from greenroom.recorder.storage import Bucket, Folder
 from greenroom.recorder.store import Store
 from greenroom.recorder.transcripts import Transcriber
+from greenroom.recorder.troubles import Troubles
 from greenroom.recorder.usage.keeper import UsageKeeper
 
 _log = structlog.get_logger()
@@ -68,6 +69,7 @@ class Recorder:
         recordings_dir = Path(settings.recordings_dir).absolute()
         bucket = open_bucket(settings.recordings_url) if settings.recordings_url else None
         self._store = Store(pool)
+        self.troubles: Final = Troubles(metrics)
         self._parts = Parts(recordings_dir / PARTS_DIR, max_open=settings.max_open_parts)
         self._audio = AudioIngest(
             broker=broker,
@@ -76,6 +78,7 @@ class Recorder:
             parts=self._parts,
             metrics=metrics,
             max_batch=settings.audio_batch,
+            troubles=self.troubles,
         )
         self._sealer = Sealer(
             broker=broker,
@@ -88,6 +91,7 @@ class Recorder:
             form=settings.recording_format,
             layout=settings.recording_layout,
             keys=_keys(settings),
+            troubles=self.troubles,
         )
         self._missing = MissingAudio(
             broker=broker,
@@ -165,6 +169,7 @@ class Recorder:
                 work = side_work.run(broker=self._broker, settings=self._settings, metrics=self._metrics)
                 tasks.create_task(work, name="side-work")
         finally:
+            self._audio.shutdown()
             self._parts.shutdown()
 
     async def check_postgres(self) -> str | None:

@@ -1,11 +1,14 @@
 """The consumer of AUDIO: chunks become parts on the disk, acknowledged once they are there.
 
-It needs the ledger only, not PostgreSQL, for a session that is alive: audio is kept while the database is away.
+It needs the ledger only, not PostgreSQL, for a session that is alive: audio is kept while the database is away. Audio
+of a session that has ended and that this recorder hasn't met waits for the database, by itself: whatever else is in a
+batch is stored. Whatever the disk refuses waits in the broker.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
 
@@ -16,13 +19,15 @@ from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.consumer import Consumer, Drop, Retry
 from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable, LedgerCorrupt
+from greenroom.common.ledger import STREAM as SESSIONS
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import AudioHeader
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.parts import Chunk, Parts
-from greenroom.recorder.store import Store
+from greenroom.recorder.store import AudioPermit, Store
 from greenroom.recorder.timeline import NS, SAMPLE_BYTES, TRACKS, ChunkNote, Track
+from greenroom.recorder.troubles import LIVE_AUDIO, Troubles
 
 _log = structlog.get_logger()
 
@@ -114,10 +119,19 @@ class AudioIngest:
         parts: where it goes.
         metrics: chunks, bytes, open files.
         max_batch: chunks written and synced together at most, of 32 kB each.
+        troubles: is told whether the disk takes audio.
     """
 
     def __init__(
-        self, *, broker: Broker, ledger: Ledger, store: Store, parts: Parts, metrics: Metrics, max_batch: int
+        self,
+        *,
+        broker: Broker,
+        ledger: Ledger,
+        store: Store,
+        parts: Parts,
+        metrics: Metrics,
+        max_batch: int,
+        troubles: Troubles | None = None,
     ) -> None:
         self.consumer: Final = Consumer(
             broker,
@@ -128,9 +142,17 @@ class AudioIngest:
             max_batch=max_batch,
             linger_s=LINGER_S,
         )
+        self._broker = broker
         self._ledger = ledger
         self._store = store
         self._parts = parts
+        self._max_batch = max_batch
+        self._troubles = troubles or Troubles()
+        self._behind = False
+        # When PostgreSQL, which was away, is worth asking again, on the clock of the loop.
+        self._ask_at = 0.0
+        # Of its own: what others do in threads may wait for a storage that is away, and audio mustn't wait with it.
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="audio")
         self._permits: OrderedDict[str, Permit] = OrderedDict()
         self._frozen: set[str] = set()
         self._chunks = metrics.counter("recorder_audio_chunks", "Chunks of audio stored", ["track"])
@@ -141,6 +163,15 @@ class AudioIngest:
     async def run(self) -> None:
         """Consume until canceled."""
         await self.consumer.run()
+
+    @property
+    def behind(self) -> bool:
+        """Whether more audio waits than was stored at once, or it can't be stored now: what isn't there may come."""
+        return self._behind
+
+    def shutdown(self) -> None:
+        """Let go of the thread that writes."""
+        self._writing.shutdown(wait=False)
 
     def freeze(self, session_id: str) -> None:
         """Put off audio of a session from now on, while it is being sealed."""
@@ -155,33 +186,58 @@ class AudioIngest:
         """Store chunks; when this returns, they are on the disk.
 
         Raises:
-            Retry: the broker, the database or the disk fails now, or a session is being sealed.
+            Retry: the broker, the database or the disk fails now, or a session is being sealed; it names the chunks
+                that have to wait if others needn't.
             Drop: one of them can't belong to its session.
         """
+        self._behind = len(batch) >= self._max_batch
         try:
-            batch = await self._without_erased(batch)
-            batch = [chunk for chunk in batch if not (await self._checked(chunk)).off]
-        except (BrokerUnavailable, DatabaseUnavailable) as error:
+            storable, untold = await self._sorted(batch)
+        except BrokerUnavailable as error:
+            self._behind = True
             _log.warning("audio_not_stored", code=error.code, chunks=len(batch), again_in_s=AWAY_RETRY_S)
             raise Retry(AWAY_RETRY_S) from error
-        if not self._frozen.isdisjoint(chunk.session_id for chunk in batch):
-            raise Retry(FROZEN_RETRY_S)
-        if not batch:
-            return
-        await self._write(batch)
-        for track in TRACKS:
-            self._chunks.inc(sum(chunk.note.track == track for chunk in batch), track=track)
-        self._bytes.inc(sum(len(chunk.pcm) for chunk in batch))
-        self._open_files.set(self._parts.open_files)
+        frozen = [chunk for chunk in storable if chunk.session_id in self._frozen]
+        storable = [chunk for chunk in storable if chunk.session_id not in self._frozen]
+        if storable:
+            await self._write(storable)
+            for track in TRACKS:
+                self._chunks.inc(sum(chunk.note.track == track for chunk in storable), track=track)
+            self._bytes.inc(sum(len(chunk.pcm) for chunk in storable))
+            self._open_files.set(self._parts.open_files)
+        if untold:
+            self._behind = True
+            _log.warning("audio_not_stored", code=DatabaseUnavailable.code, chunks=len(untold), again_in_s=AWAY_RETRY_S)
+        if untold or frozen:
+            raise Retry(AWAY_RETRY_S if untold else FROZEN_RETRY_S, only=[*untold, *frozen])
 
-    async def _without_erased(self, batch: Sequence[Chunk]) -> Sequence[Chunk]:
-        """Return what is to be stored of a batch: nothing of sessions that were erased.
+    async def _sorted(self, batch: Sequence[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
+        """Return what of a batch is to be stored, and what only PostgreSQL could tell of, which is away.
 
-        Those take none; so only for sessions that take none (any more) is it asked why.
+        Sessions that were erased take no audio; so only of sessions that take none (any more) it is asked why.
+
+        Raises:
+            Drop: one of them can't belong to its session.
+            BrokerUnavailable: the ledger can't be asked.
         """
-        refusing = [chunk.session_id for chunk in batch if (await self._permit_or_refusal(chunk)).refused is not None]
-        erased = await self._store.erased(refusing) if refusing else set[str]()
-        return [chunk for chunk in batch if chunk.session_id not in erased]
+        permits: list[tuple[Chunk, Permit]] = []
+        untold: list[Chunk] = []
+        for chunk in batch:
+            try:
+                permits.append((chunk, await self._permit_or_refusal(chunk)))
+            except DatabaseUnavailable:
+                untold.append(chunk)
+        if refusing := [chunk for chunk, permit in permits if permit.refused is not None]:
+            try:
+                erased = await self._store.erased([chunk.session_id for chunk in refusing])
+            except DatabaseUnavailable:
+                untold += refusing
+                permits = [(chunk, permit) for chunk, permit in permits if permit.refused is None]
+            else:
+                permits = [(chunk, permit) for chunk, permit in permits if chunk.session_id not in erased]
+        for chunk, permit in permits:
+            _check(chunk, permit)
+        return [chunk for chunk, permit in permits if not permit.off], untold
 
     async def _permit_or_refusal(self, chunk: Chunk) -> Permit:
         try:
@@ -190,19 +246,18 @@ class AudioIngest:
             return Permit(refused=drop.reason)
 
     async def _write(self, batch: Sequence[Chunk]) -> None:
-        began = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
-            await asyncio.to_thread(self._parts.write, batch)
+            await loop.run_in_executor(self._writing, self._parts.write, batch)
         except OSError as error:
-            # A full disk or a storage that is away: the broker keeps the audio (for two days) until it is back.
-            _log.error("audio_not_written", error=error.strerror, chunks=len(batch), again_in_s=AWAY_RETRY_S)
+            # A full disk or one that is away: the broker keeps the audio (for two days) until it is back.
+            self._behind = True
+            said = self._troubles.failed(LIVE_AUDIO, error)
+            _log.error("audio_not_written", error=said, chunks=len(batch), again_in_s=AWAY_RETRY_S)
             raise Retry(AWAY_RETRY_S) from error
-        self._write_s.observe(asyncio.get_running_loop().time() - began)
-
-    async def _checked(self, chunk: Chunk) -> Permit:
-        permit = await self._permit(chunk)
-        _check(chunk, permit)
-        return permit
+        self._troubles.worked(LIVE_AUDIO)
+        self._write_s.observe(loop.time() - began)
 
     async def _permit(self, chunk: Chunk) -> Permit:
         permit = self._permits.get(chunk.session_id)
@@ -220,13 +275,29 @@ class AudioIngest:
             entry = None  # garbage in its place, which will be parked; what was stored before it still holds
         if entry is not None and not entry.session.ended:
             return _permit_of(entry.session)
-        stored = (await self._store.audio_permits([session_id])).get(session_id)
+        stored = await self._stored(session_id)
         if stored is not None and stored.sealed:
             return Permit(refused="the recording is sealed")
         known = entry or stored
+        if known is None:
+            subject = subjects.SESSION_LIFECYCLE.format(tenant=tenant, session_id=session_id)
+            # In a cluster any server answers that, also one that is behind; what isn't there the stream's leader says.
+            if await self._broker.count(SESSIONS, subject):
+                raise BrokerUnavailable("the server that answers is behind")
         if known is None or known.session.tenant != tenant:
             raise Drop("there is no such session")
         return _permit_of(known.session)
+
+    async def _stored(self, session_id: str) -> AudioPermit | None:
+        """Return what PostgreSQL knows of a session; while it is away, it is asked once in a while, not for each."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._ask_at:
+            raise DatabaseUnavailable("PostgreSQL was away just now")
+        try:
+            return (await self._store.audio_permits([session_id])).get(session_id)
+        except DatabaseUnavailable:
+            self._ask_at = loop.time() + AWAY_RETRY_S
+            raise
 
 
 def _permit_of(session: Session) -> Permit:

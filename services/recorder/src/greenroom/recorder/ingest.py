@@ -216,6 +216,9 @@ class Ingest:
         message = await self._broker.last(STREAM, subject)
         step = decode(message).step if message is not None else None
         if step is None:
+            # In a cluster any server answers that, also one that is behind; what isn't there the stream's leader says.
+            if message is None and await self._broker.count(STREAM, subject):
+                raise Retry(AWAY_RETRY_S)
             raise Drop("there is no such session")
         return StoredSession(session=step.entry.session, revision=step.revision)
 

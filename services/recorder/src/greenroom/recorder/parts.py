@@ -54,6 +54,8 @@ class Parts:
         self._max_open = max_open
         self._files: OrderedDict[Path, int] = OrderedDict()
         self._lock = threading.Lock()
+        # Folders with names of ours that may not be on the disk yet.
+        self._made: set[Path] = set()
         self._syncing = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="fdatasync")
 
     @property
@@ -146,23 +148,25 @@ class Parts:
     def _write(self, chunks: Sequence[Chunk]) -> None:
         audio: set[int] = set()
         lines: dict[int, bytearray] = {}
-        made: set[Path] = set()
         for chunk in chunks:
             note, folder = chunk.note, self._root / chunk.session_id
-            file = self._file(folder / f"{note.track}.{note.epoch}.pcm", os.O_WRONLY, made)
+            file = self._file(folder / f"{note.track}.{note.epoch}.pcm", os.O_WRONLY)
             _write_all(file, chunk.pcm, note.position * SAMPLE_BYTES)
             audio.add(file)
-            journal = self._file(folder / JOURNAL, os.O_RDWR | os.O_APPEND, made)
+            journal = self._file(folder / JOURNAL, os.O_RDWR | os.O_APPEND)
             lines.setdefault(journal, bytearray()).extend(msgspec.json.encode(note) + b"\n")
         # The journal speaks of what is there: it comes second.
         self._sync(audio)
         for journal, text in lines.items():
             _append_lines(journal, text)
         self._sync(lines)
-        for folder in made:
-            files.sync_folder(folder)
+        while self._made:
+            folder = next(iter(self._made))
+            if folder.is_dir():
+                files.sync_folder(folder)
+            self._made.discard(folder)
 
-    def _file(self, path: Path, flags: int, made: set[Path]) -> int:
+    def _file(self, path: Path, flags: int) -> int:
         file = self._files.get(path)
         if file is not None:
             self._files.move_to_end(path)
@@ -172,7 +176,7 @@ class Parts:
         except FileNotFoundError:
             files.make_folder(path.parent)
             file = os.open(path, flags | os.O_CREAT, 0o640)
-            made.add(path.parent)
+            self._made.add(path.parent)
         self._files[path] = file
         return file
 

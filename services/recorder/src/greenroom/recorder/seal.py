@@ -23,12 +23,14 @@ from greenroom.common.ids import derived_id
 from greenroom.common.lifecycle import Outcome, Session
 from greenroom.common.messages import Event, EventType
 from greenroom.common.metrics import Metrics
+from greenroom.common.objects import StorageUnavailable
 from greenroom.common.recordings import Format, Layout
 from greenroom.recorder.audio import RATE_HZ, STREAM, AudioIngest
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.recording import FORMAT, LAYOUT, Manifest, write_recording
 from greenroom.recorder.storage import Storage
 from greenroom.recorder.store import RecordingRow, Store
+from greenroom.recorder.troubles import SEALING, Troubles
 
 _log = structlog.get_logger()
 
@@ -38,8 +40,9 @@ SETTLE_S: Final = 0.5
 SETTLE_AFTER_CRASH_S: Final = 1.5
 _CRASHES: Final = frozenset({Outcome.FAILED, Outcome.LOST})
 AUDIO_POLL_S: Final = 0.25
-# Audio that a killed recorder had in its hands is delivered again after 30 s; storage that fails is mended by somebody.
-# What isn't stored by then is left out (and parked, should it come after all).
+# What can't be stored although everything else is: for so long, counted from when the disk last refused audio, or more
+# waited than could be stored at once. (What a killed recorder had in its hands is delivered again after 10 s.) What
+# isn't stored by then is left out, and parked, should it come after all.
 AUDIO_DEADLINE_S: Final = 600.0
 # How often PostgreSQL is asked for sessions that nobody told us of, or whose sealing failed.
 SCAN_S: Final = 10.0
@@ -60,6 +63,7 @@ class Sealer:
         keys: what recordings are encrypted with; None: they aren't.
         metrics: recordings by result, and how long sealing took.
         at_once: recordings written at the same time.
+        troubles: is told whether recordings can be written.
     """
 
     def __init__(
@@ -75,7 +79,9 @@ class Sealer:
         form: Format = FORMAT,
         layout: Layout = LAYOUT,
         keys: Keys | None = None,
+        troubles: Troubles | None = None,
     ) -> None:
+        self._troubles = troubles or Troubles()
         self._broker = broker
         self._store = store
         self._parts = parts
@@ -131,6 +137,8 @@ class Sealer:
         except (GreenroomError, OSError) as error:
             self._results.inc(result="failed")
             code = error.code if isinstance(error, GreenroomError) else type(error).__name__
+            if isinstance(error, OSError | StorageUnavailable):
+                code = self._troubles.failed(SEALING, error)
             _log.warning("recording_not_sealed", session_id=session.id, error=code, again_in_s=SCAN_S)
         except Exception:  # noqa: BLE001 whatever it is about this one session, the others must not suffer from it
             _log.exception("recording_not_sealed", session_id=session.id, again_in_s=SCAN_S)
@@ -144,6 +152,8 @@ class Sealer:
         deadline = time.monotonic() + AUDIO_DEADLINE_S
         await asyncio.sleep(SETTLE_AFTER_CRASH_S if session.outcome in _CRASHES else SETTLE_S)
         while left := await self._audio_left(session):
+            if self._audio.behind:
+                deadline = time.monotonic() + AUDIO_DEADLINE_S
             if time.monotonic() >= deadline:
                 _log.warning("audio_given_up", session_id=session.id, messages=left, after_s=AUDIO_DEADLINE_S)
                 self._audio.freeze(session.id)
@@ -192,6 +202,7 @@ class Sealer:
                 keys=self._keys,
             )
             if manifest is not None:
+                self._troubles.worked(SEALING)
                 await self._store.save_recording(_row(manifest))
                 await self._publish(session, manifest)
                 self._seal_s.observe(time.monotonic() - began)
