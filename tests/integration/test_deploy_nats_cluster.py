@@ -1,7 +1,9 @@
 """What the nats job says makes a cluster of real servers, which loses what docs/runbooks says, and no more."""
 
+import array
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +20,9 @@ from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ids import uuid7
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools.embedded.nats import find_nats_server
+from tests.support.leader_changes import LEADERS, PIECE_BYTES, ClusterWorld
 from tests.support.nats_cluster import Cluster, Server
+from tests.support.recorder_world import eventually, wav_channels
 
 # Electing anew takes 5 to 20 s, and longer where the servers have to wait for a core.
 _DEADLINE_S = 90.0
@@ -104,6 +108,35 @@ async def _leader_of_the_consumer(cluster: Cluster) -> Server:
         info = await operator.client.jetstream().consumer_info("SESSIONS", "recorder-sessions")
     assert info.cluster is not None
     return next(server for server in cluster.servers if str(info.cluster.leader).endswith(str(server.number)))
+
+
+@pytest.mark.timeout(240)  # raft takes its time
+async def test_a_recorder_outlasts_changes_of_leaders(cluster: Cluster, database: str, tmp_path: Path) -> None:
+    """All leaders that it depends on change in mid-call: nothing is lost, stored twice or parked; audio to the bit."""
+    spoken, pieces = os.urandom(40 * PIECE_BYTES), 40
+    async with contextlib.AsyncExitStack() as stack:
+        operator = await stack.enter_async_context(cluster.broker("operator"))
+        runner = await stack.enter_async_context(cluster.broker("runner"))
+        here = ClusterWorld(runner, database, tmp_path / "recordings", cluster)
+        await stack.enter_async_context(here.recorder())
+        parked = await operator.count("PARKED", subjects.PARKED.wildcard())
+        entry, changed = await here.call_through_changes(operator, spoken, within_s=_DEADLINE_S)
+        assert changed >= len(LEADERS)
+        await eventually(lambda: here.stored(entry.session), lambda row: row.get("sealed_at"), within_s=_DEADLINE_S)
+        await eventually(
+            lambda: here.event_types(entry.session), lambda types: types[-1] == "recording_saved", within_s=_DEADLINE_S
+        )
+        told = await here.rows(
+            "SELECT id FROM session_events WHERE session_id = $1 AND type = 'user_spoke' ORDER BY stream_seq",
+            entry.session.id,
+        )
+        assert [each["id"] for each in told] == [f"e{number}" for number in range(1, pieces + 1)]
+        assert len(await here.event_types(entry.session)) == 4 + pieces + 2
+        (row,) = await here.recordings(entry.session)
+        assert await operator.count("PARKED", subjects.PARKED.wildcard()) == parked
+    left, _ = wav_channels(here.folder / row["path"])
+    assert (array.array("h", left).tobytes(), row["gaps"]) == (spoken, "[]")
+    await _all_healthy(cluster)
 
 
 @pytest.mark.timeout(300)  # raft takes its time: all streams and consumers elect anew

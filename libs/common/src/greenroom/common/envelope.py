@@ -9,14 +9,15 @@ mark on the last one: a segment that was moved, left out, cut off or added doesn
 to whose file it is and how long: a file in another one's place doesn't open. The head names the tenant's key, so that
 keys can be changed: new files take the newest one, old files keep theirs.
 
-Keys are files in a folder: `{tenant}.{number}.key`, with 32 bytes in base64. The highest number is the newest.
+Keys are files in a folder, `{tenant}.{number}.key`, with 32 bytes in base64, or variables of the environment (see
+`greenroom.common.recording_keys`). The highest number is the newest.
 """
 
 import base64
 import binascii
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,10 +39,11 @@ _NONCE_BYTES: Final = 12
 
 
 class RecordingKeyMissing(GreenroomError):
-    """The key that a tenant's recordings are encrypted with isn't in GREENROOM_RECORDING_KEYS_DIR, or is no key.
+    """The key that a tenant's recordings are encrypted with isn't there, or is no key.
 
-    Keys are files `{tenant}.{number}.key` with 32 bytes in base64 (`openssl rand -base64 32`). A recording waits to be
-    sealed until its tenant has one; what was encrypted with a key that is gone for good can't be read any more.
+    Keys are files `{tenant}.{number}.key` in GREENROOM_RECORDING_KEYS_DIR with 32 bytes in base64 (`openssl rand
+    -base64 32`), or variables that GREENROOM_RECORDING_KEYS refers to. A recording waits to be sealed until its tenant
+    has one; what was encrypted with a key that is gone for good can't be read any more.
     """
 
     code = "recording-key-missing"
@@ -76,17 +78,37 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
+def tenant_key(name: str, text: bytes) -> TenantKey:
+    """Return the key that `text` is in base64.
+
+    Raises:
+        RecordingKeyMissing: it is none.
+    """
+    try:
+        secret = base64.b64decode(text.strip(), validate=True)
+    except binascii.Error:
+        # Neither the text nor what is wrong with it: it may be most of a key.
+        raise RecordingKeyMissing(f"{name} isn't base64.") from None
+    if len(secret) != _KEY_BYTES:
+        raise RecordingKeyMissing(f"{name} has {len(secret)} bytes, not {_KEY_BYTES}.")
+    return TenantKey(name=name, secret=secret)
+
+
 class Keys:
-    """The keys in a folder. Looked for each time: new ones need no restart.
+    """The keys in a folder, and others that are held. Looked for each time: new files need no restart.
 
     Args:
-        folder: where they are.
+        folder: where they are; None: nowhere but in `held`.
         required: whether a tenant without a key is an error; else its recordings aren't encrypted.
+        held: keys by their names; where a file has the same name, these are taken.
     """
 
-    def __init__(self, folder: Path, *, required: bool = False) -> None:
+    def __init__(
+        self, folder: Path | None, *, required: bool = False, held: Mapping[str, TenantKey] | None = None
+    ) -> None:
         self._folder = folder
         self._required = required
+        self._held = dict(held or {})
 
     def newest(self, tenant: str) -> TenantKey | None:
         """Return the key that a tenant's new recordings take; None: they aren't encrypted.
@@ -94,16 +116,17 @@ class Keys:
         Raises:
             RecordingKeyMissing: there is none although there must be, or it is no key.
         """
+        names = {path.name.removesuffix(".key") for path in self._folder.glob("*.key")} if self._folder else set[str]()
         numbers = [
             int(number)
-            for path in self._folder.glob("*.key")
-            if path.name.startswith(f"{tenant}.")
-            and (number := path.name.removeprefix(f"{tenant}.").removesuffix(".key")).isdecimal()
+            for name in names | self._held.keys()
+            if name.startswith(f"{tenant}.")
+            and (number := name.removeprefix(f"{tenant}.")).isdecimal()
             and number.isascii()
         ]
         if numbers:
             return self.named(tenant, f"{tenant}.{max(numbers)}")
-        if self._required or not self._folder.is_dir():
+        if self._required or (self._folder is not None and not self._folder.is_dir()):
             raise RecordingKeyMissing(f"Tenant {tenant} has none.")
         return None
 
@@ -116,13 +139,15 @@ class Keys:
         number = name.removeprefix(f"{tenant}.")
         if not (name.startswith(f"{tenant}.") and number.isascii() and number.isdecimal()):
             raise RecordingKeyMissing(f"{name!r} is no key of tenant {tenant}.")
+        if (held := self._held.get(name)) is not None:
+            return held
+        if self._folder is None:
+            raise RecordingKeyMissing(f"{name} isn't there.")
         try:
-            secret = base64.b64decode((self._folder / f"{name}.key").read_bytes().strip(), validate=True)
-        except (OSError, binascii.Error) as error:
+            text = (self._folder / f"{name}.key").read_bytes()
+        except OSError as error:
             raise RecordingKeyMissing(f"{name}: {type(error).__name__}.") from error
-        if len(secret) != _KEY_BYTES:
-            raise RecordingKeyMissing(f"{name} has {len(secret)} bytes, not {_KEY_BYTES}.")
-        return TenantKey(name=name, secret=secret)
+        return tenant_key(name, text)
 
 
 def context_of(tenant: str, session_id: str, track: str | None) -> bytes:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -95,11 +94,6 @@ class DecryptedShelf:
         return audio[max(span.start - begin, 0) : span.stop - begin]
 
 
-def keys_of(recording_keys_dir: str | None) -> Keys | None:
-    """Return the keys in the folder that the settings name."""
-    return Keys(Path(recording_keys_dir)) if recording_keys_dir else None
-
-
 class Vault:
     """All recordings, encrypted or not.
 
@@ -121,7 +115,7 @@ class Vault:
         if file.key is None:
             return self._shelf
         if self._keys is None:
-            raise RecordingKeyMissing("GREENROOM_RECORDING_KEYS_DIR isn't set.")
+            raise RecordingKeyMissing("Neither GREENROOM_RECORDING_KEYS_DIR nor GREENROOM_RECORDING_KEYS is set.")
         return DecryptedShelf(
             self._shelf, self._keys, tenant=tenant, context=context_of(tenant, session_id, file.track)
         )

@@ -10,6 +10,7 @@ from greenroom.api.carriers.settings import CarrierSettings
 from greenroom.api.ice import IceServers
 from greenroom.api.numbers import answering, secret_bytes
 from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allowed
+from greenroom.common.recording_keys import parse_references
 from greenroom.common.settings import Env
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
@@ -52,6 +53,10 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
     recording_keys_dir: Annotated[
         str | None, Env(help="Folder of the keys that recordings are encrypted with, as the recorder was told")
     ] = None
+    recording_keys: Annotated[
+        tuple[str, ...],
+        Env(help="Keys that are in the environment, like acme.1=env:ACME_KEY, as the recorder was told"),
+    ] = ()
     recording_link_s: Annotated[
         float, msgspec.Meta(ge=1, le=3600), Env(help="How long a link to a recording in a bucket is good for")
     ] = 60.0
@@ -114,6 +119,7 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check what can't be said by types."""
         check_allowed(self.webhook_allow)
+        parse_references(self.recording_keys)
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"GREENROOM_ALLOWED_ORIGINS: {origin!r} isn't an origin like https://app.example.org")

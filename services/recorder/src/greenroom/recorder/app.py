@@ -1,6 +1,7 @@
 """The recorder put together: all of its instances store what happens; one leads, and stores and seals audio."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.metrics import Metrics
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.objects import open_bucket
+from greenroom.common.recording_keys import open_keys
 from greenroom.recorder import audio, ingest, migrate, side_work
 from greenroom.recorder.audio import AudioIngest
 from greenroom.recorder.backlog import Watch, backlog
@@ -219,6 +221,9 @@ class Recorder:
 
 
 def _keys(settings: RecorderSettings) -> Keys | None:
-    if settings.recording_keys_dir is None:
-        return None
-    return Keys(Path(settings.recording_keys_dir).absolute(), required=settings.recording_keys_required)
+    return open_keys(
+        settings.recording_keys_dir,
+        settings.recording_keys,
+        os.environ,
+        required=settings.recording_keys_required,
+    )

@@ -6,6 +6,7 @@ import msgspec
 
 from greenroom.common.consumer import MAX_BATCH_BYTES
 from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allowed
+from greenroom.common.recording_keys import parse_references
 from greenroom.common.recordings import Format, Layout
 from greenroom.common.settings import Env, ServiceSettings
 from greenroom.recorder.retention.times import parse_at, parse_zone
@@ -37,6 +38,10 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
         str | None,
         Env(help="Folder of the keys that recordings are encrypted with, {tenant}.{number}.key; unset: they aren't"),
     ] = None
+    recording_keys: Annotated[
+        tuple[str, ...],
+        Env(help="Keys that are in the environment, beside or instead of the folder, like acme.1=env:ACME_KEY"),
+    ] = ()
     recording_keys_required: Annotated[
         bool, Env(help="Recordings of a tenant without a key wait for one; else they aren't encrypted")
     ] = False
@@ -120,6 +125,7 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
                 msg = f"{name}: {error}"
                 raise ValueError(msg) from error
         check_allowed(self.webhook_allow)
+        parse_references(self.recording_keys)
         if "summary" in self.post_call_steps and not self.summary_model:
             raise ValueError("GREENROOM_SUMMARY_MODEL has to be set for the step `summary`")
         if not self.summary_url.startswith(("http://", "https://")):

@@ -1,5 +1,6 @@
 """The routes: what HTTP says, turned into calls of the parts and back."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from greenroom.api.billing.usage import Usages
 from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.calls import Calls
 from greenroom.api.commands import Commands
-from greenroom.api.decrypting import Vault, keys_of
+from greenroom.api.decrypting import Vault
 from greenroom.api.fleet import Fleet
 from greenroom.api.listen_tickets import ListenTickets
 from greenroom.api.offers import Offers
@@ -57,6 +58,7 @@ from greenroom.api.webhook_endpoints import Endpoints
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
 from greenroom.common.outbound import Exits
+from greenroom.common.recording_keys import open_keys
 
 
 def all_routes(
@@ -85,7 +87,7 @@ def all_routes(
 ) -> list[HTTPRouteHandler]:
     """Return all routes of HTTP; `schema` gives their OpenAPI document."""
     shelf = shelf_of(settings.recordings_dir, settings.recordings_url, link_s=settings.recording_link_s)
-    vault = Vault(shelf, keys_of(settings.recording_keys_dir))
+    vault = Vault(shelf, open_keys(settings.recording_keys_dir, settings.recording_keys, os.environ))
     return [
         *session_routes(sessions, store, settings.public_url),
         *command_routes(commands, listen_tickets, settings.public_url),
