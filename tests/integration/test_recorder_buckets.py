@@ -84,6 +84,7 @@ def test_a_recording_goes_into_the_bucket(store: ObjectStore, parts: Parts, tmp_
 def test_large_files_go_up_in_parts(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of several parts is whole when it is there."""
     monkeypatch.setattr(storage, "PART_BYTES", 5 * 1024 * 1024)
+    monkeypatch.setattr(storage, "ONE_PIECE_BYTES", 5 * 1024 * 1024)
     draft, text = tmp_path / "draft", os.urandom(12 * 1024 * 1024)
     draft.write_bytes(text)
     key = Bucket(store).keep(draft, PurePosixPath("t/large.wav"), storage.digest_of(draft))

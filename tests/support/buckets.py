@@ -20,12 +20,19 @@ print(server.server_port, flush=True)
 server.serve_forever()
 """
 _START_S: Final = 60.0
+# Of a part that isn't the last one; S3 itself takes none below 5 MiB, which would be slow here.
+SMALLEST_PART_BYTES: Final = 64 * 1024
 
 
 @contextlib.asynccontextmanager
 async def running_s3() -> AsyncGenerator[str]:
     """Run the server for the time of the block; yields its endpoint."""
-    env = {**os.environ, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    env = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "S3_UPLOAD_PART_MIN_SIZE": str(SMALLEST_PART_BYTES),
+    }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _PROGRAM),
         env=env,

@@ -24,6 +24,7 @@ from greenroom.recorder.database import Pool
 from greenroom.recorder.endings import Endings
 from greenroom.recorder.ingest import Ingest
 from greenroom.recorder.missing import MissingAudio
+from greenroom.recorder.multipart import uploads_to
 from greenroom.recorder.partitions import Partitions
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.purge import Purger
@@ -70,6 +71,7 @@ class Recorder:
 
         recordings_dir = Path(settings.recordings_dir).absolute()
         bucket = open_bucket(settings.recordings_url) if settings.recordings_url else None
+        uploads = uploads_to(settings.recordings_url, os.environ) if settings.recordings_url else None
         self._store = Store(pool)
         self.troubles: Final = Troubles(metrics)
         self._parts = Parts(recordings_dir / PARTS_DIR, max_open=settings.max_open_parts)
@@ -87,7 +89,7 @@ class Recorder:
             store=self._store,
             parts=self._parts,
             audio=self._audio,
-            storage=Bucket(bucket) if bucket is not None else Folder(recordings_dir),
+            storage=Bucket(bucket, uploads) if bucket is not None else Folder(recordings_dir),
             metrics=metrics,
             at_once=settings.seal_at_once,
             form=settings.recording_format,

@@ -2,7 +2,8 @@
 
 Made again, it is the same to the byte: a crash at any point is mended by starting over. Files are written beside the
 parts, and go to where recordings are kept when they are whole; what a killed recorder left half written is removed by
-the next one, with the parts at the latest.
+the next one, with the parts at the latest. (An encrypted file would be another one each time; it is kept beside the
+parts until it is where it belongs.)
 """
 
 from collections.abc import Sequence
@@ -126,6 +127,7 @@ def _write_file(
     key: TenantKey | None,
 ) -> RecordingFile:
     draft = parts.draft(session.id, form)
+    ready: Path | None = None
     try:
         blocks = mixer.blocks(channels)
         encode(draft, form, blocks, channels=len(channels), samples=timeline.samples, rate=timeline.rate)
@@ -134,21 +136,23 @@ def _write_file(
         suffix = form if file.track is None else f"{file.track}.{form}"
         if key is not None:
             suffix += SUFFIX
-            draft = _encrypted(draft, size, key, context_of(session.tenant, session.id, file.track))
-        path = storage.keep(draft, recording_path(session, suffix), sha256)
+            ready = draft.with_name(f"encrypted.{key.name}.{sha256}.{suffix}")
+            _encrypt(draft, ready, size, key, context_of(session.tenant, session.id, file.track))
+        path = storage.keep(ready or draft, recording_path(session, suffix), sha256)
+        if ready is not None:
+            ready.unlink(missing_ok=True)
     finally:
         draft.unlink(missing_ok=True)
     return msgspec.structs.replace(file, path=path)
 
 
-def _encrypted(draft: Path, size: int, key: TenantKey, context: bytes) -> Path:
-    """Return the draft as an encrypted file, in the place of the plain one."""
-    target = draft.with_name(draft.name + SUFFIX)
+def _encrypt(draft: Path, target: Path, size: int, key: TenantKey, context: bytes) -> None:
+    """Write a draft encrypted, unless that was done before: it would be another file, and its upload begin anew."""
+    if target.exists():
+        return
     with draft.open("rb") as plain:
         blocks = iter(lambda: plain.read(_READ_BYTES), b"")
         files.write_whole(target, encrypt(blocks, size=size, key=key, context=context))
-    draft.unlink()
-    return target
 
 
 def _manifest(

@@ -11,7 +11,8 @@ at once (one of them has been cut off and doesn't know yet), so nothing in it is
   since it was made: then it is replaced under the condition that it is still the same one (`If-Match`), and the files
   that the new one doesn't name are removed.
 
-Uploads that were cut off leave parts behind that only a rule of the bucket removes (AbortIncompleteMultipartUpload).
+What is small goes up in one piece. What is larger goes up in parts: to S3 so that the next try, or the next recorder,
+sends only what is missing (`greenroom.recorder.multipart`); elsewhere it begins anew.
 """
 
 import hashlib
@@ -27,15 +28,15 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from greenroom.common.objects import ObjectStore, StorageUnavailable
 from greenroom.common.recordings import MEDIA_TYPES
 from greenroom.recorder import files
+from greenroom.recorder.multipart import PART_BYTES, PARTS_AT_ONCE, S3Uploads
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion  # exists for type checkers alone
 
 _log = structlog.get_logger()
 
-# Of each file that is uploaded, at the same time: 32 MiB of memory a recording, 80 GB a file (S3 takes 10 000 parts).
-PART_BYTES: Final = 8 * 1024 * 1024
-PARTS_AT_ONCE: Final = 4
+# What is read into memory at once in any case: 32 MiB a recording.
+ONE_PIECE_BYTES: Final = PARTS_AT_ONCE * PART_BYTES
 DIGEST_CHARS: Final = 16
 _ENCRYPTED_TYPE: Final = "application/octet-stream"
 _MANIFEST_TYPE: Final = "application/json"
@@ -129,25 +130,35 @@ class Bucket:
 
     Args:
         store: made by `open_bucket`.
+        uploads: takes large files to S3; None: obstore does.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, uploads: S3Uploads | None = None) -> None:
         self._store = store
+        self._uploads = uploads
 
     def keep(self, draft: Path, path: PurePosixPath, sha256: str) -> str:
-        """Upload a file in parts, unless it is there."""
+        """Upload a file, or what is missing of it, unless it is there."""
         name = path.with_name(f"{path.stem}.{sha256[:DIGEST_CHARS]}{path.suffix}")
         key, size = name.as_posix(), draft.stat().st_size
+        media_type = MEDIA_TYPES.get(path.suffix[1:], _ENCRYPTED_TYPE)
+        disposition = f'attachment; filename="{path.name}"'
+        # Beside the draft: it is there for whoever comes next, and goes with the session's parts.
+        record = draft.with_name(f"upload.{path.name}")
         try:
-            if self._size(key) != size:
+            there = self._size(key) == size
+            if self._uploads is not None and there and record.exists():
+                self._uploads.forget(key, record)
+            elif self._uploads is not None and not there and size > ONE_PIECE_BYTES:
+                headers = {"ContentType": media_type, "ContentDisposition": disposition}
+                self._uploads.send(draft, key, record, headers=headers)
+            elif not there:
                 obstore.put(
                     self._store,
                     key,
                     draft,
-                    attributes={
-                        "Content-Type": MEDIA_TYPES.get(path.suffix[1:], _ENCRYPTED_TYPE),
-                        "Content-Disposition": f'attachment; filename="{path.name}"',
-                    },
+                    attributes={"Content-Type": media_type, "Content-Disposition": disposition},
+                    use_multipart=size > ONE_PIECE_BYTES,
                     chunk_size=PART_BYTES,
                     max_concurrency=PARTS_AT_ONCE,
                 )
