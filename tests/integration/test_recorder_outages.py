@@ -22,7 +22,7 @@ from greenroom.recorder.troubles import LIVE_AUDIO, SEALING
 from tests.support.gate import Gate, gate_to
 from tests.support.recorder_world import RATE, World, eventually, quick_topology, world
 
-AWAY_S = 4.0
+AWAY_S = 2.5
 
 
 @pytest.fixture(autouse=True)

@@ -66,41 +66,60 @@ async def test_killed_in_mid_upload(bucket_url: str, draft: Path, step: str, sen
     assert list(draft.parent.glob("upload.*")) == []
 
 
-async def test_more_audio_came_meanwhile(bucket_url: str, draft: Path) -> None:
+class CutOff:
+    """An upload that was cut off, and whoever takes it up."""
+
+    def __init__(self, url: str, draft: Path, call: str, *, at: int = 1) -> None:
+        self.made = uploads(url)
+        self.bucket = Bucket(open_bucket(url), self.made)
+        first = Counting(self.made)
+        first.cut_off(call, at=at)
+        with pytest.raises(StorageUnavailable) as caught:
+            self.bucket.keep(draft, NAME, digest_of(draft))
+        assert "test" not in str(caught.value)
+        assert len(under_way(self.made)) == 1
+        self.counting = Counting(self.made)
+
+
+def test_s3_was_away(bucket_url: str, draft: Path) -> None:
+    """A try that fails is a typed error; the next one of the same recorder sends no part again."""
+    cut_off = CutOff(bucket_url, draft, "complete_multipart_upload")
+    key = cut_off.bucket.keep(draft, NAME, digest_of(draft))
+    assert (cut_off.counting.parts, cut_off.counting.begun) == ([], 0)
+    assert content(bucket_url, key) == draft.read_bytes()
+    assert under_way(cut_off.made) == []
+
+
+def test_more_audio_came_meanwhile(bucket_url: str, draft: Path) -> None:
     """The upload of what the file was before is aborted: nothing of it is in the new one, and nothing is left."""
-    assert await cut("part-3", draft, bucket_url) == -signal.SIGKILL
-    made = uploads(bucket_url)
-    counting = Counting(made)
+    cut_off = CutOff(bucket_url, draft, "upload_part", at=3)
     with draft.open("ab") as file:
         file.write(os.urandom(PART_BYTES))
-    key = Bucket(open_bucket(bucket_url), made).keep(draft, NAME, digest_of(draft))
-    assert sorted(counting.parts) == [1, 2, 3, 4, 5]
+    key = cut_off.bucket.keep(draft, NAME, digest_of(draft))
+    assert sorted(cut_off.counting.parts) == [1, 2, 3, 4, 5]
     assert content(bucket_url, key) == draft.read_bytes()
-    assert under_way(made) == []
+    assert under_way(cut_off.made) == []
 
 
-async def test_another_file_of_the_same_name(bucket_url: str, draft: Path) -> None:
+def test_another_file_of_the_same_name(bucket_url: str, draft: Path) -> None:
     """Parts that are others by now are sent again, whatever the record says: what is there is what the file is."""
-    assert await cut("before-complete", draft, bucket_url) == -signal.SIGKILL
-    made, digest = uploads(bucket_url), digest_of(draft)
-    counting = Counting(made)
+    cut_off, digest = CutOff(bucket_url, draft, "complete_multipart_upload"), digest_of(draft)
     text = bytearray(draft.read_bytes())
     text[PART_BYTES] ^= 1
     draft.write_bytes(text)
-    key = Bucket(open_bucket(bucket_url), made).keep(draft, NAME, digest)
-    assert (counting.parts, counting.begun) == ([2], 0)
+    key = cut_off.bucket.keep(draft, NAME, digest)
+    assert (cut_off.counting.parts, cut_off.counting.begun) == ([2], 0)
     assert content(bucket_url, key) == bytes(text)
 
 
 @pytest.mark.parametrize("call", ["upload_part", "complete_multipart_upload"])
-async def test_an_upload_that_s3_has_forgotten(
+def test_an_upload_that_s3_has_forgotten(
     bucket_url: str, draft: Path, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rule of the bucket aborted what was cut off (the test says so for S3): it begins anew in the same try."""
-    assert await cut("part-4", draft, bucket_url) == -signal.SIGKILL
-    made = uploads(bucket_url)
-    counting, client = Counting(made), made._client()
-    ((_, forgotten),) = under_way(made)
+    cut_off = CutOff(bucket_url, draft, "upload_part", at=4)
+    ((_, forgotten),) = under_way(cut_off.made)
+    client = cut_off.made._client()
     there = getattr(client, call)
 
     def asked(**named: Any) -> Any:
@@ -109,44 +128,22 @@ async def test_an_upload_that_s3_has_forgotten(
         return there(**named)
 
     monkeypatch.setattr(client, call, asked)
-    kept = Bucket(open_bucket(bucket_url), made).keep(draft, NAME, digest_of(draft))
-    assert counting.begun == 1
+    kept = cut_off.bucket.keep(draft, NAME, digest_of(draft))
+    assert cut_off.counting.begun == 1
     assert content(bucket_url, kept) == draft.read_bytes()
-    assert under_way(made) == []
+    assert under_way(cut_off.made) == []
 
 
 @pytest.mark.parametrize("keep", [0, 30, -10])
-async def test_a_record_cut_short(bucket_url: str, draft: Path, keep: int) -> None:
+def test_a_record_cut_short(bucket_url: str, draft: Path, keep: int) -> None:
     """A record of which the crash left a part costs parts sent again, and nothing else."""
-    assert await cut("before-complete", draft, bucket_url) == -signal.SIGKILL
+    cut_off = CutOff(bucket_url, draft, "complete_multipart_upload")
     (record,) = draft.parent.glob("upload.*")
     record.write_bytes(record.read_bytes()[:keep])
-    made = uploads(bucket_url)
-    counting = Counting(made)
-    key = Bucket(open_bucket(bucket_url), made).keep(draft, NAME, digest_of(draft))
-    assert sorted(counting.parts) == ([4] if keep < 0 else [1, 2, 3, 4])
+    key = cut_off.bucket.keep(draft, NAME, digest_of(draft))
+    assert len(cut_off.counting.parts) == (1 if keep < 0 else 4)
     assert content(bucket_url, key) == draft.read_bytes()
-    assert under_way(made) == []
-
-
-async def test_s3_refuses(bucket_url: str, draft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A try that fails is a typed error, says nothing of keys, and leaves the record for the next one."""
-    made = uploads(bucket_url)
-    counting, client = Counting(made), made._client()
-    complete = client.complete_multipart_upload
-
-    def away(**_: object) -> None:
-        monkeypatch.setattr(client, "complete_multipart_upload", complete)
-        raise ConnectionError("s3 is away")
-
-    monkeypatch.setattr(client, "complete_multipart_upload", away)
-    bucket = Bucket(open_bucket(bucket_url), made)
-    with pytest.raises(StorageUnavailable):
-        bucket.keep(draft, NAME, digest_of(draft))
-    assert sorted(counting.parts) == [1, 2, 3, 4]
-    key = bucket.keep(draft, NAME, digest_of(draft))
-    assert len(counting.parts) == 4
-    assert content(bucket_url, key) == draft.read_bytes()
+    assert under_way(cut_off.made) == []
 
 
 @pytest.fixture
@@ -159,27 +156,19 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
     made.shutdown()
 
 
-def test_an_encrypted_recording_is_taken_up(
-    bucket_url: str, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_encrypted_recording_is_taken_up(bucket_url: str, parts: Parts, tmp_path: Path) -> None:
     """Encrypted again it would be another file: so it is kept until it is where it belongs, and no longer."""
     (tmp_path / "t.1.key").write_bytes(base64.b64encode(os.urandom(32)))
     keys, made = Keys(tmp_path), uploads(bucket_url)
-    counting, client = Counting(made), made._client()
-    complete = client.complete_multipart_upload
-
-    def away(**_: object) -> None:
-        monkeypatch.setattr(client, "complete_multipart_upload", complete)
-        raise ConnectionError("s3 is away")
-
-    monkeypatch.setattr(client, "complete_multipart_upload", away)
+    counting = Counting(made)
+    counting.cut_off("complete_multipart_upload")
     bucket, session = Bucket(open_bucket(bucket_url), made), ended_session()
     with pytest.raises(StorageUnavailable):
         write_recording(session, parts, bucket, rate=RATE, form="wav", keys=keys)
-    count = len(counting.parts)
+    sent = len(counting.parts)
     manifest = write_recording(session, parts, bucket, rate=RATE, form="wav", keys=keys)
     assert manifest is not None
-    assert count == len(counting.parts) > 2
+    assert sent == len(counting.parts) > 2
     file = content(bucket_url, manifest.path)
     opened = Opened(file[:HEAD_BYTES], keys, tenant="t", context=context_of("t", "s", None))
     assert opened.size == manifest.bytes

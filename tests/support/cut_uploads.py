@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,6 +82,18 @@ class Counting:
             return create(**named)
 
         client.upload_part, client.create_multipart_upload = counted, created
+        self._client = client
+
+    def cut_off(self, call: str, *, at: int = 1) -> None:
+        """Have one call fail as if S3 were away: the `at`-th."""
+        there, calls = getattr(self._client, call), count(1)
+
+        def asked(**named: Any) -> Any:
+            if next(calls) == at:
+                raise ConnectionError("S3 is away")
+            return there(**named)
+
+        setattr(self._client, call, asked)
 
 
 def under_way(made: S3Uploads) -> list[tuple[str, str]]:
