@@ -16,7 +16,7 @@ from greenroom.common import objects, subjects, topology
 from greenroom.common.lifecycle import Session
 from greenroom.common.objects import open_bucket
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
-from greenroom.recorder import missing, reconcile, seal
+from greenroom.recorder import missing, reconcile, seal, storage
 from greenroom.recorder.migrate import migrate
 from greenroom.recorder.troubles import LIVE_AUDIO, SEALING
 from tests.support.gate import Gate, gate_to
@@ -40,8 +40,9 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def gate(s3_server: str, bucket_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Gate]:
-    """The way to a bucket; the environment leads through it."""
+    """The way to a bucket; the environment leads through it, and files go through it in parts."""
     assert bucket_url
+    monkeypatch.setattr(storage, "ONE_PIECE_BYTES", 0)
     async with gate_to(urlsplit(s3_server).port or 0) as made:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{made.port}")
         yield made
@@ -127,6 +128,8 @@ async def test_the_storage_is_away(gate: Gate, bucket_url: str, nats_url: str, d
             (row,) = await here.recordings(entry.session)
             # In a thread: the gate is in this one.
             file = await asyncio.to_thread(lambda of=row["path"]: bytes(obstore.get(store, of).bytes()))
+            # S3's sign that it was put together: it went up in a way that can be taken up again.
+            assert str((await obstore.head_async(store, row["path"]))["e_tag"]).strip('"').endswith("-1")
             assert (left_of(file), hashlib.sha256(file).hexdigest()) == (spoken, row["sha256"])
         assert recorder.troubles.of(SEALING) is None
         assert await here.parked() == []
