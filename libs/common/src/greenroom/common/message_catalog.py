@@ -9,7 +9,16 @@ import msgspec
 
 from greenroom.common import subjects
 from greenroom.common.budgets import BudgetNotice, Spending
-from greenroom.common.commands import CommandAnswer, CommandRequest, HttpAnswer, HttpCall, Listen, Listening
+from greenroom.common.commands import (
+    CommandAnswer,
+    CommandRequest,
+    HttpAnswer,
+    HttpCall,
+    HttpNext,
+    HttpPart,
+    Listen,
+    Listening,
+)
 from greenroom.common.messages import (
     CallRecord,
     ConnectMedia,
@@ -138,6 +147,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=HttpCall,
         reply=HttpAnswer,
         summary="An HTTP request for the bot's own routes.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
+        name="http_next",
+        kind="command",
+        owner="api",
+        message=HttpNext,
+        reply=HttpPart,
+        summary="The next part of an answer of the bot's own routes that comes in parts.",
     ),
     Described(
         subject=subjects.SESSION_CMD,
