@@ -47,6 +47,7 @@ class Exchange:
         callee: what somebody who is called does.
         answered_by: what the carrier says of who picked up, as fields of its webhook; None: nothing.
         trouble: statuses with which the next requests to its API are answered, whatever they ask for.
+        parameters: what the carrier says was added to the next calls, where it says so.
         forgotten: how many of the next requests are carried out, but answered as if they weren't.
         requests: to its API, in order.
         dialled: whom it was asked to call.
@@ -60,6 +61,7 @@ class Exchange:
         self.callee: Literal["answers", "busy", "no-answer", "failed"] = "answers"
         self.answered_by: dict[str, str] | None = None
         self.trouble: list[int] = []
+        self.parameters: dict[str, str] = {}
         self.forgotten = 0
         self.requests: list[Request] = []
         self.dialled: list[Dialled] = []
@@ -79,6 +81,7 @@ class Exchange:
             caller=caller,
             called=called,
             outbound=outbound,
+            parameters=self.parameters,
         )
         self.live.add(leg.call_id)
         return leg
