@@ -114,7 +114,7 @@ class Parts:
             agents=agents,
             fleet=self.fleet,
             numbers=self.telephony.numbers,
-            calls=self.telephony.calls(sessions, waiters, metrics),
+            calls=self.telephony.calls(sessions, agents, waiters, metrics),
             broker=broker,
             readiness=readiness,
             settings=settings,

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 
+from greenroom.api.agents import Agents
 from greenroom.api.auth import Caller
 from greenroom.api.carriers import xml
 from greenroom.api.carriers.adapter import CarrierAdapter
@@ -58,6 +59,7 @@ class Calls:
         book: which session a call has.
         links: addresses for carriers.
         sessions: makes sessions.
+        agents: say how long their sessions wait.
         ledger: their states.
         waiters: waits for slots.
         broker: takes events.
@@ -75,6 +77,7 @@ class Calls:
         book: CallBook,
         links: Links,
         sessions: Sessions,
+        agents: Agents,
         ledger: Ledger,
         waiters: Waiters,
         broker: Broker,
@@ -88,6 +91,7 @@ class Calls:
         self._book = book
         self._links = links
         self._sessions = sessions
+        self._agents = agents
         self._ledger = ledger
         self._waiters = waiters
         self._broker = broker
@@ -172,11 +176,15 @@ class Calls:
         # The tenant's own doing: whoever has the number has said what is to be done with calls to it.
         caller = Caller(tenant=record.tenant, key_id=f"{name}:{number.number}", scopes=frozenset(), secret=b"")
         patience_s = number.hold_s if number.at_busy == "hold" else adapter.carrier.answer_within_s
+        known = await self._agents.get(record.tenant, number.agent)
         wish = CreateSession(
             agent=number.agent,
             transport=name,
             body=number.body,
-            limits=LimitsWish(queue_timeout_s=patience_s + _SLACK_S),
+            # The carrier waits for an answer, not for a call that is under way: that waits as the agent says.
+            limits=LimitsWish(
+                queue_timeout_s=patience_s + _SLACK_S, requeue_timeout_s=known.agent.limits.second_wait_s
+            ),
             carrier=name,
             number=number.number,
         )

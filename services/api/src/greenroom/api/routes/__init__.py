@@ -22,6 +22,7 @@ from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.post_call import Steps
 from greenroom.api.reading.parts import Reading
+from greenroom.api.routes.agents import agent_routes
 from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.budgets import budget_routes
 from greenroom.api.routes.commands import command_routes
@@ -99,6 +100,7 @@ def all_routes(
         *search_routes(reading),
         *export_routes(reading),
         *recording_routes(sessions, store, vault),
+        *agent_routes(agents, fleet, store),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
         *pool_routes(policies, scheduler, fleet),
@@ -113,7 +115,6 @@ def all_routes(
         *budget_routes(Budgets(store, spending)),
         *pin_routes(policies, scheduler, agents),
         *system_routes(
-            agents=agents,
             fleet=fleet,
             store=store,
             broker=broker,
