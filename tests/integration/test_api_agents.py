@@ -17,7 +17,7 @@ async def world(nats_url: str, database: str) -> AsyncGenerator[ApiWorld]:
         yield world
 
 
-async def session_of(world: ApiWorld, client: httpx.AsyncClient, **wish: Any) -> dict[str, Any]:
+async def session_of(client: httpx.AsyncClient, **wish: Any) -> dict[str, Any]:
     """Ask for a session, and return it as the ledger has it."""
     created = await client.post("/v1/sessions", json={"agent": "echo", **wish})
     assert created.status_code == 201, created.text
@@ -27,17 +27,17 @@ async def session_of(world: ApiWorld, client: httpx.AsyncClient, **wish: Any) ->
 async def test_what_is_set_holds_for_the_tenants_next_sessions(world: ApiWorld) -> None:
     """It goes over what the agent says and under what a request says; other tenants have the agent as it is."""
     async with world.client() as client, world.client(tenant="other") as other:
-        assert (await session_of(world, client))["on_loss"] == "before_media"
+        assert (await session_of(client))["on_loss"] == "before_media"
         changed = await client.patch("/v1/agents/echo", json={"on_loss": "always", "recording": {"format": "flac"}})
         assert changed.status_code == 200, changed.text
         assert (changed.json()["on_loss"], changed.json()["recording"]) == ("always", {"format": "flac"})
-        made = await session_of(world, client)
+        made = await session_of(client)
         assert made["on_loss"] == "always"
         entry = await world.ledger.last("default", made["id"])
         assert entry is not None
         assert entry.session.recording.format == "flac"
-        assert (await session_of(world, client, on_loss="never"))["on_loss"] == "never"
-        assert (await session_of(world, other))["on_loss"] == "before_media"
+        assert (await session_of(client, on_loss="never"))["on_loss"] == "never"
+        assert (await session_of(other))["on_loss"] == "before_media"
         listed = (await other.get("/v1/agents")).json()["agents"]
         assert [(agent["name"], agent["on_loss"]) for agent in listed] == [("echo", "before_media")]
 

@@ -31,8 +31,8 @@ class RecordingWish(RecordingChoice, frozen=True, kw_only=True, omit_defaults=Tr
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A change: what is left out stays; None: as the agent itself says."""
 
-    on_loss: OnLoss | None | UnsetType = UNSET
-    recording: RecordingWish | None | UnsetType = UNSET
+    on_loss: OnLoss | UnsetType | None = UNSET
+    recording: RecordingWish | UnsetType | None = UNSET
 
 
 async def change(store: Store, tenant: str, agent: str, wanted: AgentSettings) -> None:

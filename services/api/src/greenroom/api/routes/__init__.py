@@ -40,6 +40,7 @@ from greenroom.api.routes.reading import reading_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.retention import retention_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
+from greenroom.api.routes.runner_orders import runner_order_routes
 from greenroom.api.routes.search import search_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
@@ -47,6 +48,7 @@ from greenroom.api.routes.usage import usage_routes
 from greenroom.api.routes.waiting import queue_routes
 from greenroom.api.routes.webhook_endpoints import webhook_endpoint_routes
 from greenroom.api.routes.webhooks import webhook_routes
+from greenroom.api.runner_orders import RunnerOrders
 from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
@@ -100,6 +102,7 @@ def all_routes(
         *search_routes(reading),
         *export_routes(reading),
         *recording_routes(sessions, store, vault),
+        *runner_order_routes(RunnerOrders(broker, fleet)),
         *agent_routes(agents, fleet, store),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
