@@ -114,6 +114,30 @@ async def test_somebody_who_is_not_reached_ends_the_session(world: CarrierWorld,
     assert world.exchange.phones == []
 
 
+@pytest.mark.parametrize(
+    ("world", "told_first"),
+    [("telnyx", True), ("twilio", False), ("telnyx", False), ("plivo", False), ("vobiz", False)],
+    indirect=["world"],
+)
+async def test_a_phone_that_rings_is_let_go_with_its_session(world: CarrierWorld, told_first: bool) -> None:  # noqa: FBT001
+    """Also where the carrier tells the call's id only after the session is over: Telnyx answers without one."""
+    world.exchange.callee = "rings"
+    session_id = await dial(world)
+    await until(lambda: world.exchange.dialled)
+    if told_first:
+        world.exchange.rings.set()
+        entry = await world.api.ledger.last("default", session_id)
+        assert entry is not None
+        await eventually(lambda: _statuses(world, entry.session), lambda found: "ringing" in found)
+    await world.client.post(f"/v1/sessions/{session_id}/stop", json={})
+    await world.ended(session_id)
+    world.exchange.rings.set()
+    await until(lambda: world.exchange.hung_up)
+    (leg_id,) = set(world.exchange.hung_up)
+    assert leg_id not in world.exchange.live
+    assert world.exchange.phones == []
+
+
 @pytest.mark.parametrize("world", list(_ANSWERED_BY), indirect=True)
 async def test_who_picked_up_is_an_event(world: CarrierWorld) -> None:
     """With machine detection the carrier's finding is told in one vocabulary."""

@@ -27,6 +27,7 @@ from greenroom.api.carriers.ends import hung_up, line_busy
 from greenroom.api.carriers.events import publish
 from greenroom.api.carriers.links import WEBHOOKS, Links
 from greenroom.api.carriers.references import dereference
+from greenroom.api.carriers.rest import CarrierRefused, CarrierUnavailable
 from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.phone_numbers import Number, Numbers
 from greenroom.api.schemas import CreateSession, LimitsWish
@@ -226,7 +227,17 @@ class Calls:
             await publish(self._broker, entry.session, EventType.CALL_STATUS, _data(news), self._clock)
         if over:
             await self._move(record, lambda session: hung_up(session, news))
+        elif entry is None or entry.session.ended:
+            await self._hang_up(adapter, record)
         return xml.nothing()
+
+    async def _hang_up(self, adapter: CarrierAdapter, record: CallRecord) -> None:
+        """End a call that goes on without its session: when that ended, nobody knew the call's id yet."""
+        try:
+            await adapter.release(record.tenant, record.session_id, {})
+        except (CarrierRefused, CarrierUnavailable) as error:
+            # Its next webhook is the next try; whoever picks up is let go.
+            _log.warning("hang_up_failed", carrier=adapter.name, session_id=record.session_id, code=error.code)
 
     async def machine(self, adapter: CarrierAdapter, webhook: Webhook, reference: str) -> Document:
         """Note who has picked up.
