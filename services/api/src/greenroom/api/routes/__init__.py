@@ -25,6 +25,7 @@ from greenroom.api.reading.parts import Reading
 from greenroom.api.routes.agents import agent_routes
 from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.budgets import budget_routes
+from greenroom.api.routes.call_page import call_page_routes
 from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.daily import daily_routes
 from greenroom.api.routes.events import event_routes
@@ -96,6 +97,7 @@ def all_routes(
         *daily_routes(sessions, Dialin(settings.daily_dialin_secrets, settings.daily_numbers), settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *offer_routes(offers, peer_tokens),
+        *call_page_routes(peer_tokens, streams, settings.api_max_streams),
         *post_call_routes(sessions, Steps(store)),
         *retention_routes(sessions, store),
         *reading_routes(sessions, store, reading, vault),
