@@ -6,6 +6,7 @@ import re
 import wave
 from array import array
 from collections.abc import AsyncIterator
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -114,6 +115,30 @@ async def test_a_browser_finds_a_new_way(stack: RunningStack, browser: Browser, 
     assert [event["data"]["media"]["restarts"] for event in events if event["type"] == "call_completed"] == [1]
     spoke = [event["data"]["text"] for event in events if event["type"] == "agent_spoke"]
     assert len(set(spoke)) == len(spoke), "the greeting came twice"
+
+
+async def test_the_page_of_the_api_is_enough_to_call(stack: RunningStack, browser: Browser) -> None:
+    """It needs a session and its token: both sides are heard and read, the token leaves the address, one hangs up."""
+    async with stack.client() as client:
+        session = await client.post(
+            "/v1/sessions", {"agent": "frontdesk", "transport": "smallwebrtc", "wait": "ready", "wait_timeout_s": 30}
+        )
+        given = {"session": session["id"], "token": session["transport"]["token"], "ice": "[]"}
+        page = await browser.open(f"{stack.connection.api_url}/call#{urlencode(given)}")
+        await page.evaluate(
+            "window.violations = []; addEventListener('securitypolicyviolation', (event) => violations.push(event))"
+        )
+        await page.evaluate("document.getElementById('begin').click()")
+        await page.until("document.getElementById('state').textContent === 'connected'")
+        assert await page.evaluate("location.hash") == ""
+        await page.until("document.querySelectorAll('#said .user').length > 0")
+        heard = await page.evaluate("document.querySelector('#said .user').textContent")
+        assert _words(heard) == _words(SENTENCE)
+        await page.until("document.querySelectorAll('#said .agent').length > 1")
+        await page.evaluate("document.getElementById('end').click()")
+        ended = await wait_for_session(client, session["id"])
+        assert (ended["outcome"], ended["reason"]) == ("completed", "client-left")
+        assert await page.evaluate("violations.length") == 0
 
 
 def _ice_user(sdp: str) -> str:

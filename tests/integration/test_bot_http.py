@@ -1,12 +1,13 @@
 """HTTP routes of a bot's own, reached over the api: the bot is written for Pipecat Cloud and runs unchanged."""
 
-from collections.abc import AsyncGenerator, Generator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 
 import httpx
 import pytest
 
 from greenroom.runner.control import PipelineReady
-from tests.support.api_world import ApiWorld, problem_of, running_api
+from tests.support.api_world import ApiWorld, eventually, problem_of, running_api
 from tests.support.commanding import until_events
 from tests.support.session_rig import HostProcess, SessionRun, Sessions
 
@@ -66,6 +67,83 @@ async def test_a_route_that_raises_is_a_typed_problem(stage: Stage) -> None:
     assert (problem["code"], problem["status"]) == ("function-failed", 502)
     assert "4111" not in str(problem)
     assert (await stage[2].get(f"/v1/sessions/{run.session.id}/proxy/status")).status_code == 200
+
+
+async def test_head_and_options_reach_the_bot(stage: Stage) -> None:
+    """They are answered by the bot's own routes, with the length that a body would have."""
+    run = await run_of(stage, "cloud")
+    path = f"/v1/sessions/{run.session.id}/proxy/status"
+    head = await stage[2].head(path)
+    assert (head.status_code, head.headers["content-length"], head.headers["x-bot"], head.content) == (
+        200,
+        "77",
+        "cloud",
+        b"",
+    )
+    options = await stage[2].options(path)
+    assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+
+
+async def test_server_sent_events_come_as_they_are_said_until_the_client_hangs_up(stage: Stage) -> None:
+    """Each event is there while the route goes on; the route ends when nobody listens any more."""
+    run = await run_of(stage, "cloud")
+    base, client = f"/v1/sessions/{run.session.id}/proxy", stage[2]
+    async with client.stream("GET", f"{base}/stream/ticks") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.aiter_lines()
+        seen = [line async for line in _first(lines, 10) if line]
+        assert seen == [f"data: {number}" for number in range(5)]
+        assert (await client.get(f"{base}/streams")).json()["running"] == 1
+
+    async def running() -> int:
+        return (await client.get(f"{base}/streams")).json()["running"]
+
+    await eventually(running, lambda count: count == 0)
+    told = (await until_events(run, "bot_http", 2))[0].data
+    assert (told["path"], told["status"]) == ("/stream/ticks", 200)
+
+
+async def test_a_client_that_reads_slowly_holds_the_route_back(stage: Stage) -> None:
+    """Of 20 MiB only what fits into bounded buffers is made while nobody reads; all of it arrives in the end."""
+    run = await run_of(stage, "cloud")
+    base, client = f"/v1/sessions/{run.session.id}/proxy", stage[2]
+
+    async def given() -> int:
+        return (await client.get(f"{base}/streams")).json()["given"]
+
+    async with client.stream("GET", f"{base}/stream/flood") as answer:
+        parts = answer.aiter_raw()
+        size = len(await anext(parts))
+        before = -1
+        while before != (before := await given()):
+            await asyncio.sleep(0.5)
+        assert before < 16 * 1024 * 1024
+        async for part in parts:
+            size += len(part)
+    assert size == 320 * 64 * 1024 == await given()
+
+
+async def test_an_answer_that_breaks_off_is_not_taken_for_the_whole(stage: Stage) -> None:
+    """The connection is cut without its end; the session goes on."""
+    run = await run_of(stage, "cloud")
+    base, client = f"/v1/sessions/{run.session.id}/proxy", stage[2]
+    got: list[bytes] = []
+
+    async def read() -> None:
+        async with client.stream("GET", f"{base}/stream/half") as answer:
+            got.extend([part async for part in answer.aiter_raw()])
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        await read()
+    assert (await client.get(f"{base}/status")).status_code == 200
+
+
+async def _first(lines: AsyncIterator[str], count: int) -> AsyncGenerator[str]:
+    async for line in lines:
+        yield line
+        count -= 1
+        if not count:
+            return
 
 
 async def test_what_cannot_be_reached_is_said(stage: Stage) -> None:

@@ -76,6 +76,32 @@ async def test_the_bot_that_called_hangs_up(world: CarrierWorld) -> None:
     assert set(world.exchange.hung_up) <= {phone.leg.call_id}
 
 
+@pytest.mark.parametrize("world", ["twilio", "exotel", "plivo"], indirect=True)
+async def test_what_a_call_was_asked_for_with_reaches_the_bot(world: CarrierWorld) -> None:
+    """It is the bot's `body`, and its call's parameters where the carrier has such; the carrier's own go over it."""
+    world.exchange.parameters = {"flow": "evening"}
+    wish = {"agent": "phone", "transport": world.name, "transport_options": {"to": CALLER, "from": NUMBER}}
+    body = {"name": "Ada", "visits": 3, "tags": ["vip"], "flow": "morning"}
+    response = await world.client.post("/v1/sessions", json={**wish, "body": body})
+    session_id = response.json()["id"]
+    await until(lambda: world.exchange.phones and len(world.exchange.phones[0].heard) > 4_000)
+    ask = {"command": {"type": "call", "function": "known"}}
+    answer = await world.client.post(f"/v1/sessions/{session_id}/commands", json=ask)
+    known = answer.json()["result"]["returned"]
+    assert known["body"] == body
+    asked = {"name": "Ada", "visits": "3", "tags": '["vip"]', "flow": "evening"}
+    numbers = {"from_number": NUMBER, "to_number": CALLER}
+    match world.name:
+        case "twilio":
+            assert known["call"]["body"] == {**numbers, **asked}
+            assert (known["call"]["from"], known["call"]["to"]) == (NUMBER, CALLER)
+        case "exotel":
+            assert known["call"]["custom_parameters"] == asked
+        case _:
+            assert known["call"]["body"] == {}
+    await world.exchange.phones[0].hang_up()
+
+
 @pytest.mark.parametrize(
     ("callee", "reason"),
     [("busy", "call-busy"), ("no-answer", "call-not-answered"), ("failed", "call-not-put-through")],
@@ -85,6 +111,30 @@ async def test_somebody_who_is_not_reached_ends_the_session(world: CarrierWorld,
     world.exchange.callee = callee
     session = await world.ended(await dial(world))
     assert session.reason == reason
+    assert world.exchange.phones == []
+
+
+@pytest.mark.parametrize(
+    ("world", "told_first"),
+    [("telnyx", True), ("twilio", False), ("telnyx", False), ("plivo", False), ("vobiz", False)],
+    indirect=["world"],
+)
+async def test_a_phone_that_rings_is_let_go_with_its_session(world: CarrierWorld, told_first: bool) -> None:  # noqa: FBT001
+    """Also where the carrier tells the call's id only after the session is over: Telnyx answers without one."""
+    world.exchange.callee = "rings"
+    session_id = await dial(world)
+    await until(lambda: world.exchange.dialled)
+    if told_first:
+        world.exchange.rings.set()
+        entry = await world.api.ledger.last("default", session_id)
+        assert entry is not None
+        await eventually(lambda: _statuses(world, entry.session), lambda found: "ringing" in found)
+    await world.client.post(f"/v1/sessions/{session_id}/stop", json={})
+    await world.ended(session_id)
+    world.exchange.rings.set()
+    await until(lambda: world.exchange.hung_up)
+    (leg_id,) = set(world.exchange.hung_up)
+    assert leg_id not in world.exchange.live
     assert world.exchange.phones == []
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Generator
 
 import pytest
 
-from greenroom.common.lifecycle import Outcome
+from greenroom.common.lifecycle import OnLoss, Outcome, State
 from tests.support.api_world import until
 from tests.support.carriers.exchange import CALLER, CARRIERS, NUMBER
 from tests.support.carriers.phone import Phone
@@ -72,6 +72,27 @@ async def test_a_call_that_was_made_goes_on_and_is_not_made_again(world: Carrier
     await phone.hang_up()
     ended = await world.ended(session_id)
     assert (ended.outcome, ended.reason, ended.attempt) == (Outcome.COMPLETED, "client-left", 2)
+
+
+@pytest.mark.parametrize("world", ["twilio"], indirect=True)
+async def test_what_is_set_of_the_agent_decides_for_incoming_calls(world: CarrierWorld) -> None:
+    """A call to an agent that wouldn't go on does once the tenant says so, and waits longer than its carrier would."""
+    await world.number("phone")
+    changed = await world.client.patch("/v1/agents/phone", json={"on_loss": "always"})
+    assert changed.status_code == 200, changed.text
+    phone = await world.exchange.call(world.api.url)
+    session = await world.only_session()
+    assert session.agent == "phone"
+    assert session.limits.queue_timeout_s < session.limits.second_wait_s == 30.0
+    world.slots = 0
+    await until(lambda: phone.voiced_s > GREETED_S)
+    await world.move(session.id)
+    entry = await world.api.ledger.last("default", session.id)
+    assert entry is not None
+    assert (entry.session.state, entry.session.on_loss) == (State.REQUESTED, OnLoss.ALWAYS)
+    waits = entry.session.queue_deadline_at - entry.at
+    assert waits.total_seconds() == pytest.approx(30.0, abs=1.0)
+    await phone.hang_up()
 
 
 @pytest.mark.parametrize("world", ["twilio"], indirect=True)

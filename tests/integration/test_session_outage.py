@@ -15,6 +15,34 @@ from tests.support.runner_rig import LIMITS, until
 from tests.support.session_rig import HostProcess
 
 
+async def test_what_a_killed_runner_had_to_tell_is_told_by_the_next_one(tmp_path: Path, own_nats: EmbeddedNats) -> None:
+    """The broker is away, a call ends, its runner is killed: the next runner on the host publishes what was left."""
+    folder = tmp_path / "reports"
+    limits = msgspec.structs.replace(LIMITS, max_duration_s=2)
+    async with runner_process(own_nats.url, GREENROOM_REPORTS_DIR=str(folder)) as runner:
+        session_id = await runner.begin(await request(runner.ledger, "echo", limits=limits))
+        await own_nats.stop()
+        completed = f"{session_id}.event.{EventType.CALL_COMPLETED.value}".encode()
+        await until(lambda: any(completed in file.read_bytes() for file in folder.glob("*.spool")))
+        runner.process.kill()
+        await runner.exit_code()
+        [left] = folder.glob("*.spool")
+        assert left.stat().st_mode & 0o077 == 0
+        await own_nats.start()
+        await until(lambda: runner.broker.connected)
+        async with runner_process(own_nats.url, GREENROOM_REPORTS_DIR=str(folder)):
+            last = subjects.SESSION_EVENT.format(
+                tenant="default", session_id=session_id, type=EventType.CALL_COMPLETED.value
+            )
+            async with asyncio.timeout(30):
+                while (message := await runner.broker.last("SESSIONS", last)) is None:
+                    await asyncio.sleep(0.05)
+            said = decode(message.data, Event).data
+            everything = subjects.SESSION_EVENT.wildcard(tenant="default", session_id=session_id)
+            assert said["events"] == await runner.broker.count("SESSIONS", everything)
+            await until(lambda: not left.exists() and [file.stat().st_size for file in folder.glob("*.spool")] == [0])
+
+
 async def test_a_call_goes_on_without_its_broker(tmp_path: Path, own_nats: EmbeddedNats) -> None:
     """The broker is away for longer than the limits of silence: the bot talks on, and nothing is missing or doubled."""
     host = HostProcess(tmp_path)

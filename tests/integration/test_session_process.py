@@ -162,6 +162,30 @@ async def test_a_barge_in(host: HostProcess, nats_url: str) -> None:
         assert loud(bot, cut["end_ms"] + 100, answer["start_ms"] - 60) == 0
 
 
+async def test_a_barge_in_while_the_voice_is_still_at_work(host: HostProcess, nats_url: str) -> None:
+    """A sentence that is cut while it is being made is told as far as it was heard, by the pace of those before it."""
+    line = ("One two three four five six seven eight nine ten " * 6).strip() + "."
+    greeting = "one two three four five six seven eight nine ten"
+    async with Sessions(host, nats_url) as sessions:
+        run = await sessions.assign("talker", body={"greeting": greeting, "lines": [line, "Yes."], "live": True})
+        await run.expect(PipelineReady)
+        caller = await run.call()
+        await caller.be_silent(1.2)
+        await caller.speak(tone(RATE // 2))
+        await caller.be_silent(1.8)
+        await caller.speak(tone(RATE // 2))
+        await caller.be_silent(1.2)
+        run.stop()
+        await finished(run)
+        whole, cut, *_ = (event.data for event in await run.events() if event.type == "agent_spoke")
+        assert (whole["text"], whole["interrupted"]) == (greeting, False)
+        assert (cut["interrupted"], cut["estimated"]) == (True, True)
+        words = len(cut["text"].split())
+        assert line.startswith(cut["text"])
+        assert words == pytest.approx((cut["end_ms"] - cut["start_ms"]) / 1000 / WORD_S, abs=8)
+        assert words < 45
+
+
 async def test_a_bot_says_goodbye(host: HostProcess, nats_url: str) -> None:
     """`EndFrame(reason="goodbye")` ends the session with that reason, after everything was said."""
     async with Sessions(host, nats_url) as sessions:

@@ -73,9 +73,18 @@ class Page:
     async def until(self, script: str) -> Any:
         """Return the value of an expression once it is true."""
         async with asyncio.timeout(_PATIENCE_S):
-            while not (found := await self.evaluate(script)):
+            while not (found := await self._look(script)):
                 await asyncio.sleep(0.1)
         return found
+
+    async def _look(self, script: str) -> Any:
+        try:
+            return await self.evaluate(script)
+        except PageError as error:
+            # Between two documents there is nothing that a script could run in.
+            if "execution context" not in str(error):
+                raise
+            return None
 
     async def close(self) -> None:
         """Leave the page, as closing its tab does."""

@@ -156,9 +156,10 @@ class Parrot(LLMService[Any]):
 
 
 class ToneVoice(TTSService):
-    """Speaks a tone of 60 ms for each word, a word at a time."""
+    """Speaks a tone of 60 ms for each word, a word at a time; `live`: it takes as long to make it as to speak it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, live: bool = False) -> None:
+        self._live = live
         super().__init__(
             sample_rate=RATE,
             push_start_frame=True,
@@ -177,6 +178,8 @@ class ToneVoice(TTSService):
         await self.start_tts_usage_metrics(text)
         for _ in text.split():
             yield TTSAudioRawFrame(audio=_WORD, sample_rate=RATE, num_channels=1, context_id=context_id)
+            if self._live:
+                await asyncio.sleep(WORD_S * 0.8)
 
 
 class Echo(FrameProcessor):
@@ -311,7 +314,7 @@ async def talker(runner_args: RunnerArguments) -> None:
             FixedRecognizer(),
             aggregators.user(),
             ScriptedModel(body.get("lines", ["All right."])),
-            ToneVoice(),
+            ToneVoice(live=body.get("live", False)),
             transport.output(),
             aggregators.assistant(),
         ]

@@ -1,7 +1,8 @@
 """A bot in the shape of Pipecat's telephony quickstarts; it knows nothing of Greenroom.
 
 It reads the carrier's first messages itself, makes the carrier's serializer with credentials from the environment, and
-does what it is told by keys: 1 speaks for long, 2 interrupts, 3 presses a key itself, 4 sends a mark, # hangs up.
+does what it is told by keys: 1 speaks for long, 2 interrupts, 3 presses a key itself, 4 sends a mark, # hangs up. A
+function of its own (`known`) tells what it knows of the call.
 """
 
 import os
@@ -35,6 +36,9 @@ from tests.support.session_bots import tone
 RATE: Final = 8_000
 GREETING_S: Final = 0.6
 LONG_S: Final = 8.0
+
+
+EXPOSED: dict[str, Any] = {}
 
 
 class Keys(FrameProcessor):
@@ -72,6 +76,11 @@ class Keys(FrameProcessor):
 async def bot(runner_args: WebSocketRunnerArguments) -> None:
     """Run one call."""
     carrier, call = await parse_telephony_websocket(runner_args.websocket)
+
+    def known() -> dict[str, Any]:
+        return {"body": runner_args.body, "call": call.model_dump(by_alias=True)}
+
+    EXPOSED["known"] = known
     params = FastAPIWebsocketParams(
         audio_in_enabled=True, audio_out_enabled=True, add_wav_header=False, serializer=_serializer(carrier, call)
     )

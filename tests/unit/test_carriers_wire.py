@@ -1,11 +1,15 @@
 """The session's side of calls: what a bot reads before its carrier is there, and how a carrier's start is found."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pipecat.runner.utils import parse_telephony_websocket
 
+from greenroom.api.carriers.base import RestAnswer
+from greenroom.api.carriers.telnyx import Account, Telnyx
 from greenroom.runner.session.transports import telephony_wire as wire
 from greenroom.runner.session.transports.telephony_wire import Start
 from tests.support.carriers.dialect import Leg
@@ -69,3 +73,20 @@ def test_anything_else_is_no_start(carrier: str, text: str) -> None:
     """Whatever comes, a start has two ids that aren't empty, and nothing breaks."""
     start = wire.start_of(carrier, text)
     assert start is None or (start.stream_id and start.call_id)
+
+
+@pytest.mark.parametrize(
+    ("body", "call_id"),
+    [
+        ({"from": NUMBER, "to": CALLER, "status": "queued"}, ""),
+        ({"data": {"from": NUMBER, "to": CALLER, "status": "queued"}}, ""),
+        ({"sid": "v3:abc", "status": "queued"}, "v3:abc"),
+        ({"call_sid": "v3:abc", "call_session_id": "other"}, "v3:abc"),
+        ({"data": {"call_control_id": "v3:abc", "call_leg_id": "other"}}, "v3:abc"),
+        ({"data": [{"sid": "v3:abc"}], "sid": 7}, ""),
+    ],
+)
+def test_telnyx_answers_a_dial_with_or_without_an_id(body: dict[str, Any], call_id: str) -> None:
+    """What hangs a call up is found where it is, and no other id is taken for it."""
+    account = Account(api_key="k", public_key="p", account_sid="a", application_id="b")
+    assert Telnyx(account).dialled(RestAnswer(status=200, body=body)) == call_id

@@ -92,7 +92,7 @@ def test_only_owners_publish(row: Described) -> None:
         ("gr.v1.session.t.s.event.post_call.summary", {"recorder", "operator"}),
         ("gr.v1.postcall.t.s.summary", {"recorder", "operator"}),
         ("gr.v1.leader.scheduler-default", {"scheduler"}),
-        ("gr.v1.runner.p.r.cmd.drain", {"scheduler", "operator"}),
+        ("gr.v1.runner.p.r.cmd.drain", {"api", "scheduler", "operator"}),
         ("gr.v1.leader.recorder", {"recorder"}),
         ("$JS.API.STREAM.DELETE.SESSIONS", {"operator"}),
         ("$JS.API.STREAM.PURGE.SESSIONS", {"recorder", "operator"}),

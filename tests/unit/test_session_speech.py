@@ -234,3 +234,74 @@ def test_heard_words_are_a_prefix(words: list[str], share: float) -> None:
     assert heard == words[: len(heard)]
     assert heard_words(" ".join(words), 1.0).split() == words
     assert heard_words(" ".join(words), 0.0) == ""
+
+
+# ---------------------------------------------------------------------------- cut while it is still being made
+
+
+def test_of_a_sentence_that_is_still_made_only_what_was_heard_is_told() -> None:
+    """All audio that there is was sent, yet the voice wasn't done: its pace so far says how much that was."""
+    bot, said = agent()
+    bot.started(0)
+    speak(bot, "A sentence of thirty characters", 1, seconds=2.0)
+    bot.completed(1)
+    bot.sent(2.0)
+    bot.spoken("A sentence of thirty characters", segment=1, spaced=False, timed=False)
+    speak(bot, "Another one, that is twice as long as the one that was before.", 2, seconds=1.0)
+    bot.sent(1.0)
+    bot.interrupted()
+    bot.voice_stopped(None)
+    bot.stopped(3000)
+    assert said[0].text == "A sentence of thirty characters Another one,"
+    assert said[0].estimated
+
+
+def test_a_sentence_that_is_complete_is_cut_by_its_own_audio() -> None:
+    """A voice may be faster than any: what it has made as a whole is the measure."""
+    bot, said = agent()
+    bot.started(0)
+    bot.announced(1, "one two three four five six seven eight nine ten", "context")
+    bot.made(0.2)
+    bot.voice_stopped("context")
+    bot.began(1)
+    bot.sent(0.2)
+    bot.interrupted()
+    bot.stopped(200)
+    assert said[0].text == "one two three four five six seven eight nine ten"
+
+
+def test_another_contexts_end_completes_nothing() -> None:
+    """A voice that has stopped elsewhere may still be at work here; nor is a sentence complete of which nothing is."""
+    bot, said = agent()
+    bot.started(0)
+    bot.announced(1, "one two three four five six seven eight nine ten", "mine")
+    bot.completed(1)
+    bot.made(0.2)
+    bot.voice_stopped("other")
+    bot.began(1)
+    bot.sent(0.2)
+    bot.interrupted()
+    bot.stopped(200)
+    assert said[0].text == "one"
+
+
+@given(
+    made=st.floats(0.1, 20.0),
+    share=st.floats(0.0, 1.0),
+    words=st.integers(1, 60),
+    whole=st.booleans(),
+)
+def test_never_more_is_told_of_a_sentence_in_the_making(made: float, share: float, words: int, whole: bool) -> None:  # noqa: FBT001
+    """What is told of one that isn't complete is a beginning of what would be told if that were all of it."""
+    told: list[str] = []
+    for complete in (False, True):
+        bot, said = agent()
+        bot.started(0)
+        speak(bot, "word " * words, 1, seconds=made)
+        if complete:
+            bot.completed(1)
+        bot.sent(made * (1.0 if whole else share))
+        bot.interrupted()
+        bot.stopped(1000)
+        told.append(said[0].text)
+    assert told[1].startswith(told[0])

@@ -19,6 +19,7 @@ class Leg(msgspec.Struct, kw_only=True):
     caller: str
     called: str
     outbound: bool = False
+    parameters: dict[str, str] = {}
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,8 +45,10 @@ class Exchange:
     Attributes:
         dialect: its own.
         callee: what somebody who is called does.
+        rings: set once it shall be told that a phone rings, if that is all it does.
         answered_by: what the carrier says of who picked up, as fields of its webhook; None: nothing.
         trouble: statuses with which the next requests to its API are answered, whatever they ask for.
+        parameters: what the carrier says was added to the next calls, where it says so.
         forgotten: how many of the next requests are carried out, but answered as if they weren't.
         requests: to its API, in order.
         dialled: whom it was asked to call.
@@ -57,9 +59,11 @@ class Exchange:
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
-        self.callee: Literal["answers", "busy", "no-answer", "failed"] = "answers"
+        self.callee: Literal["answers", "busy", "no-answer", "failed", "rings"] = "answers"
+        self.rings = asyncio.Event()
         self.answered_by: dict[str, str] | None = None
         self.trouble: list[int] = []
+        self.parameters: dict[str, str] = {}
         self.forgotten = 0
         self.requests: list[Request] = []
         self.dialled: list[Dialled] = []
@@ -79,6 +83,7 @@ class Exchange:
             caller=caller,
             called=called,
             outbound=outbound,
+            parameters=self.parameters,
         )
         self.live.add(leg.call_id)
         return leg
@@ -144,6 +149,10 @@ class Exchange:
 
     async def _ring(self, leg: Leg, dialled: Dialled) -> None:
         await asyncio.sleep(0.1)
+        if self.callee == "rings":
+            await self.rings.wait()
+            await self._tell_dialled(dialled.status_url, leg, "ringing")
+            return
         if self.callee != "answers":
             self.live.discard(leg.call_id)
             await self._tell_dialled(dialled.status_url, leg, self.callee)

@@ -80,7 +80,7 @@ class ExotelDialect(Dialect):
                     "account_sid": ACCOUNT,
                     "from": leg.caller,
                     "to": leg.called,
-                    "custom_parameters": {},
+                    "custom_parameters": leg.parameters,
                     "media_format": {"encoding": "audio/x-raw", "sample_rate": "8000", "bit_rate": "16"},
                 },
             },

@@ -70,7 +70,7 @@ class TwilioDialect(Dialect):
                     "callSid": leg.call_id,
                     "tracks": ["inbound"],
                     "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
-                    "customParameters": {},
+                    "customParameters": leg.parameters,
                 },
                 "streamSid": leg.stream_id,
             },

@@ -24,6 +24,8 @@ MAX_RESULT_BYTES: Final = 64 * 1024
 MAX_CALL_S: Final = 20.0
 # Of an answer of the bot's own routes: as JSON it must go into one message of 1 MiB.
 MAX_HTTP_BYTES: Final = 512 * 1024
+# Of a part of an answer that comes in parts.
+MAX_HTTP_PART_BYTES: Final = 128 * 1024
 MAX_SETTINGS: Final = 32
 
 # The lookahead is for Python's `$`, which also matches before a last newline.
@@ -253,6 +255,8 @@ class HttpCall(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[HttpHeader, ...] = ()
     body: bytes = b""
     timeout_s: Annotated[float, Meta(gt=0, le=MAX_CALL_S)] = 10.0
+    # Whether the answer may come in parts (`HttpNext`); else it has to come as a whole.
+    streams: bool = False
 
 
 class HttpAnswered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
@@ -261,6 +265,8 @@ class HttpAnswered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
     status: int
     headers: tuple[HttpHeader, ...] = ()
     body: bytes = b""
+    # More of the body follows: ask for it by this id.
+    stream: str | None = None
 
 
 class HttpRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
@@ -271,6 +277,25 @@ class HttpRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
 
 
 type HttpAnswer = HttpAnswered | HttpRefused
+
+
+class HttpNext(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks for the next part of an answer that comes in parts; nothing is sent that wasn't asked for."""
+
+    stream: str
+    # How long to wait for there to be something.
+    wait_s: Annotated[float, Meta(ge=0, le=MAX_CALL_S)] = 10.0
+    # The client has gone: there will be no further question.
+    stop: bool = False
+
+
+class HttpPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of an answer; an empty one with `more` means that there is nothing yet."""
+
+    body: bytes = b""
+    more: bool = False
+    # The answer is incomplete: the route raised, was given up, or isn't known (any more).
+    broken: bool = False
 
 
 def kind_of(command: Command) -> str:

@@ -82,6 +82,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     silence_timeout_s: float = 0.0
     # Everybody has left and may come back, where the transport allows that; 0: the session ends with the connection.
     rejoin_timeout_s: float = 0.0
+    # How long it may wait for another runner when its own was lost; 0: as long as it might at first.
+    requeue_timeout_s: float = 0.0
+
+    @property
+    def second_wait_s(self) -> float:
+        """How long a session waits that had been running."""
+        return self.requeue_timeout_s or self.queue_timeout_s
 
 
 class Pinned(msgspec.Struct, frozen=True, kw_only=True):
@@ -371,7 +378,7 @@ def _requeued(session: Session, transition: Requeued, at: datetime) -> dict[str,
     deadline = session.queue_deadline_at
     if session.state is not State.LEASED:
         # It had been running: the caller's patience starts anew, since the time on the lost runner wasn't waiting.
-        deadline = at + timedelta(seconds=session.limits.queue_timeout_s)
+        deadline = at + timedelta(seconds=session.limits.second_wait_s)
     return {
         "attempt": session.attempt + transition.tried,
         "runner_id": None,

@@ -9,7 +9,16 @@ import msgspec
 
 from greenroom.common import subjects
 from greenroom.common.budgets import BudgetNotice, Spending
-from greenroom.common.commands import CommandAnswer, CommandRequest, HttpAnswer, HttpCall, Listen, Listening
+from greenroom.common.commands import (
+    CommandAnswer,
+    CommandRequest,
+    HttpAnswer,
+    HttpCall,
+    HttpNext,
+    HttpPart,
+    Listen,
+    Listening,
+)
 from greenroom.common.messages import (
     CallRecord,
     ConnectMedia,
@@ -141,6 +150,15 @@ CATALOG: Final[tuple[Described, ...]] = (
     ),
     Described(
         subject=subjects.SESSION_CMD,
+        name="http_next",
+        kind="command",
+        owner="api",
+        message=HttpNext,
+        reply=HttpPart,
+        summary="The next part of an answer of the bot's own routes that comes in parts.",
+    ),
+    Described(
+        subject=subjects.SESSION_CMD,
         name="listen",
         kind="command",
         owner="api",
@@ -186,7 +204,7 @@ CATALOG: Final[tuple[Described, ...]] = (
         subject=subjects.RUNNER_CMD,
         name="drain",
         kind="command",
-        owner="operator, scheduler",
+        owner="api, operator, scheduler",
         message=Drain,
         reply=Done,
         summary="Take no new sessions.",
@@ -195,7 +213,7 @@ CATALOG: Final[tuple[Described, ...]] = (
         subject=subjects.RUNNER_CMD,
         name="resume",
         kind="command",
-        owner="operator, scheduler",
+        owner="api, operator, scheduler",
         message=Resume,
         reply=Done,
         summary="Take new sessions again.",
@@ -204,7 +222,7 @@ CATALOG: Final[tuple[Described, ...]] = (
         subject=subjects.RUNNER_CMD,
         name="standby",
         kind="command",
-        owner="scheduler",
+        owner="api, scheduler",
         message=SetStandby,
         reply=Done,
         summary="Keep so many processes waiting.",

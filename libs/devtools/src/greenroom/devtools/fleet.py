@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any, Final
+from urllib.parse import quote, urlencode
 
 import msgspec
 from rich.console import Console, Group
@@ -43,6 +44,16 @@ async def fleet(console: Console, *, once: bool, as_json: bool) -> None:
             while True:
                 await asyncio.sleep(_REFRESH_S)
                 live.update(shown(await look(client)), refresh=True)
+
+
+async def order(console: Console, runner: str, name: str, *, pool: str | None, wish: dict[str, Any]) -> None:
+    """Tell a runner something, and print what it has been told."""
+    path = f"/v1/runners/{quote(runner, safe='')}/{name}"
+    if pool is not None:
+        path += f"?{urlencode({'pool': pool})}"
+    async with ApiClient(connection()) as client:
+        done = await client.post(path, wish)
+    console.print(f"{escape(done['pool'])}/{escape(done['runner'])}: {done['order']}")
 
 
 async def look(client: ApiClient) -> Fleet:

@@ -9,17 +9,60 @@ from greenroom.devtools.terminal import console
 _console = console()
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--once", is_flag=True, help="Print it once instead of keeping it on the screen.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
-def fleet(*, once: bool, as_json: bool) -> None:
-    """Watch pools and runners until Ctrl-C.
+@click.pass_context
+def fleet(context: click.Context, *, once: bool, as_json: bool) -> None:
+    """Watch pools and runners until Ctrl-C, or tell a runner what to do.
 
-    Runners are shown to keys with the scope `admin`, since they show the sessions of all tenants.
+    Runners are shown to keys with the scope `admin`, since they show the sessions of all tenants. Telling them needs
+    `policy:write`.
     """
+    if context.invoked_subcommand is not None:
+        return
     from greenroom.devtools import fleet  # noqa: PLC0415 - as in `cli`: `--help` must load nothing
 
     asyncio.run(fleet.fleet(_console, once=once, as_json=as_json))
+
+
+_POOL = click.option("--pool", help="Where it is; only needed if runners of two pools have the same name.")
+
+
+@fleet.command("drain")
+@click.argument("runner")
+@_POOL
+@click.option("--version", type=click.IntRange(1), help="Only bots of this version; the others are still offered.")
+@click.option("--reason", default="", help="Why, for the runner's log.")
+def fleet_drain(runner: str, pool: str | None, version: int | None, reason: str) -> None:
+    """Have RUNNER take no new sessions; those that run go on to their own ends."""
+    from greenroom.devtools import fleet  # noqa: PLC0415
+
+    wish = {"reason": reason, "agent_version": version}
+    asyncio.run(fleet.order(_console, runner, "drain", pool=pool, wish=wish))
+
+
+@fleet.command("resume")
+@click.argument("runner")
+@_POOL
+@click.option("--reason", default="", help="Why, for the runner's log.")
+def fleet_resume(runner: str, pool: str | None, reason: str) -> None:
+    """Have RUNNER take new sessions again, of all versions; one that is being stopped refuses."""
+    from greenroom.devtools import fleet  # noqa: PLC0415
+
+    asyncio.run(fleet.order(_console, runner, "resume", pool=pool, wish={"reason": reason}))
+
+
+@fleet.command("standby")
+@click.argument("runner")
+@click.argument("processes", type=click.IntRange(0, 64))
+@_POOL
+@click.option("--for", "for_s", default=60.0, show_default=True, type=click.FloatRange(0, 600, min_open=True), help="s")
+def fleet_standby(runner: str, processes: int, pool: str | None, for_s: float) -> None:
+    """Have so many PROCESSES wait on RUNNER for a while, within its slots."""
+    from greenroom.devtools import fleet  # noqa: PLC0415
+
+    asyncio.run(fleet.order(_console, runner, "standby", pool=pool, wish={"target": processes, "for_s": for_s}))
 
 
 @click.command()

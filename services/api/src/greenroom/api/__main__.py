@@ -46,6 +46,7 @@ async def serve(service: Service[ApiSettings]) -> None:
         )
         await closing.enter_async_context(parts.running())
         service.on_drain("events", parts.streams.drain, timeout_s=_STREAMS_TIMEOUT_S)
+        service.on_drain("bot_http", parts.bot_http.drain, timeout_s=_STREAMS_TIMEOUT_S)
         service.on_drain("listening", parts.listening.drain, timeout_s=_STREAMS_TIMEOUT_S)
         service.on_drain("media", parts.media.drain, timeout_s=settings.drain_timeout_s)
 

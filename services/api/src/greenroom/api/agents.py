@@ -58,6 +58,10 @@ class Agents:
             raise AgentNotFound(f"There is no agent {name!r}.")
         return known
 
+    def forget(self, tenant: str, name: str) -> None:
+        """Look an agent up again the next time: it was changed."""
+        self._cache.forget((tenant, name))
+
     def check_secrets(self, pool: str, bot: str) -> None:
         """Check that a runner of a pool has the secrets that a bot needs, as far as is known.
 

@@ -40,6 +40,8 @@ SESSIONS_ERASE: Final = "sessions:erase"
 # What operators decide about scheduling, of all tenants; whoever may change it may see it.
 POLICY_READ: Final = "policy:read"
 POLICY_WRITE: Final = "policy:write"
+# How the sessions of agents are handled: what becomes of them when their runner is lost, how they are recorded.
+AGENTS_WRITE: Final = "agents:write"
 # Which agent answers calls to the tenant's phone numbers.
 NUMBERS_READ: Final = "numbers:read"
 NUMBERS_WRITE: Final = "numbers:write"

@@ -30,6 +30,7 @@ LIMITS: Final = {
     "no_progress_timeout_s": 60.0,
     "silence_timeout_s": 0.0,
     "rejoin_timeout_s": 0.0,
+    "requeue_timeout_s": 0.0,
 }
 
 SESSION: Final[dict[str, Any]] = {

@@ -54,6 +54,7 @@ class Parts:
         transports: the ways to sessions.
         telephony: phone calls.
         streams: event streams.
+        bot_http: the bots' own routes.
         media: media sockets.
         listening: supervisors' sockets.
     """
@@ -91,6 +92,7 @@ class Parts:
             policy=self.policy,
             spending=self.spending,
         )
+        self.bot_http = BotHttpLink(broker, sessions, max_streams=settings.api_max_streams)
         listen_tickets = ListenTickets(broker, sessions)
         self.listening = ListenEdge(
             broker=broker, ledger=ledger, tickets=listen_tickets, settings=settings, metrics=metrics
@@ -98,7 +100,7 @@ class Parts:
         self._routes = all_routes(
             sessions=sessions,
             commands=Commands(broker, sessions, metrics),
-            bot_http=BotHttpLink(broker, sessions),
+            bot_http=self.bot_http,
             listen_tickets=listen_tickets,
             store=store,
             policies=policies,
@@ -112,7 +114,7 @@ class Parts:
             agents=agents,
             fleet=self.fleet,
             numbers=self.telephony.numbers,
-            calls=self.telephony.calls(sessions, waiters, metrics),
+            calls=self.telephony.calls(sessions, agents, waiters, metrics),
             broker=broker,
             readiness=readiness,
             settings=settings,

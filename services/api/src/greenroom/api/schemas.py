@@ -49,6 +49,7 @@ class LimitsWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     no_progress_timeout_s: SecondsOrNever | None = None
     silence_timeout_s: SecondsOrNever | None = None
     rejoin_timeout_s: SecondsOrNever | None = None
+    requeue_timeout_s: SecondsOrNever | None = None
 
     def over(self, limits: Limits) -> Limits:
         """Return `limits` with what is wished for."""

@@ -21,20 +21,27 @@ WHERE api_keys.id = used.id
 """
 
 _AGENT_COLUMNS: Final = """
-tenant, name, version, bot, pool, description, body_schema, config, limits, on_loss, recording, transports
+agents.tenant, agents.name, version, bot, pool, description, body_schema, config, limits,
+coalesce(kept.on_loss, agents.on_loss) AS on_loss, coalesce(kept.recording, agents.recording) AS recording, transports
+"""
+
+# What the tenant has set goes over what the agent says.
+_AGENTS_OF_TENANT: Final = """
+agents LEFT JOIN agent_settings AS kept ON kept.tenant = $1 AND kept.agent = agents.name
+WHERE agents.tenant IN ($1, '*')
 """
 
 # The tenant's own agent goes before the shared one of the same name.
 AGENT: Final = f"""
-SELECT {_AGENT_COLUMNS} FROM agents WHERE tenant IN ($1, '*') AND name = $2
-ORDER BY tenant = '*', version DESC LIMIT 1
-"""  # noqa: S608 a constant
+SELECT {_AGENT_COLUMNS} FROM {_AGENTS_OF_TENANT} AND agents.name = $2
+ORDER BY agents.tenant = '*', version DESC LIMIT 1
+"""  # noqa: S608 constants
 
 # The same, for all names.
 AGENTS: Final = f"""
-SELECT DISTINCT ON (name) {_AGENT_COLUMNS} FROM agents WHERE tenant IN ($1, '*')
-ORDER BY name, tenant = '*', version DESC
-"""  # noqa: S608 a constant
+SELECT DISTINCT ON (agents.name) {_AGENT_COLUMNS} FROM {_AGENTS_OF_TENANT}
+ORDER BY agents.name, agents.tenant = '*', version DESC
+"""  # noqa: S608 constants
 
 # What runners announce; rows that say it already are left alone, so that repeating it costs no write.
 ANNOUNCE_AGENT: Final = """

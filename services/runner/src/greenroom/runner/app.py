@@ -93,7 +93,7 @@ class Runner:
         self._issuer = issuer
         self._slots = Slots(settings.runner_id, settings.most_slots)
         self._sizing = Sizing(None if settings.slots == "auto" else settings.slots, default=default_slots())
-        self._reports = Reports(broker, clock)
+        self._reports = Reports(broker, clock, folder=settings.reports_folder, runner_id=settings.runner_id)
         self._pool = StandbyPool(
             self._fork,
             self._standby_wanted,

@@ -141,6 +141,13 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     secrets_plain: Annotated[
         bool, Env(help="Take secrets of bots from variables of their own names too, not only GREENROOM_SECRET_…")
     ] = False
+    reports_dir: Annotated[
+        str,
+        Env(
+            help="Directory that outlives the runner, where what is still to be published is kept for the next one; "
+            "empty: in memory only"
+        ),
+    ] = ""
     hidden: Annotated[
         tuple[str, ...], Env(help="Files and directories that sessions can't read, beside the directory of secrets")
     ] = ()
@@ -272,7 +279,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
             files=self.session_files,
             file_mb=self.session_file_mb,
             user_processes=self.user_processes,
-            hidden=(*((self.secrets_dir,) if self.secrets_dir else ()), *self.hidden),
+            hidden=(*(folder for folder in (self.secrets_dir, self.reports_dir) if folder), *self.hidden),
         )
 
     def for_sessions(self, nats_url: str) -> Self:
@@ -283,6 +290,11 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     def secrets_folder(self) -> Path | None:
         """Where the secrets of bots are."""
         return Path(self.secrets_dir) if self.secrets_dir else None
+
+    @property
+    def reports_folder(self) -> Path | None:
+        """Where what is still to be published is kept."""
+        return Path(self.reports_dir) if self.reports_dir else None
 
     @property
     def allowance(self) -> Allowance:

@@ -91,7 +91,8 @@ def _requested(session: Session, now: datetime, limits: PlanLimits) -> SessionAc
         )
         return GiveUp(session_id=session.id, transition=ended, why=why)
     if now >= session.queue_deadline_at:
-        patience_s = session.limits.queue_timeout_s
+        own = session.limits
+        patience_s = own.second_wait_s if session.attempt > 1 else own.queue_timeout_s
         text = f"it found no slot within {patience_s:g} s"
         why = Why(reason=Reason.QUEUE_EXPIRED, text=text, inputs={"queue_timeout_s": patience_s})
         ended = _ended(session, Outcome.EXPIRED, Reason.QUEUE_EXPIRED)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 
+from greenroom.api.agents import Agents
 from greenroom.api.auth import Caller
 from greenroom.api.carriers import xml
 from greenroom.api.carriers.adapter import CarrierAdapter
@@ -26,6 +27,7 @@ from greenroom.api.carriers.ends import hung_up, line_busy
 from greenroom.api.carriers.events import publish
 from greenroom.api.carriers.links import WEBHOOKS, Links
 from greenroom.api.carriers.references import dereference
+from greenroom.api.carriers.rest import CarrierRefused, CarrierUnavailable
 from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.phone_numbers import Number, Numbers
 from greenroom.api.schemas import CreateSession, LimitsWish
@@ -58,6 +60,7 @@ class Calls:
         book: which session a call has.
         links: addresses for carriers.
         sessions: makes sessions.
+        agents: say how long their sessions wait.
         ledger: their states.
         waiters: waits for slots.
         broker: takes events.
@@ -75,6 +78,7 @@ class Calls:
         book: CallBook,
         links: Links,
         sessions: Sessions,
+        agents: Agents,
         ledger: Ledger,
         waiters: Waiters,
         broker: Broker,
@@ -88,6 +92,7 @@ class Calls:
         self._book = book
         self._links = links
         self._sessions = sessions
+        self._agents = agents
         self._ledger = ledger
         self._waiters = waiters
         self._broker = broker
@@ -172,11 +177,15 @@ class Calls:
         # The tenant's own doing: whoever has the number has said what is to be done with calls to it.
         caller = Caller(tenant=record.tenant, key_id=f"{name}:{number.number}", scopes=frozenset(), secret=b"")
         patience_s = number.hold_s if number.at_busy == "hold" else adapter.carrier.answer_within_s
+        known = await self._agents.get(record.tenant, number.agent)
         wish = CreateSession(
             agent=number.agent,
             transport=name,
             body=number.body,
-            limits=LimitsWish(queue_timeout_s=patience_s + _SLACK_S),
+            # The carrier waits for an answer, not for a call that is under way: that waits as the agent says.
+            limits=LimitsWish(
+                queue_timeout_s=patience_s + _SLACK_S, requeue_timeout_s=known.agent.limits.second_wait_s
+            ),
             carrier=name,
             number=number.number,
         )
@@ -218,7 +227,17 @@ class Calls:
             await publish(self._broker, entry.session, EventType.CALL_STATUS, _data(news), self._clock)
         if over:
             await self._move(record, lambda session: hung_up(session, news))
+        elif entry is None or entry.session.ended:
+            await self._hang_up(adapter, record)
         return xml.nothing()
+
+    async def _hang_up(self, adapter: CarrierAdapter, record: CallRecord) -> None:
+        """End a call that goes on without its session: when that ended, nobody knew the call's id yet."""
+        try:
+            await adapter.release(record.tenant, record.session_id, {})
+        except (CarrierRefused, CarrierUnavailable) as error:
+            # Its next webhook is the next try; whoever picks up is let go.
+            _log.warning("hang_up_failed", carrier=adapter.name, session_id=record.session_id, code=error.code)
 
     async def machine(self, adapter: CarrierAdapter, webhook: Webhook, reference: str) -> Document:
         """Note who has picked up.

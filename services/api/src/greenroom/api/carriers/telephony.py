@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from greenroom.api.agents import Agents
 from greenroom.api.carriers import make_carriers
 from greenroom.api.carriers.adapter import CarrierAdapter
 from greenroom.api.carriers.callbook import CallBook
@@ -48,7 +49,7 @@ class Telephony:
             for name, carrier in carriers.items()
         }
 
-    def calls(self, sessions: Sessions, waiters: Waiters, metrics: Metrics) -> Calls:
+    def calls(self, sessions: Sessions, agents: Agents, waiters: Waiters, metrics: Metrics) -> Calls:
         """Return what answers carriers."""
         return Calls(
             adapters=self.adapters,
@@ -56,6 +57,7 @@ class Telephony:
             book=self._book,
             links=self._links,
             sessions=sessions,
+            agents=agents,
             ledger=self._ledger,
             waiters=waiters,
             broker=self._broker,

@@ -1,7 +1,8 @@
 """Telnyx: TeXML applications and media streaming."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -12,6 +13,8 @@ from greenroom.api.carriers.texml import TexmlWebhooks, dial_form
 API_URL: Final = "https://api.telnyx.com"
 _NOT_FOUND: Final = 404
 _UNPROCESSABLE: Final = 422
+# TeXML's `CallSid` is Call Control's `call_control_id`, which the hang-up takes; not the ids of leg and call session.
+_IDS: Final = ("sid", "call_sid", "call_control_id")
 # "Call has already ended."
 _ENDED: Final = "90018"
 
@@ -82,8 +85,15 @@ class Telnyx(TexmlWebhooks, Carrier):
         return RestRequest(method="POST", url=url, json=wish, headers=self._headers)
 
     def dialled(self, answer: RestAnswer) -> str:
-        """See `Carrier`; its documentation promises no id, and its webhooks have it."""
-        return str(answer.body.get("sid") or answer.body.get("call_sid") or "")
+        """See `Carrier`.
+
+        The documented answer has numbers and a status and no id, flat or as `data`. Where an id is there it is taken,
+        by any of the names that its APIs have for the same one; else the first webhook (`initiated`) brings it.
+        """
+        data = answer.body.get("data")
+        inside: Mapping[str, object] = cast("Mapping[str, object]", data) if isinstance(data, Mapping) else {}
+        found = (place.get(name) for place in (answer.body, inside) for name in _IDS)
+        return next((each for each in found if isinstance(each, str) and each), "")
 
     def hang_up(self, call_id: str) -> tuple[RestRequest, ...]:
         """See `Carrier`."""

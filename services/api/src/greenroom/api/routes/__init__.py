@@ -23,8 +23,10 @@ from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.post_call import Steps
 from greenroom.api.reading.parts import Reading
+from greenroom.api.routes.agents import agent_routes
 from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.budgets import budget_routes
+from greenroom.api.routes.call_page import call_page_routes
 from greenroom.api.routes.commands import command_routes
 from greenroom.api.routes.daily import daily_routes
 from greenroom.api.routes.events import event_routes
@@ -40,6 +42,7 @@ from greenroom.api.routes.reading import reading_routes
 from greenroom.api.routes.recordings import recording_routes
 from greenroom.api.routes.retention import retention_routes
 from greenroom.api.routes.rollouts import rollout_routes, weight_routes
+from greenroom.api.routes.runner_orders import runner_order_routes
 from greenroom.api.routes.search import search_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
@@ -47,6 +50,7 @@ from greenroom.api.routes.usage import usage_routes
 from greenroom.api.routes.waiting import queue_routes
 from greenroom.api.routes.webhook_endpoints import webhook_endpoint_routes
 from greenroom.api.routes.webhooks import webhook_routes
+from greenroom.api.runner_orders import RunnerOrders
 from greenroom.api.scheduler_link import SchedulerLink
 from greenroom.api.sessions import Sessions
 from greenroom.api.settings import ApiSettings
@@ -95,12 +99,15 @@ def all_routes(
         *daily_routes(sessions, Dialin(settings.daily_dialin_secrets, settings.daily_numbers), settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *offer_routes(offers, peer_tokens),
+        *call_page_routes(peer_tokens, streams, settings.api_max_streams),
         *post_call_routes(sessions, Steps(store)),
         *retention_routes(sessions, store),
         *reading_routes(sessions, store, reading, vault),
         *search_routes(reading),
         *export_routes(reading),
         *recording_routes(sessions, store, vault),
+        *runner_order_routes(RunnerOrders(broker, fleet)),
+        *agent_routes(agents, fleet, store),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),
         *pool_routes(policies, scheduler, fleet),
@@ -115,7 +122,6 @@ def all_routes(
         *budget_routes(Budgets(store, spending)),
         *pin_routes(policies, scheduler, agents),
         *system_routes(
-            agents=agents,
             fleet=fleet,
             store=store,
             broker=broker,

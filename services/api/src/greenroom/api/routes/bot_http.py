@@ -1,20 +1,38 @@
 """`/v1/sessions/{id}/proxy/…`, and as Pipecat Cloud has it `/v1/public/{agent}/sessions/{id}/…`: a bot's own routes."""
 
+import asyncio
+import contextlib
 from typing import Final
 
-from litestar import Response, route
+import structlog
+from litestar import route
 from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 
 from greenroom.api.auth import SESSIONS_CONTROL, Caller, caller_of
-from greenroom.api.bot_http import TIMEOUT_S, BotHttpLink, shown
+from greenroom.api.bot_http import TIMEOUT_S, AnswerBroken, BotHttpLink, Forwarded, shown
+from greenroom.api.handshake import EdgeFull
 from greenroom.api.routes.common import AnyRequest, problems
 from greenroom.common import command_errors, errors
 from greenroom.common.commands import HttpCall
 
-_METHODS: Final = [HttpMethod.GET, HttpMethod.POST, HttpMethod.PUT, HttpMethod.PATCH, HttpMethod.DELETE]
+_log = structlog.get_logger()
+
+_METHODS: Final = [
+    HttpMethod.GET,
+    HttpMethod.HEAD,
+    HttpMethod.OPTIONS,
+    HttpMethod.POST,
+    HttpMethod.PUT,
+    HttpMethod.PATCH,
+    HttpMethod.DELETE,
+]
+# A client that takes nothing for so long is given up.
+_STALL_S: Final = 20.0
 _RESPONSES: Final = {
     200: ResponseSpec(bytes, generate_examples=False, description="What the bot's route answers, whatever its status"),
     **problems(
@@ -25,14 +43,67 @@ _RESPONSES: Final = {
         command_errors.FunctionFailed,
         command_errors.TooManyCommands,
         command_errors.CommandTimedOut,
+        EdgeFull,
     ),
 }
+
+
+class BotAnswer(ASGIResponse):
+    """Sends on what a bot's route answers, as it comes."""
+
+    __slots__ = ("_forwarded",)
+
+    def __init__(self, forwarded: Forwarded) -> None:
+        """Send what `forwarded` has."""
+        super().__init__(status_code=forwarded.answer.status)
+        self._forwarded = forwarded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, until all is sent or the client has gone."""
+        del scope
+        answer = self._forwarded.answer
+        headers = [
+            (each.name.lower().encode("latin-1", "replace"), each.value.encode("latin-1", "replace"))
+            for each in answer.headers
+        ]
+        if answer.stream is None and not any(name == b"content-length" for name, _ in headers):
+            headers.append((b"content-length", str(len(answer.body)).encode()))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": answer.stream is not None})
+        if answer.stream is None:
+            return
+        sending = asyncio.get_running_loop().create_task(self._send_rest(send))
+        gone = asyncio.get_running_loop().create_task(_hung_up(receive))
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+
+    async def _send_rest(self, send: Send) -> None:
+        try:
+            async with contextlib.aclosing(self._forwarded.parts()) as parts:
+                async for part in parts:
+                    async with asyncio.timeout(_STALL_S):
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+        except (AnswerBroken, TimeoutError, OSError) as error:
+            # Without its end the server cuts the connection: the client sees that something is missing.
+            _log.info("bot_answer_cut", why=type(error).__name__)
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def bot_http_routes(link: BotHttpLink) -> list[HTTPRouteHandler]:
     """Return the routes; `link` reaches the bots."""
 
-    async def forward(request: AnyRequest, session_id: str, path: str, agent: str | None) -> Response[bytes]:
+    async def forward(request: AnyRequest, session_id: str, path: str, agent: str | None) -> BotAnswer:
         caller: Caller = caller_of(request)
         call = HttpCall(
             by=caller.key_id,
@@ -42,11 +113,9 @@ def bot_http_routes(link: BotHttpLink) -> list[HTTPRouteHandler]:
             headers=shown(request.scope["headers"]),
             body=await request.body(),
             timeout_s=TIMEOUT_S,
+            streams=True,
         )
-        answered = await link.forward(caller, session_id, call, agent=agent)
-        headers = {each.name.lower(): each.value for each in answered.headers}
-        media_type = headers.pop("content-type", "text/plain")
-        return Response(answered.body, status_code=answered.status, headers=headers, media_type=media_type)
+        return BotAnswer(await link.forward(caller, session_id, call, agent=agent))
 
     @route(
         "/v1/sessions/{session_id:str}/proxy/{path:path}",
@@ -57,11 +126,13 @@ def bot_http_routes(link: BotHttpLink) -> list[HTTPRouteHandler]:
         summary="Reach a route of the bot's own",
         responses=_RESPONSES,
     )
-    async def proxy(request: AnyRequest, session_id: FromPath[str], path: FromPath[str]) -> Response[bytes]:
+    async def proxy(request: AnyRequest, session_id: FromPath[str], path: FromPath[str]) -> BotAnswer:
         """Forward a request to the HTTP routes that the bot of a live session has (`app` in its module).
 
-        Headers are forwarded except those about the connection, `Authorization` and cookies. Bodies go up to 64 KiB,
-        answers up to 512 KiB, within 15 s. That a route was called is told in the session's events.
+        Headers are forwarded except those about the connection, `Authorization` and cookies. Bodies go up to 64 KiB.
+        Answers begin within 15 s and go up to 512 KiB as a whole; those in parts (server-sent events) up to 64 MiB, as
+        fast as they are read, as long as the session lives. One that breaks off has no end. That a route was called is
+        told in the session's events.
         """
         return await forward(request, session_id, path, None)
 
@@ -76,7 +147,7 @@ def bot_http_routes(link: BotHttpLink) -> list[HTTPRouteHandler]:
     )
     async def session_api(
         request: AnyRequest, agent: FromPath[str], session_id: FromPath[str], path: FromPath[str]
-    ) -> Response[bytes]:
+    ) -> BotAnswer:
         """Do the same as `/v1/sessions/{session_id}/proxy/{path}` for a session of `agent`."""
         return await forward(request, session_id, path, agent)
 

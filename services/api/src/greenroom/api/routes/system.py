@@ -1,4 +1,4 @@
-"""What there is: agents, runners, the state of the installation, probes, and the description of all this."""
+"""What there is: runners, the state of the installation, probes, and the description of all this."""
 
 from collections.abc import Callable
 from importlib import metadata
@@ -8,14 +8,11 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from greenroom.api import examples
-from greenroom.api.agents import Agents
 from greenroom.api.auth import ADMIN, SESSIONS_READ, caller_of
 from greenroom.api.fleet import Fleet, Runner
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
 from greenroom.api.schemas import (
-    AgentList,
-    AgentView,
     BotView,
     HeldView,
     RunnerCounts,
@@ -42,7 +39,6 @@ _UNAVAILABLE: Final = 503
 
 def system_routes(
     *,
-    agents: Agents,
     fleet: Fleet,
     store: Store,
     broker: Broker,
@@ -52,38 +48,6 @@ def system_routes(
     schema: Callable[[], dict[str, Any]],
 ) -> list[HTTPRouteHandler]:
     """Return the routes; `schema` gives the OpenAPI document."""
-
-    @get(
-        "/v1/agents",
-        operation_id="list_agents",
-        tags=["agents"],
-        opt={"scope": SESSIONS_READ},
-        summary="List agents",
-        responses={_OK: answer(AgentList, "Agents by name", examples.AGENTS), **problems()},
-    )
-    async def list_agents(request: AnyRequest) -> AgentList:
-        """List the agents that can be asked for, and whether a runner is there now that can run them."""
-        only_query(request)
-        found = await agents.all(caller_of(request).tenant)
-        runnable = fleet.offers()
-        return AgentList(
-            agents=[
-                AgentView(
-                    name=agent.name,
-                    version=agent.version,
-                    description=agent.description,
-                    bot=agent.bot,
-                    pool=agent.pool,
-                    transports=agent.transports,
-                    body_schema=agent.body_schema,
-                    limits=agent.limits,
-                    on_loss=agent.on_loss,
-                    recording=agent.recording,
-                    runnable=agent.bot in runnable,
-                )
-                for agent in found
-            ]
-        )
 
     @get(
         "/v1/runners",
@@ -151,7 +115,7 @@ def system_routes(
             {"service": "api", "ready": not reasons, "reasons": reasons}, status_code=_UNAVAILABLE if reasons else _OK
         )
 
-    return [list_agents, list_runners, get_status, get_openapi, get_livez, get_readyz]
+    return [list_runners, get_status, get_openapi, get_livez, get_readyz]
 
 
 def _runner_view(runner: Runner) -> RunnerView:

@@ -131,7 +131,8 @@ def expiry(session: Session) -> datetime:
     It is taken away at the session's end; this is for when nobody can.
     """
     limits = session.limits
-    longest_s = limits.queue_timeout_s + limits.start_timeout_s + limits.max_duration_s + limits.end_timeout_s
+    waiting_s = max(limits.queue_timeout_s, limits.requeue_timeout_s)
+    longest_s = waiting_s + limits.start_timeout_s + limits.max_duration_s + limits.end_timeout_s
     return session.requested_at.replace(microsecond=0) + timedelta(seconds=longest_s) + MARGIN
 
 

@@ -16,6 +16,8 @@ _MAX_PARTS: Final = 2_000
 _MAX_SEGMENTS: Final = 200
 # Words with a time of their own travel beside the audio: the last one may come this long behind it.
 LATE_WORD_MS: Final = 300
+# How fast a voice speaks of which nothing was heard to its end yet: 150 words a minute.
+USUAL_CHARACTERS_S: Final = 15.0
 # What is under way when the caller cuts in may still go out; a bot that sends more than this goes on speaking.
 UNINTERRUPTED_S: Final = 0.25
 # A transcript that belongs to no turn is said to be an utterance of its own after this.
@@ -122,27 +124,54 @@ class UserSpeech:
 
 
 class _Segment:
-    """A sentence on its way: how much audio was made of it, and how much of that has been sent, in seconds."""
+    """A sentence on its way: how much audio was made of it, and how much of that has been sent, in seconds.
 
-    __slots__ = ("made_s", "sent_s", "text")
+    `complete`: the voice makes no more of it.
+    """
 
-    def __init__(self, text: str) -> None:
+    __slots__ = ("complete", "context", "made_s", "sent_s", "text")
+
+    def __init__(self, text: str, context: str | None) -> None:
         self.text = text
+        self.context = context
         self.made_s = 0.0
         self.sent_s = 0.0
+        self.complete = False
+
+
+class _Pace:
+    """How fast the voice speaks, by the sentences that it has made as a whole."""
+
+    __slots__ = ("_characters", "_seconds")
+
+    def __init__(self) -> None:
+        self._characters = 0
+        self._seconds = 0.0
+
+    def heard(self, segment: _Segment) -> None:
+        """Go by a sentence that is complete."""
+        self._characters += len(segment.text)
+        self._seconds += segment.made_s
+
+    def takes_s(self, text: str) -> float:
+        """Return for how long it will speak a text."""
+        pace = self._characters / self._seconds if self._seconds and self._characters else USUAL_CHARACTERS_S
+        return len(text) / pace
 
 
 class AgentSpeech:
     """Puts together what the bot said, from what has really been sent.
 
     Voices that report their words, or a sentence behind its audio, give the text exactly; a sentence that is cut in
-    the middle is cut at the share of its audio that was sent.
+    the middle is cut at the share of its audio that was sent. Of a sentence that the voice was still making, that is
+    the share of the audio that there would have been, at the pace of the sentences before it.
     """
 
     def __init__(self, say: Say) -> None:
         self._say = say
         self._texts = Texts()
         self._segments: dict[int, _Segment] = {}
+        self._pace = _Pace()
         self._making: int | None = None
         self._sending: int | None = None
         self._started: int | None = None
@@ -156,17 +185,38 @@ class AgentSpeech:
 
     # ------------------------------------------------------------------------ at the voice
 
-    def announced(self, segment: int, text: str) -> None:
-        """The voice will speak `text` next."""
+    def announced(self, segment: int, text: str, context: str | None = None) -> None:
+        """The voice will speak `text` next, in a `context` of its own or that of the sentences before."""
+        if self._making is not None and self._making != segment:
+            # It makes one sentence behind the other.
+            self.completed(self._making)
         while len(self._segments) >= _MAX_SEGMENTS:
             del self._segments[next(iter(self._segments))]
-        self._segments[segment] = _Segment(text)
+        self._segments[segment] = _Segment(text, context)
         self._making = segment
 
     def made(self, seconds: float) -> None:
         """The voice has made audio of what it announced last."""
         if self._making is not None and (segment := self._segments.get(self._making)):
             segment.made_s += seconds
+
+    def completed(self, segment: int) -> None:
+        """The voice has made all audio of a sentence, if it has made any: some say so before they begin."""
+        known = self._segments.get(segment)
+        if known is not None and known.made_s > 0 and not known.complete:
+            known.complete = True
+            self._pace.heard(known)
+
+    def voice_stopped(self, context: str | None) -> None:
+        """The voice has made all audio of a context; None: of whatever it was told to speak.
+
+        Behind an interruption it only says that it makes no more.
+        """
+        if self._interrupted:
+            return
+        for number, segment in self._segments.items():
+            if context is None or segment.context in {None, context}:
+                self.completed(number)
 
     # ------------------------------------------------------------------------ at the loudspeaker
 
@@ -251,7 +301,11 @@ class AgentSpeech:
         segment = self._segments.get(self._sending) if self._sending is not None else None
         if segment is None or segment.made_s <= 0:
             return ""
-        return heard_words(segment.text, segment.sent_s / segment.made_s)
+        takes_s = segment.made_s
+        if not segment.complete:
+            # What there is isn't all that there would have been.
+            takes_s = max(takes_s, self._pace.takes_s(segment.text))
+        return heard_words(segment.text, segment.sent_s / takes_s)
 
     def _forget(self) -> None:
         # What was on its way is thrown away by the interruption.

@@ -31,6 +31,7 @@ from pipecat.frames.frames import (
     StopFrame,
     TranscriptionFrame,
     TTSAudioRawFrame,
+    TTSStoppedFrame,
     TTSTextFrame,
     UserStartedSpeakingFrame,
     UserStoppedSpeakingFrame,
@@ -131,6 +132,7 @@ class CallWatch:
             TTSAudioRawFrame: self._voice_out,
             AggregatedTextFrame: self._announcement,
             TTSTextFrame: self._spoken,
+            TTSStoppedFrame: self._voice_stopped,
             BotStartedSpeakingFrame: self._bot_started,
             BotStoppedSpeakingFrame: self._bot_stopped,
             InputDTMFFrame: self._dtmf,
@@ -215,19 +217,28 @@ class CallWatch:
         if not isinstance(frame, AggregatedTextFrame) or not frame.will_be_spoken:
             return
         if push.first_push:
-            self._agent.announced(frame.id, frame.text)
+            self._agent.announced(frame.id, frame.text, frame.context_id)
         if push.source in self._outputs:
             self._agent.began(frame.id)
 
     def _spoken(self, push: FramePushed) -> None:
         frame = push.frame
-        if push.source in self._outputs and isinstance(frame, TTSTextFrame):
+        if not isinstance(frame, TTSTextFrame):
+            return
+        if push.first_push and frame.segment_id is not None and frame.pts is None:
+            # Voices that don't report words say the sentence behind its audio.
+            self._agent.completed(frame.segment_id)
+        if push.source in self._outputs:
             self._agent.spoken(
                 frame.text,
                 segment=frame.segment_id,
                 spaced=frame.includes_inter_frame_spaces,
                 timed=frame.pts is not None,
             )
+
+    def _voice_stopped(self, push: FramePushed) -> None:
+        if push.first_push and isinstance(push.frame, TTSStoppedFrame):
+            self._agent.voice_stopped(push.frame.context_id)
 
     async def _bot_started(self, push: FramePushed) -> None:
         if push.source in self._outputs and push.direction is FrameDirection.DOWNSTREAM:

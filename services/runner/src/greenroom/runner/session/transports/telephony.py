@@ -117,6 +117,7 @@ class TelephonyTransport(WebSocketTransport):
         self._names = Start(
             stream_id=f"greenroom-stream-{session.id}",
             call_id=session.transport_info.get("call_id") or f"greenroom-call-{session.id}",
+            parameters=wire.parameters_of(session.body),
         )
         self._carrier = CarrierLink(
             broker,
@@ -176,6 +177,8 @@ class TelephonyTransport(WebSocketTransport):
         if parsed is not None:
             _, call_data = parsed
             call_data.stream_id, call_data.call_id = start.stream_id, start.call_id
+            if (name := wire.WIRES[self._session.transport].parameters_in) is not None:
+                setattr(call_data, name, {**(getattr(call_data, name) or {}), **start.parameters})
         self._on_connected(self._connection)
 
     def _settle_hang_up(self, serializer: FrameSerializer) -> None:

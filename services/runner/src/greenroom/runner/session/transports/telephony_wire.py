@@ -9,6 +9,10 @@ nobody knows yet, and `start_of` finds them in what the carrier says later.
     telnyx         connected, start                     (outside) stream_id, call_control_id
     plivo, vobiz   start                                streamId, callId
     exotel         connected, start                     stream_sid, call_sid
+
+What the request for the session said in `body` is in the opening of those carriers that have parameters of their own
+(Twilio's `customParameters`, Exotel's `custom_parameters`), as text, as their bots know them. So it never goes through
+the carrier. What the carrier itself adds in its `start` goes over it.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,11 +33,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         stream_id: the carrier's id of the stream, which messages to it must have.
         call_id: its id of the call, which its API takes.
         encoding: of the audio, where the carrier's serializer has to know.
+        parameters: what was added to the call, by names; of carriers that have such.
     """
 
     stream_id: str
     call_id: str
     encoding: str | None = None
+    parameters: Mapping[str, str] = {}
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +48,12 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         opening: the first two messages, as JSON values, for a start and what is known of the call (`from`, `to`).
         start: reads one message; None: it is none that begins a stream.
+        parameters_in: what Pipecat calls the parameters in a bot's call data; None: the carrier has none.
     """
 
     opening: Callable[[Start, Mapping[str, str]], tuple[Any, Any]]
     start: Callable[[dict[str, Any]], Start | None]
+    parameters_in: str | None = None
 
 
 def opening(carrier: str, start: Start, call: Mapping[str, str]) -> tuple[str, str]:
@@ -58,6 +66,13 @@ def opening(carrier: str, start: Start, call: Mapping[str, str]) -> tuple[str, s
     """
     first, second = WIRES[carrier].opening(start, call)
     return msgspec.json.encode(first).decode(), msgspec.json.encode(second).decode()
+
+
+def parameters_of(body: Mapping[str, Any]) -> dict[str, str]:
+    """Return a body as parameters of a call, which are texts: others than texts as JSON."""
+    return {
+        name: value if isinstance(value, str) else msgspec.json.encode(value).decode() for name, value in body.items()
+    }
 
 
 def start_of(carrier: str, text: str) -> Start | None:
@@ -87,7 +102,11 @@ def _twilio_opening(start: Start, call: Mapping[str, str]) -> tuple[Any, Any]:
                 "callSid": start.call_id,
                 "tracks": ["inbound"],
                 "mediaFormat": {**_MULAW, "channels": 1},
-                "customParameters": {"from_number": call.get("from", ""), "to_number": call.get("to", "")},
+                "customParameters": {
+                    "from_number": call.get("from", ""),
+                    "to_number": call.get("to", ""),
+                    **start.parameters,
+                },
             },
             "streamSid": start.stream_id,
         },
@@ -142,19 +161,19 @@ def _exotel_opening(start: Start, call: Mapping[str, str]) -> tuple[Any, Any]:
                 "account_sid": call.get("account", ""),
                 "from": call.get("from", ""),
                 "to": call.get("to", ""),
-                "custom_parameters": {},
+                "custom_parameters": dict(start.parameters),
                 "media_format": {"encoding": "audio/x-raw", "sample_rate": "8000", "bit_rate": "16"},
             },
         },
     )
 
 
-def _inside(stream: str, call: str) -> Callable[[dict[str, Any]], Start | None]:
-    """Return how to read a start that has both ids inside."""
+def _inside(stream: str, call: str, parameters: str = "") -> Callable[[dict[str, Any]], Start | None]:
+    """Return how to read a start that has both ids inside, and what was added to the call."""
 
     def read(message: dict[str, Any]) -> Start | None:
         inside = message["start"]
-        return _start(inside.get(stream), inside.get(call))
+        return _start(inside.get(stream), inside.get(call), parameters=inside.get(parameters))
 
     return read
 
@@ -166,20 +185,29 @@ def _telnyx_start(message: dict[str, Any]) -> Start | None:
     return _start(message.get("stream_id"), inside.get("call_control_id"), encoding)
 
 
-def _start(stream_id: object, call_id: object, encoding: object = None) -> Start | None:
+def _start(stream_id: object, call_id: object, encoding: object = None, parameters: object = None) -> Start | None:
     if not isinstance(stream_id, str) or not isinstance(call_id, str) or not stream_id or not call_id:
         return None
     return Start(
-        stream_id=stream_id, call_id=call_id, encoding=encoding if isinstance(encoding, str) and encoding else None
+        stream_id=stream_id,
+        call_id=call_id,
+        encoding=encoding if isinstance(encoding, str) and encoding else None,
+        parameters=parameters_of(cast("dict[str, Any]", parameters)) if isinstance(parameters, dict) else {},
     )
 
 
 _PLIVO: Final = Wire(opening=_plivo_opening, start=_inside("streamId", "callId"))
 
 WIRES: Final[dict[str, Wire]] = {
-    "twilio": Wire(opening=_twilio_opening, start=_inside("streamSid", "callSid")),
+    "twilio": Wire(
+        opening=_twilio_opening, start=_inside("streamSid", "callSid", "customParameters"), parameters_in="body"
+    ),
     "telnyx": Wire(opening=_telnyx_opening, start=_telnyx_start),
     "plivo": _PLIVO,
     "vobiz": _PLIVO,
-    "exotel": Wire(opening=_exotel_opening, start=_inside("stream_sid", "call_sid")),
+    "exotel": Wire(
+        opening=_exotel_opening,
+        start=_inside("stream_sid", "call_sid", "custom_parameters"),
+        parameters_in="custom_parameters",
+    ),
 }
