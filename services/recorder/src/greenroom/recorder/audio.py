@@ -127,6 +127,7 @@ class AudioIngest:
             handle=self.handle,
             max_batch=max_batch,
             linger_s=LINGER_S,
+            ahead=True,
         )
         self._ledger = ledger
         self._store = store
