@@ -13,7 +13,8 @@ from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Limits, Session
 from greenroom.common.recordings import Format, RecordingChoice
 from greenroom.recorder.audio import RATE_HZ
-from greenroom.recorder.parts import Chunk, Parts
+from greenroom.recorder.chunk_log import Chunk
+from greenroom.recorder.parts import Parts
 from greenroom.recorder.timeline import SAMPLE_BYTES, TRACKS, ChunkNote
 from tests.bench.recorder_place import Place, cpu_s
 from tests.bench.report import Report

@@ -20,7 +20,8 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import AudioHeader
 from greenroom.common.metrics import Metrics
-from greenroom.recorder.parts import Chunk, Parts
+from greenroom.recorder.chunk_log import Chunk
+from greenroom.recorder.parts import Parts
 from greenroom.recorder.store import Store
 from greenroom.recorder.timeline import NS, SAMPLE_BYTES, TRACKS, ChunkNote, Track
 
@@ -28,8 +29,8 @@ _log = structlog.get_logger()
 
 STREAM: Final = "AUDIO"
 CONSUMER: Final = "recorder-audio"
-# How long a chunk waits for others: the longer, the fewer syncs.
-LINGER_S: Final = 0.5
+# How long a chunk waits for others: the longer, the fewer syncs, one for each batch.
+LINGER_S: Final = 0.2
 # What session processes record: mono, 16 kHz, 16 bit.
 RATE_HZ: Final = 16_000
 MAX_CHUNK_SAMPLES: Final = RATE_HZ
@@ -43,6 +44,9 @@ DURATION_SLACK_S: Final = 120.0
 EARLIEST_ORIGIN: Final = timedelta(minutes=-10)
 LATEST_ORIGIN: Final = timedelta(hours=12)
 AWAY_RETRY_S: Final = 1.0
+# How often the files of sessions are synced, and the log is emptied: the longer, the fewer syncs, and the more is read
+# again after a crash.
+CHECKPOINT_S: Final = 5.0
 # While the session is looked at for sealing.
 FROZEN_RETRY_S: Final = 0.25
 # Sessions whose limits are remembered; above that the ledger is asked again.
@@ -142,6 +146,21 @@ class AudioIngest:
     async def run(self) -> None:
         """Consume until canceled."""
         await self.consumer.run()
+
+    async def recover(self) -> None:
+        """Return when the files have what is in the log, also what another recorder has left there."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._parts.checkpoint)
+            except OSError as error:
+                _log.error("audio_not_synced", error=error.strerror, again_in_s=AWAY_RETRY_S)
+            await asyncio.sleep(AWAY_RETRY_S)
+
+    async def checkpoints(self) -> None:
+        """Have the log emptied all the time, until canceled."""
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            await self.recover()
 
     def freeze(self, session_id: str) -> None:
         """Put off audio of a session from now on, while it is being sealed."""
