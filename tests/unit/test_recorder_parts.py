@@ -145,10 +145,8 @@ def test_a_log_that_was_cut_short(sizes: list[int], share: float, garbage: bytes
     with tempfile.TemporaryDirectory() as folder:
         log = ChunkLog(Path(folder))
         wrote = [chunk(seq, bytes([seq] * 2 * size), position=0) for seq, size in enumerate(sizes, start=1)]
-        ends = []
-        for each in wrote:
-            segment = log.append([each])
-            ends.append(segment.stat().st_size)
+        ends = [log.append([each]).stat().st_size for each in wrote]
+        (segment,) = log.segments()
         log.end_segment()
         cut = int(share * ends[-1])
         segment.write_bytes(segment.read_bytes()[:cut] + garbage)
