@@ -9,7 +9,7 @@ import uvloop
 from rich.console import Console
 
 from greenroom.common.log import configure_logging
-from tests.bench import api, density, leases, media, memory, plan, soak, start
+from tests.bench import api, density, leases, media, memory, plan, recorder, soak, start
 from tests.bench.report import Report
 
 BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
@@ -20,6 +20,7 @@ BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "density": density.run,
     "leases": leases.run,
     "plan": plan.run,
+    "recorder": recorder.run,
     "soak": soak.run,
 }
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from greenroom.common.lifecycle import Outcome, Session, State
-from greenroom.recorder.parts import Chunk
+from greenroom.recorder.chunk_log import Chunk
 from greenroom.recorder.timeline import SAMPLE_BYTES, ChunkNote, Track
 
 ORIGIN_NS = 1_700_000_000_000_000_000

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenroom.common.consumer import Retry
-from tests.support.consumer_world import World, consuming, raising
+from tests.support.consumer_world import NAME, STREAM, World, consuming, raising
 from tests.support.leaping_time import run_virtual
 
 
@@ -144,9 +144,75 @@ def test_whoever_is_slow_leaves_the_rest_with_the_broker() -> None:
     run_virtual(scenario())
 
 
+def test_the_next_batch_is_taken_while_one_is_handled() -> None:
+    """Where more is waiting, two batches are in hand and no more, they are handled in order, and the last lingers."""
+
+    async def scenario() -> None:
+        world = World(linger_s=0.25, ahead=True)
+        handled = world.consumer._handle
+        in_hand: list[int] = []
+
+        async def slowly(batch: Sequence[str]) -> None:
+            await asyncio.sleep(5)
+            in_hand.append(world.unsettled)
+            await handled(batch)
+
+        world.consumer._handle = slowly
+        texts = [str(number) for number in range(35)]
+        await world.publish(*texts)
+        async with consuming(world):
+            await asyncio.sleep(120)
+        assert in_hand == [20, 20, 15, 5]
+        assert [text for _, batch in world.batches for text in batch] == texts
+        assert world.unsettled == 0
+
+    run_virtual(scenario())
+
+
+def test_what_was_taken_ahead_is_not_kept_from_others() -> None:
+    """Whoever stops while a batch is handled puts back what it has taken ahead: another one has it at once."""
+
+    async def scenario() -> None:
+        world = World(ahead=True)
+        hang = asyncio.Event()
+
+        async def hangs(_: Sequence[str]) -> None:
+            await hang.wait()
+
+        world.consumer._handle = hangs
+        await world.publish(*(str(number) for number in range(20)))
+        task = asyncio.create_task(world.consumer.run())
+        await asyncio.sleep(1)
+        assert world.unsettled == 20
+        task.cancel()
+        await asyncio.wait({task})
+        pull = await world.outside.pull(STREAM, NAME)
+        taken = await pull.fetch(20, 0.1)
+        assert [delivery.message.data for delivery in taken] == [b"%d" % number for number in range(10, 20)]
+
+    run_virtual(scenario())
+
+
+def test_what_was_taken_ahead_waits_with_what_failed() -> None:
+    """While what the first batch needs is away, the second isn't tried; both come again, in order."""
+
+    async def scenario() -> None:
+        world = World(ahead=True)
+        world.verdict = raising(Retry(3), times=1)
+        texts = [str(number) for number in range(20)]
+        await world.publish(*texts)
+        async with consuming(world):
+            await asyncio.sleep(20)
+        (first_at, first), (again_at, again), (_, second) = world.batches
+        assert [first, again, second] == [texts[:10], texts[:10], texts[10:]]
+        assert 3 <= again_at - first_at < 4
+
+    run_virtual(scenario())
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(
+    steps=st.lists(
         st.tuples(
             st.sampled_from(["publish", "cut off", "connect", "fail"]),
             st.integers(1, 700_000),
@@ -155,16 +221,19 @@ def test_whoever_is_slow_leaves_the_rest_with_the_broker() -> None:
         min_size=1,
         max_size=30,
     ),
-    st.sampled_from([0.0, 0.25, 0.5]),
+    linger_s=st.sampled_from([0.0, 0.25, 0.5]),
+    ahead=st.booleans(),
 )
-def test_lingering_loses_nothing_and_keeps_the_order(steps: list[tuple[str, int, float]], linger_s: float) -> None:
+def test_lingering_loses_nothing_and_keeps_the_order(
+    steps: list[tuple[str, int, float]], linger_s: float, *, ahead: bool
+) -> None:
     """Whatever comes when, of any size, over outages and retries: each is handled, and first handled in stream order.
 
     A batch is never larger than its bounds, unless it is one message.
     """
 
     async def scenario() -> None:
-        world = World(linger_s=linger_s, max_batch_bytes=1_500_000)
+        world = World(linger_s=linger_s, max_batch_bytes=1_500_000, ahead=ahead)
         published: list[str] = []
         async with consuming(world):
             for kind, size, pause_s in steps:

@@ -1,12 +1,20 @@
 """Live audio on the disk: idempotent, journalled, and with few files open."""
 
+import errno
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from greenroom.recorder.parts import JOURNAL, Chunk, Parts
+from greenroom.recorder import chunk_log
+from greenroom.recorder import parts as parts_module
+from greenroom.recorder.chunk_log import Chunk, ChunkLog
+from greenroom.recorder.parts import JOURNAL, Parts
 from greenroom.recorder.timeline import ChunkNote, Track
 
 
@@ -70,7 +78,7 @@ def test_few_files_stay_open(parts: Parts) -> None:
     before = open_descriptors()
     parts.write([chunk(1, b"aa", position=0, session_id=f"s{number}") for number in range(20)])
     assert parts.open_files == 4
-    assert open_descriptors() == before + 4
+    assert open_descriptors() == before + 4 + 1  # the log
     parts.write([chunk(2, b"bb", position=1, session_id=f"s{number}") for number in range(20)])
     assert all([note.seq for note in parts.journal(f"s{number}")] == [1, 2] for number in range(20))
 
@@ -90,3 +98,125 @@ def test_a_full_disk_is_told(parts: Parts, tmp_path: Path) -> None:
     (tmp_path / "parts").write_text("in the way")
     with pytest.raises(OSError, match="parts"):
         parts.write([chunk(1, b"aa", position=0)])
+
+
+def after_a_power_cut(root: Path, kept: Path) -> None:
+    """Make of `kept` what is left of a folder when nothing but what was synced is: the log."""
+    kept.mkdir()
+    for segment in ChunkLog(root).segments():
+        (kept / segment.name).write_bytes(segment.read_bytes())
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """Return the files of sessions, by name."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("*/*")}
+
+
+def test_a_batch_is_synced_once(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sessions speak, a batch waits for one sync of the disk."""
+    parts.write([chunk(1, b"aa", position=0)])
+    syncs: list[int] = []
+    monkeypatch.setattr(chunk_log, "sync_data", syncs.append)
+    monkeypatch.setattr(parts_module, "sync_data", syncs.append)
+    parts.write([chunk(2, b"bb", position=1, session_id=f"s{number}") for number in range(20)])
+    assert len(syncs) == 1
+
+
+def test_what_was_acknowledged_survives_a_power_cut(parts: Parts, tmp_path: Path) -> None:
+    """Files that nobody has synced yet are made again from the log; the log is empty then."""
+    parts.write([chunk(1, b"aabb", position=0), chunk(1, b"cc", position=3, track="bot")])
+    parts.write([chunk(2, b"dd", position=2), chunk(1, b"ee", position=0, session_id="other")])
+    after_a_power_cut(tmp_path / "parts", tmp_path / "kept")
+    again = Parts(tmp_path / "kept", max_open=4)
+    again.checkpoint()
+    assert content(tmp_path / "kept") == content(tmp_path / "parts")
+    assert not ChunkLog(tmp_path / "kept").segments()
+    again.shutdown()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    share=st.floats(0, 1),
+    garbage=st.sampled_from([b"", b"\0" * 40, b"\xff" * 40]),
+)
+def test_a_log_that_was_cut_short(sizes: list[int], share: float, garbage: bytes) -> None:
+    """A log cut at any byte, whatever the disk has behind it, gives back the chunks before, and no other."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = ChunkLog(Path(folder))
+        wrote = [chunk(seq, bytes([seq] * 2 * size), position=0) for seq, size in enumerate(sizes, start=1)]
+        ends = [log.append([each]).stat().st_size for each in wrote]
+        (segment,) = log.segments()
+        log.end_segment()
+        cut = int(share * ends[-1])
+        segment.write_bytes(segment.read_bytes()[:cut] + garbage)
+        whole = sum(end <= cut for end in ends)
+        assert list(chunk_log.read(segment)) == wrote[:whole]
+
+
+def test_a_checkpoint_empties_the_log(parts: Parts, tmp_path: Path) -> None:
+    """What is in the files for good isn't in the log any more; removed sessions don't come back with it."""
+    parts.write([chunk(1, b"aa", position=0), chunk(1, b"bb", position=0, session_id="other")])
+    assert b"aa" in b"".join(path.read_bytes() for path in ChunkLog(tmp_path / "parts").segments())
+    parts.remove("s")
+    parts.checkpoint()
+    assert not ChunkLog(tmp_path / "parts").segments()
+    assert parts.sessions() == ["other"]
+    parts.write([chunk(2, b"cc", position=1, session_id="other")])
+    assert [note.seq for note in parts.journal("other")] == [1, 2]
+
+
+def test_a_sync_that_failed_is_not_believed(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk has refused to sync a file, all that was in the log is written again before it is given up."""
+    path = tmp_path / "parts/s/user.1.pcm"
+
+    def refuses(_: int) -> None:
+        # What a kernel does with pages that it couldn't write: it drops them, and says so once.
+        path.write_bytes(b"")
+        raise OSError(errno.EIO, "refused")
+
+    parts.write([chunk(1, b"aa", position=0)])
+    with monkeypatch.context() as patch:
+        patch.setattr(parts_module, "sync_data", refuses)
+        with pytest.raises(OSError, match="refused"):
+            parts.checkpoint()
+    parts.write([chunk(2, b"bb", position=1)])
+    parts.checkpoint()
+    assert path.read_bytes() == b"aabb"
+    assert not ChunkLog(tmp_path / "parts").segments()
+
+
+def test_half_a_record_hides_nothing(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a disk was full in the middle of a record, what is stored later is found all the same."""
+    write = os.write
+
+    def full(file: int, data: bytes) -> int:
+        write(file, bytes(data)[:7])
+        raise OSError(errno.ENOSPC, "full")
+
+    parts.write([chunk(1, b"aa", position=0)])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="full"):
+            parts.write([chunk(2, b"bb", position=1)])
+    parts.write([chunk(2, b"bb", position=1), chunk(3, b"cc", position=2)])
+    after_a_power_cut(tmp_path / "parts", tmp_path / "kept")
+    again = Parts(tmp_path / "kept", max_open=4)
+    again.checkpoint()
+    assert (tmp_path / "kept/s/user.1.pcm").read_bytes() == b"aabbcc"
+    again.shutdown()
+
+
+def test_a_file_that_could_not_be_written_is_made_from_the_log(parts: Parts, tmp_path: Path) -> None:
+    """A session's file fails behind the log: the batch isn't stored, and what is in the log isn't given up."""
+    (tmp_path / "parts").mkdir()
+    in_the_way = tmp_path / "parts/s"
+    in_the_way.write_text("a file")
+    with pytest.raises(OSError, match="s"):
+        parts.write([chunk(1, b"aa", position=0, session_id="other"), chunk(1, b"bb", position=0)])
+    with pytest.raises(OSError, match="s"):
+        parts.checkpoint()
+    in_the_way.unlink()
+    parts.checkpoint()
+    assert (tmp_path / "parts/s/user.1.pcm").read_bytes() == b"bb"
+    assert not ChunkLog(tmp_path / "parts").segments()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from greenroom.common.lifecycle import Outcome, Session, State
 from greenroom.recorder import files, mixing, wav
-from greenroom.recorder.parts import Chunk, Parts
+from greenroom.recorder.chunk_log import Chunk
+from greenroom.recorder.parts import Parts
 from greenroom.recorder.recording import write_recording
 from greenroom.recorder.storage import Folder
 from greenroom.recorder.timeline import ChunkNote, Track

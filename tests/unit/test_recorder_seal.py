@@ -12,7 +12,8 @@ from greenroom.common.lifecycle import Outcome, Session, State
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import seal
 from greenroom.recorder.audio import AudioIngest
-from greenroom.recorder.parts import Chunk, Parts
+from greenroom.recorder.chunk_log import Chunk
+from greenroom.recorder.parts import Parts
 from greenroom.recorder.seal import Sealer
 from greenroom.recorder.storage import Folder
 from greenroom.recorder.store import RecordingRow, Store

@@ -98,6 +98,7 @@ class Consumer[T]:
         max_wait_s: how long to wait for the first message of a batch before looking again.
         linger_s: how long the first message of a batch waits for others, so that a trickle is handled in a few
             batches and not message by message. The broker hands over what there is as soon as there is anything.
+        ahead: while more is waiting than a batch holds, take the next one while one is handled: two are in hand then.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Consumer[T]:
         max_batch_bytes: int = MAX_BATCH_BYTES,
         max_wait_s: float = 1.0,
         linger_s: float = 0.0,
+        ahead: bool = False,
     ) -> None:
         self.counts: Final = Counts()
         self._broker = broker
@@ -123,6 +125,8 @@ class Consumer[T]:
         self._max_batch_bytes = max_batch_bytes
         self._max_wait_s = max_wait_s
         self._linger_s = linger_s
+        self._ahead = ahead
+        self._next: asyncio.Task[Sequence[Delivery]] | None = None
 
     async def run_once_there(self) -> None:
         """Consume until canceled, once stream and consumer are there: made while the service waits for them."""
@@ -143,25 +147,50 @@ class Consumer[T]:
         try:
             while True:
                 try:
-                    deliveries = await self._batch(pull)
+                    deliveries = await self._take(pull)
                 except BrokerUnavailable:
                     await asyncio.sleep(_BROKER_RETRY_S)
                     continue
                 if deliveries:
+                    if self._ahead and deliveries[-1].message.pending:
+                        self._next = asyncio.create_task(self._fetch(pull, linger_s=0.0))
                     await self._process(deliveries)
                 elif not self._broker.connected:
                     await asyncio.sleep(_BROKER_RETRY_S)
         finally:
+            await self._leave_next(0.0)
             await pull.close()
 
-    async def _batch(self, pull: Pull) -> Sequence[Delivery]:
+    async def _take(self, pull: Pull) -> Sequence[Delivery]:
+        if self._next is None:
+            return await self._fetch(pull, linger_s=self._linger_s)
+        try:
+            # Who is canceled here leaves it where it is, to be put back.
+            deliveries = await asyncio.shield(self._next)
+        except BrokerUnavailable:
+            self._next = None
+            raise
+        self._next = None
+        return deliveries
+
+    async def _leave_next(self, pause_s: float) -> None:
+        """Put back what was taken ahead, if anything was."""
+        task, self._next = self._next, None
+        if task is None:
+            return
+        task.cancel()
+        (taken,) = await asyncio.gather(task, return_exceptions=True)
+        if not isinstance(taken, BaseException):
+            await _put_back(taken, pause_s)
+
+    async def _fetch(self, pull: Pull, *, linger_s: float) -> Sequence[Delivery]:
         first = await pull.fetch(self._max_batch, self._max_wait_s, max_bytes=self._max_batch_bytes)
         room = self._max_batch - len(first)
         room_bytes = self._max_batch_bytes - sum(len(delivery.message.data) for delivery in first)
         # Where the next one mightn't fit, a batch is full: one that is larger than its bound would come all the same.
-        if not first or not room or room_bytes <= _LARGEST_MESSAGE or not self._linger_s:
+        if not first or not room or room_bytes <= _LARGEST_MESSAGE or not linger_s:
             return first
-        await asyncio.sleep(self._linger_s)
+        await asyncio.sleep(linger_s)
         try:
             return [*first, *await pull.fetch(room, _GATHER_S, max_bytes=room_bytes)]
         except BrokerUnavailable:
@@ -189,6 +218,7 @@ class Consumer[T]:
         if pause_s := await self._try(batch):
             # What would come next needs the same thing that is away: leave it with the broker for as long, which
             # also keeps the order of what was put back.
+            await self._leave_next(pause_s)
             await asyncio.sleep(pause_s)
 
     async def _try(self, batch: list[_Item[T]]) -> float:

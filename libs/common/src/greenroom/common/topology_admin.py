@@ -194,10 +194,20 @@ def _consumer_config(consumer: topology.Consumer) -> ConsumerConfig:
         durable_name=consumer.name,
         name=consumer.name,
         description=consumer.description,
-        filter_subjects=list(consumer.filters),
+        filter_subjects=_filter_subjects(consumer),
         deliver_policy=DeliverPolicy.ALL,
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=consumer.ack_wait_s,
         max_ack_pending=consumer.max_ack_pending,
         max_deliver=-1,
     )
+
+
+def _filter_subjects(consumer: topology.Consumer) -> list[str] | None:
+    """Return what a consumer is to be told of its stream; None where that is everything.
+
+    The server doesn't see that several filters together are the whole stream: it goes through them for each message,
+    which was 25 times the work (ADR 18).
+    """
+    whole = next(stream.subjects for stream in topology.STREAMS if stream.name == consumer.stream)
+    return None if set(consumer.filters) == set(whole) else list(consumer.filters)

@@ -1,6 +1,7 @@
 """The recorder put together: all of its instances store what happens; one leads, and stores and seals audio."""
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -201,10 +202,13 @@ class Recorder:
     async def _lead(self) -> None:
         self._leads.set(1)
         try:
+            # Before anything is sealed: the leader before may have been cut off with its host.
+            await self._audio.recover()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._sealer.run(), name="sealer")
                 tasks.create_task(self._endings.run(), name="endings")
                 tasks.create_task(self._audio.run(), name="audio")
+                tasks.create_task(self._audio.checkpoints(), name="checkpoints")
                 tasks.create_task(self._purger.run(), name="purger")
                 tasks.create_task(self._partitions.run(), name="partitions")
                 tasks.create_task(self._reconciler.run(), name="reconciler")
@@ -215,8 +219,10 @@ class Recorder:
                 tasks.create_task(self._missing.run(), name="missing-audio")
         finally:
             self._leads.set(0)
-            # The next leader writes to the same files: nothing of ours stays open.
+            # The next leader writes to the same files: nothing of ours stays open, or to be done.
             self._parts.close()
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self._parts.checkpoint)
 
     async def _settled_to(self) -> int:
         return (await backlog(self._broker, SESSIONS, ingest.CONSUMER)).settled_to

@@ -24,7 +24,8 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import AudioHeader
 from greenroom.common.metrics import Metrics
-from greenroom.recorder.parts import Chunk, Parts
+from greenroom.recorder.chunk_log import Chunk
+from greenroom.recorder.parts import Parts
 from greenroom.recorder.store import AudioPermit, Store
 from greenroom.recorder.timeline import NS, SAMPLE_BYTES, TRACKS, ChunkNote, Track
 from greenroom.recorder.troubles import LIVE_AUDIO, Troubles
@@ -33,8 +34,8 @@ _log = structlog.get_logger()
 
 STREAM: Final = "AUDIO"
 CONSUMER: Final = "recorder-audio"
-# How long a chunk waits for others: the longer, the fewer syncs.
-LINGER_S: Final = 0.5
+# How long a chunk waits for others: the longer, the fewer syncs, one for each batch.
+LINGER_S: Final = 0.2
 # What session processes record: mono, 16 kHz, 16 bit.
 RATE_HZ: Final = 16_000
 MAX_CHUNK_SAMPLES: Final = RATE_HZ
@@ -48,6 +49,9 @@ DURATION_SLACK_S: Final = 120.0
 EARLIEST_ORIGIN: Final = timedelta(minutes=-10)
 LATEST_ORIGIN: Final = timedelta(hours=12)
 AWAY_RETRY_S: Final = 1.0
+# How often the files of sessions are synced, and the log is emptied: the longer, the fewer syncs, and the more is read
+# again after a crash.
+CHECKPOINT_S: Final = 5.0
 # While the session is looked at for sealing.
 FROZEN_RETRY_S: Final = 0.25
 # Sessions whose limits are remembered; above that the ledger is asked again.
@@ -141,6 +145,7 @@ class AudioIngest:
             handle=self.handle,
             max_batch=max_batch,
             linger_s=LINGER_S,
+            ahead=True,
         )
         self._broker = broker
         self._ledger = ledger
@@ -151,8 +156,9 @@ class AudioIngest:
         self._behind = False
         # When PostgreSQL, which was away, is worth asking again, on the clock of the loop.
         self._ask_at = 0.0
-        # Of its own: what others do in threads may wait for a storage that is away, and audio mustn't wait with it.
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="audio")
+        # Of its own: what others do in threads may wait for a storage that is away, and audio mustn't wait with it. One
+        # is for batches, one for the log's being emptied.
+        self._writing = ThreadPoolExecutor(2, thread_name_prefix="audio")
         self._permits: OrderedDict[str, Permit] = OrderedDict()
         self._frozen: set[str] = set()
         self._chunks = metrics.counter("recorder_audio_chunks", "Chunks of audio stored", ["track"])
@@ -170,8 +176,24 @@ class AudioIngest:
         return self._behind
 
     def shutdown(self) -> None:
-        """Let go of the thread that writes."""
+        """Let go of the threads that write."""
         self._writing.shutdown(wait=False)
+
+    async def recover(self) -> None:
+        """Return when the files have what is in the log, also what another recorder has left there."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await loop.run_in_executor(self._writing, self._parts.checkpoint)
+            except OSError as error:
+                _log.error("audio_not_synced", error=error.strerror, again_in_s=AWAY_RETRY_S)
+            await asyncio.sleep(AWAY_RETRY_S)
+
+    async def checkpoints(self) -> None:
+        """Have the log emptied all the time, until canceled."""
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            await self.recover()
 
     def freeze(self, session_id: str) -> None:
         """Put off audio of a session from now on, while it is being sealed."""

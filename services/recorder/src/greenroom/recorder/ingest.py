@@ -136,6 +136,7 @@ class Ingest:
             max_batch=max_batch,
             max_batch_bytes=max_batch_bytes,
             linger_s=LINGER_S,
+            ahead=True,
         )
         self._broker = broker
         self._store = store

@@ -3,9 +3,11 @@
     {root}/{session_id}/{track}.{epoch}.pcm    mono, 16 bit little-endian, each chunk at its position
     {root}/{session_id}/chunks.jsonl           one line a chunk, written behind the audio
     {root}/{session_id}/draft.*                what the sealing writes just now
+    {root}/*.chunks                            what the files above may lack after a power cut (chunk_log.py)
 
 Writing a chunk again changes nothing: it lies at its position, and the journal's readers know its number. What
-`write` was given is on the disk (fdatasync) when it returns. Memory is that of the chunks at hand.
+`write` was given is on the disk when it returns: in the log, synced once for all sessions, and in the files, which
+`checkpoint` syncs. After a crash `checkpoint` brings the files up to the log. Memory is that of the chunks at hand.
 """
 
 import os
@@ -15,30 +17,25 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from greenroom.recorder import files
+from greenroom.recorder import chunk_log
+from greenroom.recorder.chunk_log import Chunk, ChunkLog, sync_data
 from greenroom.recorder.timeline import SAMPLE_BYTES, ChunkNote, Part
 
 JOURNAL: Final = "chunks.jsonl"
-# Syncs of different files at the same time share the journal commits of the file system.
+# Syncs of different files at the same time share the commits of the file system.
 SYNC_THREADS: Final = 8
 _DRAFT: Final = "draft."
 _READ_BYTES: Final = 65_536
+# Of a log that is read again, in memory: 100 seconds of audio.
+_READ_CHUNKS: Final = 100
 # A line has about 100 bytes; a file that is no journal must not fill the memory.
 _LONGEST_LINE: Final = 4096
-
-
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """Audio as it came: where it belongs, and its samples."""
-
-    tenant: str
-    session_id: str
-    note: ChunkNote
-    pcm: bytes
 
 
 class Parts:
@@ -54,8 +51,11 @@ class Parts:
         self._max_open = max_open
         self._files: OrderedDict[Path, int] = OrderedDict()
         self._lock = threading.Lock()
-        # Folders with names of ours that may not be on the disk yet.
-        self._made: set[Path] = set()
+        self._checkpointing = threading.Lock()
+        self._log = ChunkLog(root)
+        # Of our segments, those whose chunks are all in the files; and what of the files isn't synced.
+        self._written: set[Path] = set()
+        self._dirty: set[Path] = set()
         self._syncing = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="fdatasync")
 
     @property
@@ -70,10 +70,46 @@ class Parts:
             OSError: the disk is full, or worse; some of them may be stored.
         """
         with self._lock:
+            segment = self._log.append(chunks)
             try:
                 self._write(chunks)
+            except BaseException:
+                # In the log, but not acknowledged: it comes again, or is read again from there.
+                self._log.end_segment()
+                self._written.discard(segment)
+                raise
             finally:
                 self._close_oldest()
+            self._written.add(segment)
+
+    def checkpoint(self) -> None:
+        """Have everything that was written in the files, and the log empty; also what was left by a crash.
+
+        Raises:
+            OSError: not possible now; the log keeps it.
+        """
+        with self._checkpointing:
+            with self._lock:
+                self._log.end_segment()
+                segments = self._log.segments()
+            dirty: set[Path] = set()
+            try:
+                for segment in segments:
+                    if segment not in self._written:
+                        self._write_again(segment)
+                with self._lock:
+                    dirty, self._dirty = self._dirty, set()
+                for _ in self._syncing.map(_sync_path, dirty):
+                    pass
+            except BaseException:
+                with self._lock:
+                    # What a disk has refused once it may seem to have the next time: all of it is written again.
+                    self._log.end_segment()
+                    self._written.clear()
+                    self._dirty |= dirty
+                raise
+            self._log.remove(segments)
+            self._written.difference_update(segments)
 
     def close(self, session_id: str | None = None) -> None:
         """Close the files of one session, or of all."""
@@ -81,6 +117,8 @@ class Parts:
             for path in list(self._files):
                 if session_id is None or path.parent.name == session_id:
                     os.close(self._files.pop(path))
+            if session_id is None:
+                self._log.end_segment()
 
     def shutdown(self) -> None:
         """Close everything for good."""
@@ -146,27 +184,28 @@ class Parts:
             shutil.rmtree(folder)
 
     def _write(self, chunks: Sequence[Chunk]) -> None:
-        audio: set[int] = set()
-        lines: dict[int, bytearray] = {}
+        lines: dict[Path, bytearray] = {}
         for chunk in chunks:
             note, folder = chunk.note, self._root / chunk.session_id
             file = self._file(folder / f"{note.track}.{note.epoch}.pcm", os.O_WRONLY)
             _write_all(file, chunk.pcm, note.position * SAMPLE_BYTES)
-            audio.add(file)
-            journal = self._file(folder / JOURNAL, os.O_RDWR | os.O_APPEND)
-            lines.setdefault(journal, bytearray()).extend(msgspec.json.encode(note) + b"\n")
+            lines.setdefault(folder / JOURNAL, bytearray()).extend(msgspec.json.encode(note) + b"\n")
         # The journal speaks of what is there: it comes second.
-        self._sync(audio)
-        for journal, text in lines.items():
-            _append_lines(journal, text)
-        self._sync(lines)
-        while self._made:
-            folder = next(iter(self._made))
-            if folder.is_dir():
-                files.sync_folder(folder)
-            self._made.discard(folder)
+        for path, text in lines.items():
+            _append_lines(self._file(path, os.O_RDWR | os.O_APPEND), text)
+
+    def _write_again(self, segment: Path) -> None:
+        """Write to the files what is in the log, whoever has put it there."""
+        chunks = chunk_log.read(segment)
+        while batch := list(islice(chunks, _READ_CHUNKS)):
+            with self._lock:
+                try:
+                    self._write(batch)
+                finally:
+                    self._close_oldest()
 
     def _file(self, path: Path, flags: int) -> int:
+        self._dirty.add(path)
         file = self._files.get(path)
         if file is not None:
             self._files.move_to_end(path)
@@ -174,15 +213,11 @@ class Parts:
         try:
             file = os.open(path, flags)
         except FileNotFoundError:
-            files.make_folder(path.parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, flags | os.O_CREAT, 0o640)
-            self._made.add(path.parent)
+            self._dirty |= {path.parent, self._root}
         self._files[path] = file
         return file
-
-    def _sync(self, files: Sequence[int] | set[int] | dict[int, bytearray]) -> None:
-        for _ in self._syncing.map(_sync_data, files):
-            pass
 
     def _close_oldest(self) -> None:
         while len(self._files) > self._max_open:
@@ -207,6 +242,16 @@ def _append_lines(journal: int, text: bytearray) -> None:
         view = view[os.write(journal, view) :]
 
 
-# macOS has none; it syncs some more then.
-_sync_data: Final = getattr(os, "fdatasync", os.fsync)
+def _sync_path(path: Path) -> None:
+    """Have a file or the names in a folder on the disk; what was removed meanwhile needs it no more."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        sync_data(file)
+    finally:
+        os.close(file)
+
+
 _DECODER: Final = msgspec.json.Decoder(ChunkNote)

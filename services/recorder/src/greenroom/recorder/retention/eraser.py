@@ -166,6 +166,8 @@ class Eraser:
         if wish.what is What.EVENTS:
             return 0
         if wish.what is What.SESSION:
+            # What was recorded lately is in the log too.
+            await asyncio.to_thread(self._parts.checkpoint)
             await asyncio.to_thread(self._parts.remove, wish.session_id)
         recording = RecordingOf(tenant=wish.tenant, session_id=wish.session_id, day=wish.day, path=wish.path)
         return await self._recordings.remove(recording)
