@@ -42,6 +42,7 @@ from greenroom.api.routes.rollouts import rollout_routes, weight_routes
 from greenroom.api.routes.search import search_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
+from greenroom.api.routes.tenants import tenant_routes
 from greenroom.api.routes.usage import usage_routes
 from greenroom.api.routes.waiting import queue_routes
 from greenroom.api.routes.webhook_endpoints import webhook_endpoint_routes
@@ -52,6 +53,7 @@ from greenroom.api.settings import ApiSettings
 from greenroom.api.shelf import shelf_of
 from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
+from greenroom.api.tenant_store import TenantStore
 from greenroom.api.transports.daily_dialin import Dialin
 from greenroom.api.webhook_endpoints import Endpoints
 from greenroom.common.broker import Broker
@@ -105,6 +107,7 @@ def all_routes(
         *reservation_routes(policies),
         *rollout_routes(policies, scheduler),
         *weight_routes(policies),
+        *tenant_routes(TenantStore(store, policies)),
         *number_routes(numbers, agents, settings.public_url),
         *webhook_routes(calls, settings.public_url),
         *webhook_endpoint_routes(Endpoints(store), Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)),
