@@ -1,5 +1,6 @@
 """`make bench`, `make bench only=start`: each benchmark measures two things in the same run and gives their ratio."""
 
+import argparse
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import uvloop
 from rich.console import Console
 
 from greenroom.common.log import configure_logging
-from tests.bench import api, density, leases, media, memory, plan, soak, start
+from tests.bench import api, density, leases, media, memory, plan, queries, soak, start
 from tests.bench.report import Report
 
 BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
@@ -21,19 +22,28 @@ BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "leases": leases.run,
     "plan": plan.run,
     "soak": soak.run,
+    "queries": queries.run,
 }
 
 
 def main() -> int:
     """Run the benchmarks that are named, or all; exit code 2 for a name that there isn't."""
-    chosen = sys.argv[1:] or list(BENCHMARKS)
+    parser = argparse.ArgumentParser(prog="tests.bench", description="Measure, all or some.")
+    parser.add_argument("names", nargs="*", default=list(BENCHMARKS), metavar="NAME")
+    parser.add_argument("--sessions", type=int, default=queries.FULL, help="of `queries`: how many there are")
+    parser.add_argument("--golden", action="store_true", help="of `queries`: make what is found the golden plans")
+    wanted = parser.parse_args()
+    chosen: list[str] = wanted.names
     if unknown := set(chosen) - BENCHMARKS.keys():
         print(f"there is no benchmark {', '.join(sorted(unknown))}: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
     configure_logging("bench", level="warning", form="console", instance_id="bench")
     report = Report(Console())
     for name in chosen:
-        uvloop.run(_run(name, report))
+        if name == "queries":
+            uvloop.run(queries.run(report, sessions=wanted.sessions, golden=wanted.golden))
+        else:
+            uvloop.run(_run(name, report))
     report.show()
     report.write(Path(".greenroom/bench.json"))
     return 0

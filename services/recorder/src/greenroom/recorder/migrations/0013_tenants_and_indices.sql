@@ -71,3 +71,12 @@ CREATE TRIGGER policy_changed_state AFTER UPDATE OF state ON tenants
     FOR EACH ROW WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION policy_changed();
 CREATE TRIGGER policy_changed_gone AFTER DELETE ON tenants
     FOR EACH ROW WHEN (OLD.state = 'suspended') EXECUTE FUNCTION policy_changed();
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Indices that queries over a year of calls were found to lack (docs/adr/0019-plans-are-golden-files.md)
+
+-- What the daily run has deleted is counted by who did it and since when.
+CREATE INDEX audit_of_actor ON audit (actor, at);
+
+-- Those erased lately are looked for each time something is erased.
+CREATE INDEX tombstones_by_day ON tombstones (erased_on);
