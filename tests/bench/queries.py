@@ -16,7 +16,6 @@ index it takes depends on little else than the statements and the indices.
 """
 
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -56,16 +55,14 @@ STATISTICS: Final = 1000
 
 
 async def run(report: Report, *, sessions: int = FULL, golden: bool = False) -> None:
-    """Make the data, look at all queries, and remove it.
-
-    Raises:
-        SystemExit: there isn't room for it, or a plan isn't as it should be.
-    """
+    """Make the data, look at all queries, and remove it; without room for it, say so."""
     folder = _FOLDER.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    if free < sessions * _BYTES_EACH * 2:
-        sys.exit(f"{sessions:,} sessions take {sessions * _BYTES_EACH >> 30} GiB, of {free >> 30} that are free")
+    if free < sessions * _BYTES_EACH * 1.5:
+        note = f"{sessions:,} sessions take {sessions * _BYTES_EACH >> 30} GiB, of {free >> 30} that are free"
+        report.add("queries.room", 0, "", note=note, expected="1", met=False)
+        return
     server = EmbeddedPostgres(folder, durable=False)
     try:
         await server.start()
@@ -86,7 +83,7 @@ async def run(report: Report, *, sessions: int = FULL, golden: bool = False) -> 
     wrong = forbidden(looked, frozenset(name for name, each in measured.items() if each.generic))
     changed = differences(looked, GOLDEN) if sessions == FULL else {}
     for name, what in [*((name, ", ".join(scans)) for name, scans in wrong.items()), *changed.items()]:
-        report.console.print(f"[red]{name}[/] {what}", highlight=False, markup=True)
+        report.console.print(f"{name} {what}", highlight=False, markup=False)
     report.add("queries.scans", len(wrong), "queries", expected="0", met=not wrong)
     report.add("queries.changed_plans", len(changed), "queries", expected="0", met=not changed)
 

@@ -272,7 +272,7 @@ async def _fill_month(dsn: str, partition: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute(_QUICK)
-        bounds = await connection.fetchrow(
+        bounds: Any = await connection.fetchrow(
             "SELECT session_id_from(day AT TIME ZONE 'UTC'),"
             " session_id_from((day + interval '1 month') AT TIME ZONE 'UTC')"
             " FROM (SELECT $1::text::timestamp AS day) AS month",
