@@ -33,7 +33,9 @@ _SESSION_ONLY: Final = re.compile(r"\(session_id = [^()]+\)")
 _INDEX_SCANS: Final = frozenset({"Index Scan", "Index Only Scan", "Bitmap Index Scan"})
 
 # Plans that read a large table, or an index of one, from one end to the other, and may; with the reason.
-MAY_SCAN: Final[dict[str, str]] = {}
+MAY_SCAN: Final = {
+    "recorder.retention.store.select_open": "merges with the oldest sessions, as far as the deletions go",
+}
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True):
