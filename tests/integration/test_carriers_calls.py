@@ -186,6 +186,18 @@ async def test_a_call_that_finds_no_slot_hears_that_the_line_is_busy(world: Carr
     assert (session.outcome, session.reason) == (Outcome.REJECTED, "line-busy")
 
 
+@pytest.mark.parametrize("world", CARRIERS[:1], indirect=True)
+async def test_a_call_to_a_suspended_tenant_hears_that_the_line_is_busy(world: CarrierWorld) -> None:
+    """There is no session, and the carrier isn't told of a failure, which it would try again."""
+    await world.number(busy_text="Nobody is here.")
+    await world.api.execute("INSERT INTO tenants (name) VALUES ('default') ON CONFLICT DO NOTHING")
+    await world.api.execute("UPDATE tenants SET state = 'suspended' WHERE name = 'default'")
+    await until(lambda: "default" in world.api.parts.policy.current.suspended)
+    answered = await world.exchange.ask(f"{world.api.url}/v1/webhooks/{world.name}/answer", world.exchange.leg())
+    assert (answered.kind, answered.text) == ("refuse", "Nobody is here.")
+    assert await world.sessions() == []
+
+
 @pytest.mark.parametrize("world", HOLDING, indirect=True)
 async def test_a_call_is_held_until_there_is_a_slot(world: CarrierWorld) -> None:
     """The caller hears why, keeps the place in the queue, and is connected as soon as a slot is there."""

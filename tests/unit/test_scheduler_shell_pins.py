@@ -94,6 +94,26 @@ def test_what_is_beyond_a_pin_is_stopped_in_order(count: int | None) -> None:
     play(scenario)
 
 
+def test_a_suspended_tenants_pin_keeps_what_runs_and_gets_nothing_new() -> None:
+    """Its sessions go on; one that ends is followed by another only when the tenant is resumed."""
+
+    async def scenario(rig: Rig) -> None:
+        rig.scheduler()
+        runner = await rig.runner(slots=9)
+        await rig.decree(pins=(pin(2),))
+        await all_run(rig, 2)
+        await rig.decree(pins=(pin(2),), suspended=("t",))
+        first, _ = await pinned(rig.broker)
+        await runner.end(first.id)
+        await rig.clock.sleep(20)
+        assert live(await pinned(rig.broker)) == [(2, 1)]
+        await rig.decree(pins=(pin(2),), suspended=("somebody-else",))
+        await all_run(rig, 2)
+        assert live(await pinned(rig.broker)) == [(1, 2), (2, 1)]
+
+    play(scenario)
+
+
 def test_a_bot_that_fails_each_time_is_backed_off_from_and_given_up() -> None:
     """1, 2 and 4 s, then no more, with the reason; a change of the pin tries again."""
 

@@ -34,6 +34,11 @@ class Action(enum.StrEnum):
     SESSION_HELD = "session.held"
     SESSION_RELEASED = "session.hold_lifted"
 
+    # An administrator made a tenant's row or changed it; the state is told by two of their own.
+    TENANT_CHANGED = "tenant.changed"
+    TENANT_SUSPENDED = "tenant.suspended"
+    TENANT_RESUMED = "tenant.resumed"
+
 
 class Connection(Protocol):
     """What is needed of a connection to PostgreSQL (asyncpg comes without types)."""

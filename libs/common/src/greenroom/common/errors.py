@@ -218,6 +218,17 @@ class RecordingNotReady(GreenroomError):
     default_retry_after_s = 1.0
 
 
+class TenantSuspended(GreenroomError):
+    """The tenant is suspended: it gets no new sessions, while those it has go on and all of its data can be read.
+
+    An administrator resumes it: `greenroom tenants resume NAME`, or `PATCH /v1/tenants/{tenant}`.
+    """
+
+    code = "tenant-suspended"
+    status = 403
+    title = "The tenant is suspended"
+
+
 class SecretMissing(GreenroomError):
     """No runner of the pool has the secrets that the agent's bot needs, so no session of it could start.
 

@@ -146,7 +146,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. `revision` grows with each change.
 
-    `weights` are the tenants' shares of scarce slots relative to 1, for those that have another one.
+    `weights` are the tenants' shares of scarce slots relative to 1, for those that have another one. New sessions of
+    the tenants that are `suspended` are refused by the api, and not asked for by their pins.
     """
 
     revision: int = 0
@@ -156,6 +157,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     rollouts: tuple[Rollout, ...] = ()
     pins: tuple[Pin, ...] = ()
     weights: dict[str, Positive] = {}
+    suspended: tuple[str, ...] = ()
 
     def pool(self, name: str) -> PoolPolicy:
         """Return how a pool is run; the defaults for one that nobody wrote anything about."""

@@ -17,6 +17,7 @@ from greenroom.devtools import (
     retention_cli,
     scheduling_cli,
     steering_cli,
+    tenants_cli,
     usage_cli,
     webhooks_cli,
 )
@@ -39,7 +40,7 @@ click.rich_click.COMMAND_GROUPS = {
         {"name": "Steer", "commands": ["say", "cmd", "listen", "limits", "pins", "parked", "webhooks"]},
         {"name": "Keep", "commands": ["retention", "erase"]},
         {"name": "Foresee", "commands": ["sim"]},
-        {"name": "Set up", "commands": ["migrate", "topology", "keys"]},
+        {"name": "Set up", "commands": ["migrate", "topology", "keys", "tenants"]},
     ]
 }
 
@@ -312,7 +313,16 @@ def keys_revoke(prefix: str) -> int:
     return 0 if _run(setup_commands.revoke_key(_console, prefix)) else 1
 
 
-for _module in (reading_cli, scheduling_cli, steering_cli, parked_cli, retention_cli, usage_cli, webhooks_cli):
+for _module in (
+    reading_cli,
+    scheduling_cli,
+    steering_cli,
+    parked_cli,
+    retention_cli,
+    tenants_cli,
+    usage_cli,
+    webhooks_cli,
+):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 cli.add_command(sim)

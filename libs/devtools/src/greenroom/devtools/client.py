@@ -86,6 +86,10 @@ class ApiClient:
         """Return the JSON of a PUT."""
         return await self._json("PUT", path, json=body)
 
+    async def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the JSON of a PATCH."""
+        return await self._json("PATCH", path, json=body)
+
     async def delete(self, path: str) -> None:
         """Delete what is at `path`."""
         await self._send("DELETE", path)

@@ -45,6 +45,7 @@ def document(routes: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
                 Tag(name="calls", description="Phone numbers, and what telephone carriers ask"),
                 Tag(name="policy", description="What operators decide about scheduling, and how it stands"),
                 Tag(name="retention", description="How long sessions are kept, and erasing them"),
+                Tag(name="tenants", description="Who there is, and who gets new sessions"),
                 Tag(name="webhooks", description="What providers tell"),
                 Tag(name="system", description="For operators"),
             ],

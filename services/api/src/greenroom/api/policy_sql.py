@@ -24,7 +24,8 @@ SELECT jsonb_build_object(
         ), '[]')
         FROM policy_pins n
     ),
-    'weights', (SELECT coalesce(jsonb_object_agg(w.tenant, w.weight), '{}') FROM policy_weights w)
+    'weights', (SELECT coalesce(jsonb_object_agg(w.tenant, w.weight), '{}') FROM policy_weights w),
+    'suspended', (SELECT coalesce(jsonb_agg(t.name ORDER BY t.name), '[]') FROM tenants t WHERE t.state = 'suspended')
 )::text
 """
 

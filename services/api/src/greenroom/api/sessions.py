@@ -32,6 +32,7 @@ from greenroom.common.errors import (
     LedgerCorrupt,
     SchedulerUnavailable,
     SessionNotFound,
+    TenantSuspended,
 )
 from greenroom.common.ids import is_uuid, uuid7
 from greenroom.common.ledger import Entry, Ledger
@@ -124,6 +125,7 @@ class Sessions:
                 then, so one that was waited for is stopped.
 
         Raises:
+            TenantSuspended: it gets no new sessions.
             AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
             IdempotencyMismatch: the key belongs to another request.
             SecretMissing: no runner of the pool has what the bot needs.
@@ -144,6 +146,7 @@ class Sessions:
         Nothing happens if the session exists.
 
         Raises:
+            TenantSuspended: it gets no new sessions.
             AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
             SessionEndedEarly: a limit refuses it.
             GreenroomError: what else its preparation raises.
@@ -224,6 +227,8 @@ class Sessions:
         return known
 
     async def _takes(self, caller: Caller, wish: CreateSession) -> KnownAgent:
+        if caller.tenant in self._policy.current.suspended:
+            raise TenantSuspended
         known = await self._agents.get(caller.tenant, wish.agent)
         if wish.transport not in known.agent.transports:
             takes = ", ".join(known.agent.transports)

@@ -153,7 +153,8 @@ class PinKeeper:
                 for stopping in found.stop:
                     tasks.create_task(self._stop(stopping))
                 pin = pins.get(uid)
-                if pin is not None:
+                # What a suspended tenant has running stays; nothing is added.
+                if pin is not None and pin.tenant not in self._policy.suspended:
                     for asking in found.ask:
                         tasks.create_task(self._ask(pin, asking))
 

@@ -36,7 +36,7 @@ from greenroom.api.transports.base import Asked, TransportUnavailable
 from greenroom.api.waiters import Waiters
 from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock, SystemClock
-from greenroom.common.errors import NotFound, SessionNotFound
+from greenroom.common.errors import NotFound, SessionNotFound, TenantSuspended
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Session, State, Transition
@@ -138,7 +138,7 @@ class Calls:
         )
         try:
             await self._place(adapter, record, number, call, origin)
-        except SessionEndedEarly:
+        except (SessionEndedEarly, TenantSuspended):
             return self._told(carrier, "refused", carrier.refuse(number.busy_text))
         session = (await self._wait(record, carrier)).session
         if session.state in _PLACED:

@@ -46,6 +46,7 @@ from greenroom.api.routes.runner_orders import runner_order_routes
 from greenroom.api.routes.search import search_routes
 from greenroom.api.routes.sessions import session_routes
 from greenroom.api.routes.system import system_routes
+from greenroom.api.routes.tenants import tenant_routes
 from greenroom.api.routes.usage import usage_routes
 from greenroom.api.routes.waiting import queue_routes
 from greenroom.api.routes.webhook_endpoints import webhook_endpoint_routes
@@ -57,6 +58,7 @@ from greenroom.api.settings import ApiSettings
 from greenroom.api.shelf import shelf_of
 from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
+from greenroom.api.tenant_store import TenantStore
 from greenroom.api.transports.daily_dialin import Dialin
 from greenroom.api.webhook_endpoints import Endpoints
 from greenroom.common.broker import Broker
@@ -114,6 +116,7 @@ def all_routes(
         *reservation_routes(policies),
         *rollout_routes(policies, scheduler),
         *weight_routes(policies),
+        *tenant_routes(TenantStore(store, policies)),
         *number_routes(numbers, agents, settings.public_url),
         *webhook_routes(calls, settings.public_url),
         *webhook_endpoint_routes(Endpoints(store), Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)),

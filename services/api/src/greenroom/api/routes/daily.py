@@ -63,6 +63,7 @@ def daily_routes(sessions: Sessions, dialin: Dialin, public_url: str | None) -> 
                 WebhookRefused,
                 NumberNotAnswered,
                 errors.AgentNotFound,
+                errors.TenantSuspended,
                 errors.BodyTooLarge,
                 errors.InvalidBody,
                 errors.IdempotencyMismatch,

@@ -80,6 +80,7 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
                 errors.IdempotencyInProgress,
                 errors.Draining,
                 errors.SecretMissing,
+                errors.TenantSuspended,
                 TransportUnavailable,
                 RoomNotFound,
                 ProviderRefused,

@@ -21,13 +21,14 @@ HELD: Final = "session-held"
 _SELECT_RULES: Final = "SELECT tenant, agent, recordings_days, events_days, sessions_days FROM retention_rules"
 _SELECT_HOLDS: Final = "SELECT tenant, agent FROM retention_holds"
 
-# Ended sessions behind a place in the order of their ends, and what there is of each.
+# Ended sessions behind a place in the order of their ends, and what there is of each: looked up one by one (OFFSET 0
+# keeps the planner from gathering all there is instead), so that a page costs the same however much is kept.
 _SELECT_ENDED: Final = """
 SELECT session.id, session.tenant, session.agent, session.ended_at,
     (session.requested_at AT TIME ZONE 'UTC')::date AS day,
-    EXISTS (SELECT FROM session_holds WHERE session_id = session.id) AS held,
-    EXISTS (SELECT FROM recordings WHERE session_id = session.id) AS recording,
-    EXISTS (SELECT FROM session_events WHERE session_id = session.id) AS events
+    EXISTS (SELECT FROM session_holds WHERE session_id = session.id OFFSET 0) AS held,
+    EXISTS (SELECT FROM recordings WHERE session_id = session.id OFFSET 0) AS recording,
+    EXISTS (SELECT FROM session_events WHERE session_id = session.id OFFSET 0) AS events
 FROM sessions AS session
 WHERE session.sealed_at IS NOT NULL AND session.ended_at <= $1 AND (session.ended_at, session.id) > ($2, $3)
 ORDER BY session.ended_at, session.id LIMIT $4

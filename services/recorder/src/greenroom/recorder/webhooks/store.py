@@ -100,17 +100,20 @@ FROM overdue WHERE delivery.id = overdue.id
 RETURNING delivery.id
 """
 
-# Deliveries that were settled long ago, and those of endpoints that were deleted.
+# Deliveries that were settled long ago, the oldest first, and those of endpoints that were deleted, endpoint by
+# endpoint: so indices are gone by, whatever the values may be.
 _FORGET: Final = """
 DELETE FROM webhook_deliveries WHERE id IN (
     (SELECT id FROM webhook_deliveries
-        WHERE state = 'delivered' AND settled_at < now() - make_interval(secs => $1) LIMIT $3)
+        WHERE state = 'delivered' AND settled_at < now() - make_interval(secs => $1) ORDER BY settled_at LIMIT $3)
     UNION ALL
     (SELECT id FROM webhook_deliveries
-        WHERE state = 'dead' AND settled_at < now() - make_interval(secs => $2) LIMIT $3)
+        WHERE state = 'dead' AND settled_at < now() - make_interval(secs => $2) ORDER BY settled_at LIMIT $3)
     UNION ALL
     (SELECT delivery.id FROM webhook_endpoints AS endpoint
-        JOIN webhook_deliveries AS delivery ON delivery.endpoint_id = endpoint.id
+        CROSS JOIN LATERAL (
+            SELECT id FROM webhook_deliveries WHERE endpoint_id = endpoint.id ORDER BY created_at DESC, id DESC LIMIT $3
+        ) AS delivery
         WHERE endpoint.deleted_at < now() - interval '1 minute' LIMIT $3)
 )
 """
