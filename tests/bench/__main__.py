@@ -9,7 +9,7 @@ import uvloop
 from rich.console import Console
 
 from greenroom.common.log import configure_logging
-from tests.bench import api, density, leases, media, memory, plan, soak, start
+from tests.bench import api, cost, density, leases, media, memory, plan, soak, start
 from tests.bench.report import Report
 
 BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "api": api.run,
     "media": media.run,
     "density": density.run,
+    "cost": cost.run,
     "leases": leases.run,
     "plan": plan.run,
     "soak": soak.run,

@@ -19,15 +19,32 @@ _PIECE_S = 0.06
 _FRAME_S = 0.02
 
 
+class _Carrier:
+    """Whoever brings the frames: does as it is asked, or doesn't."""
+
+    def __init__(self, *, able: bool = True) -> None:
+        self.able = able
+        self.asked: list[tuple[int, int]] = []
+
+    @property
+    def packing(self) -> bool:
+        """Whether frames come several at once."""
+        return self.able and bool(self.asked)
+
+    async def pack(self, messages: int, hold_ms: int) -> None:
+        """Take the wish."""
+        self.asked.append((messages, hold_ms))
+
+
 class _Line:
     """A transport's input side, and what came out of it, with the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, carrier: "_Carrier | None" = None) -> None:
         self.transport = BaseInputTransport(TransportParams(audio_in_enabled=True))
         self.out: list[tuple[float, InputAudioRawFrame]] = []
         inner: Any = self.transport
         inner.push_audio_frame = self._push
-        self.chunks = InputChunks(self.transport, _PIECE_S)
+        self.chunks = InputChunks(self.transport, _PIECE_S, carrier)
 
     async def _push(self, frame: InputAudioRawFrame) -> None:
         self.out.append((asyncio.get_running_loop().time(), frame))
@@ -86,6 +103,59 @@ def test_what_is_of_another_kind_is_not_joined() -> None:
         assert [frame.sample_rate for _, frame in line.out] == [16_000, 8_000, 8_000, 8_000]
         assert line.out[2][1].transport_source == "screen"
         assert line.out[3][1] is other
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize(("frame_ms", "asked"), [(10, [(6, 60)]), (20, [(3, 60)]), (30, [(2, 60)]), (60, [])])
+def test_whoever_brings_the_frames_is_asked_once_for_whole_pieces(frame_ms: int, asked: list[tuple[int, int]]) -> None:
+    """As many at once as make a piece, when it is known how long they are; nothing where one is a piece."""
+
+    async def scenario() -> None:
+        carrier = _Carrier()
+        line = _Line(carrier)
+        for _ in range(60):
+            await line.hear(bytes(32 * frame_ms))
+            await asyncio.sleep(frame_ms / 1000)
+        assert carrier.asked == asked
+
+    run_virtual(scenario())
+
+
+def test_a_piece_that_comes_at_once_waits_for_nothing() -> None:
+    """Frames are never held for a pack that is whole, also where resampling has made one a little shorter."""
+
+    async def scenario() -> None:
+        carrier = _Carrier()
+        line = _Line(carrier)
+        for _ in range(24):
+            await line.hear(bytes(640))
+        await line.hear(bytes(640))
+        await asyncio.sleep(1)
+        before = len(line.out)
+        began = asyncio.get_running_loop().time()
+        for samples in (320, 318, 321, 320, 320, 319):
+            await line.hear(bytes(2 * samples))
+        assert [len(frame.audio) // 2 for _, frame in line.out[before:]] == [959, 959]
+        assert [at for at, _ in line.out[before:]] == [began, began]
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize(("able", "after_s"), [(True, 0.024), (False, 0.09)])
+def test_what_is_left_over_waits_as_long_as_more_may_come(able: bool, after_s: float) -> None:  # noqa: FBT001
+    """Behind a pack that isn't whole the next one is not mixed with it; frames by themselves get longer."""
+
+    async def scenario() -> None:
+        line = _Line(_Carrier(able=able))
+        for _ in range(25):
+            await line.hear(bytes(640))
+        await asyncio.sleep(1)
+        before = len(line.out)
+        began = asyncio.get_running_loop().time()
+        await line.hear(bytes(640))
+        await asyncio.sleep(1)
+        assert [at - began for at, _ in line.out[before:]] == pytest.approx([after_s])
 
     run_virtual(scenario())
 

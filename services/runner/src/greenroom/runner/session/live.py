@@ -250,7 +250,7 @@ class LiveSession:
             self._transport.attach(attachment)
             if self._context.settings.input_chunk_ms:
                 for transport in attachment.inputs:
-                    InputChunks(transport, self._context.settings.input_chunk_ms / 1000)
+                    InputChunks(transport, self._context.settings.input_chunk_ms / 1000, self._transport)
         except Exception as error:
             # Pipecat would log it and go on, unobserved and unstoppable.
             _log.exception("observers_not_attached")
