@@ -46,6 +46,7 @@ async def _measure(report: Report, stack: RunningStack, load: Program, stub: Pro
     def roles() -> Roles:
         return {**roles_of(stack), "load": [load.pid], "stub": [stub.pid]}
 
+    report.step("measuring")
     meter = Meter(roles)
     measured = await load.ask({"measure": _MEASURE_S})
     spent = meter.spent()

@@ -40,6 +40,7 @@ from greenroom.runner.session.flows import NODE_WATCH
 from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.shortcuts import cut_user_audio
 from greenroom.runner.session.stages import Stages, rooted
 from greenroom.runner.session.transports import make_transport
 from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotRunnable
@@ -246,6 +247,7 @@ class LiveSession:
         """See `attach.Host`."""
         try:
             attachment = Attachment(worker)
+            cut_user_audio(worker)
             attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
             if self._context.settings.input_chunk_ms:
