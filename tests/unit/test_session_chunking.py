@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketInputTransport
 
-from greenroom.runner.session.chunking import InputChunks
+from greenroom.runner.session.chunking import InputChunks, piece_ms
 from tests.support.leaping_time import run_virtual
 
 _PIECE_S = 0.06
@@ -198,3 +200,17 @@ def test_transports_push_what_they_receive_the_way_we_listen() -> None:
     ends = inspect.getsource(BaseInputTransport.process_frame)
     assert "await self.cancel(frame)" in ends
     assert "await self.stop(frame)" in ends
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [(None, 60), (20, 20), (0, 0), (200, 200), (201, 60), (-1, 60), ("20", 60), (20.0, 60), (True, 60)],
+)
+def test_a_bot_says_how_long_its_pieces_are(monkeypatch: pytest.MonkeyPatch, own: object, expected: int) -> None:
+    """In its module; where it says nothing, or what can't be meant, the runner's setting holds."""
+    module = types.ModuleType("some_bot")
+    if own is not None:
+        vars(module)["INPUT_CHUNK_MS"] = own
+    monkeypatch.setitem(sys.modules, "some_bot", module)
+    assert piece_ms("some_bot", 60) == expected
+    assert piece_ms("no_such_bot", 60) == piece_ms(None, 60) == 60

@@ -83,7 +83,10 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     input_chunk_ms: Annotated[
         int,
         msgspec.Meta(ge=0, le=200),
-        Env(help="Audio from users reaches pipelines in pieces of this length; 0: as it comes, which costs more"),
+        Env(
+            help="Audio from users reaches pipelines in pieces of this length; 0: as it comes, which costs more. "
+            "A bot's INPUT_CHUNK_MS comes first"
+        ),
     ] = 60
     vad_skips_quiet: Annotated[
         bool,

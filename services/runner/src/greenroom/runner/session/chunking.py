@@ -8,9 +8,11 @@ as long as they would have waited here, and are carried for the price of one.
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
+import structlog
 from pipecat.frames.frames import Frame, InputAudioRawFrame
 from pipecat.transports.base_input import BaseInputTransport
 
@@ -26,6 +28,22 @@ _WHOLE: Final = 0.9
 # After so many frames it is known how long they are: half a second, usually.
 _KNOWN_AFTER: Final = 25
 _MAX_PACK: Final = 20
+
+
+# What a bot says of its own in its module, in milliseconds; 0: as it comes.
+OWN: Final = "INPUT_CHUNK_MS"
+_LONGEST_MS: Final = 200
+
+_log = structlog.get_logger()
+
+
+def piece_ms(module: str | None, default: int) -> int:
+    """Return how long pieces are for the bot of a module, where that says nothing (or nonsense): `default`."""
+    own: object = getattr(sys.modules.get(module or ""), OWN, default)
+    if type(own) is int and 0 <= own <= _LONGEST_MS:
+        return own
+    _log.warning("input_chunk_ignored", module=module, problem=f"{OWN} isn't a whole number from 0 to {_LONGEST_MS}")
+    return default
 
 
 class Packs(Protocol):
