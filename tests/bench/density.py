@@ -10,21 +10,22 @@ first step's few.
 import asyncio
 import contextlib
 import os
-import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from tests.bench.memory import of
+from tests.bench.processors import cpu_s
+from tests.bench.programs import Program, program
 from tests.bench.report import Report, median, percentile
 from tests.support.openai_stub import KEY
 from tests.support.stack import RunningStack, running_stack
 
-_AGENT: Final = "assistant"
+AGENT: Final = os.environ.get("BENCH_AGENT", "assistant")
 _STEPS: Final = (4, 8, 16, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 72, 80)
 _SETTLE_S: Final = 6.0
 # Two turns of each caller.
@@ -32,7 +33,6 @@ _MEASURE_S: Final = 20.0
 _LATE_MS: Final = 20.0
 _SLOWER: Final = 1.2
 _TARGET: Final = 48
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,13 +62,13 @@ class Shape(Protocol):
 
 async def run(report: Report) -> None:
     """Find the most that each shape holds."""
-    async with _program("tests.bench.openai_server") as stub:
+    async with program("tests.bench.openai_server") as stub:
         url = (await stub.line()).strip()
-        env = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": url, "OPENAI_DISABLE_TELEMETRY": "1"}
+        env = environment(url)
         with tempfile.TemporaryDirectory() as folder:
             slots = {"GREENROOM_SLOTS": str(_STEPS[-1] + 8), "GREENROOM_STANDBY": "4", "GREENROOM_BRAKE": "false"}
             async with running_stack(Path(folder), **slots, **env) as stack:
-                ours = await _climb(report, _Ours(stack))
+                ours = await _climb(report, Ours(stack))
         async with contextlib.AsyncExitStack() as started:
             pool = await _climb(report, _Processes("pool", started, env, pool=True))
         async with contextlib.AsyncExitStack() as started:
@@ -91,10 +91,15 @@ async def run(report: Report) -> None:
     report.add("density.pss_ratio", ratio, "×", note="cold process / ours", expected="≥ 4", met=ratio >= 4)
 
 
+def environment(stub_url: str) -> dict[str, str]:
+    """Return what bots need to find the stub of OpenAI's APIs."""
+    return {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": stub_url, "OPENAI_DISABLE_TELEMETRY": "1"}
+
+
 async def _climb(report: Report, shape: Shape) -> list[Step]:
     """Add sessions step by step until they don't hold."""
     steps: list[Step] = []
-    async with _program("tests.bench.density_load") as load:
+    async with program("tests.bench.density_load") as load:
         running = 0
         for count in _STEPS:
             for start in range(running, count, 4):
@@ -113,10 +118,10 @@ async def _climb(report: Report, shape: Shape) -> list[Step]:
     return steps
 
 
-async def _measure(load: "_Program", shape: Shape, count: int) -> Step:
-    before, began = {pid: _cpu_s(pid) for pid in shape.pids()}, time.monotonic()
+async def _measure(load: "Program", shape: Shape, count: int) -> Step:
+    before, began = {pid: cpu_s(pid) for pid in shape.pids()}, time.monotonic()
     measured = await load.ask({"measure": _MEASURE_S})
-    spent = {pid: _cpu_s(pid) - before[pid] for pid in shape.pids() if pid in before}
+    spent = {pid: cpu_s(pid) - before[pid] for pid in shape.pids() if pid in before}
     # Those that wait for a session do next to nothing.
     pids = sorted(spent, key=lambda pid: spent[pid])[-count:]
     cores = sum(spent[pid] for pid in pids) / (time.monotonic() - began) / count
@@ -140,13 +145,7 @@ def _held(steps: Sequence[Step]) -> int:
     return max((step.sessions for step in steps if _holds(step, steps[0])), default=0)
 
 
-def _cpu_s(pid: int) -> float:
-    """Return the processor seconds that a process has used (utime and stime of /proc/PID/stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-class _Ours:
+class Ours:
     """Sessions of a whole Greenroom."""
 
     name = "greenroom"
@@ -156,7 +155,7 @@ class _Ours:
 
     async def add(self, count: int) -> list[str]:
         """See `Shape`."""
-        wish = {"agent": _AGENT, "wait": "ready", "wait_timeout_s": 60, "body": {"greeting": ""}}
+        wish = {"agent": AGENT, "wait": "ready", "wait_timeout_s": 60, "body": {"greeting": ""}}
         urls: list[str] = []
         async with self._stack.client() as client:
             for _ in range(count):
@@ -177,21 +176,19 @@ class _Processes:
         self._started = started
         self._env = env
         self._pool = pool
-        self._programs: list[_Program] = []
+        self._programs: list[Program] = []
 
     async def add(self, count: int) -> list[str]:
         """See `Shape`."""
-        arguments = [_AGENT, "--pool"] if self._pool else [_AGENT]
+        arguments = [AGENT, "--pool"] if self._pool else [AGENT]
         programs = [
-            await self._started.enter_async_context(
-                _program("tests.bench.density_reference", *arguments, env=self._env)
-            )
+            await self._started.enter_async_context(program("tests.bench.density_reference", *arguments, env=self._env))
             for _ in range(count)
         ]
         self._programs += programs
         return [await self._url(program) for program in programs]
 
-    async def _url(self, program: "_Program") -> str:
+    async def _url(self, program: "Program") -> str:
         if self._pool:
             await program.until("idle")
             program.say("")
@@ -200,54 +197,3 @@ class _Processes:
     def pids(self) -> list[int]:
         """See `Shape`."""
         return [program.pid for program in self._programs]
-
-
-class _Program:
-    """A process that speaks in lines."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.pid = process.pid
-        self._process = process
-
-    async def line(self) -> str:
-        """Return its next line."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(120):
-            line = await self._process.stdout.readline()
-        assert line, "a program of the benchmark ended early"
-        return line.decode()
-
-    async def until(self, word: str) -> str:
-        """Return its next line that begins with a word."""
-        while not (line := await self.line()).startswith(word):
-            pass
-        return line
-
-    def say(self, line: str) -> None:
-        """Write it a line."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(line.encode() + b"\n")
-
-    async def ask(self, command: dict[str, Any]) -> dict[str, Any]:
-        """Return its answer to a command."""
-        self.say(msgspec.json.encode(command).decode())
-        return msgspec.json.decode(await self.line())
-
-
-@contextlib.asynccontextmanager
-async def _program(module: str, *arguments: str, env: dict[str, str] | None = None) -> AsyncGenerator[_Program]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, *arguments),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        # The answer to a measurement is one line.
-        limit=2**24,
-        env={**os.environ, **(env or {})},
-    )
-    try:
-        yield _Program(process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()

@@ -5,9 +5,9 @@ Reads commands from standard input, a JSON object a line, and answers each with 
     {"call": [URL, …]}       connect some more; answered once they are in
     {"measure": SECONDS}     answered with what the bot's frames and answers were like in that time
 
-Each caller speaks for some seconds, then listens, in turns of 10 s; callers are spread over the ten seconds. A frame
-of the bot is late by as much as it comes after the end of all that was sent before it in the same answer; an answer
-takes from the last frame of the caller's sentence to the first of the bot's.
+Each caller sits in a quiet room, speaks for some seconds, then listens, in turns of 10 s; callers are spread over the
+ten seconds. A frame of the bot is late by as much as it comes after the end of all that was sent before it in the same
+answer; an answer takes from the last frame of the caller's sentence to the first of the bot's.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import time
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import uvloop
 
 from greenroom.devtools import call, protobuf_frames
@@ -25,6 +26,8 @@ from tests.bench.websocket_load import FRAME_S, PAYLOAD_BYTES, Call
 RATE: Final = 16_000
 TURN_S: Final = 10.0
 _TURN_FRAMES: Final = round(TURN_S / FRAME_S)
+# Decibels below full scale.
+_ROOM_DB: Final = -60.0
 _SENTENCE: Final = "what are your opening hours"
 # Of that size is no message of a bot's but audio.
 _MIN_AUDIO_BYTES: Final = 400
@@ -88,7 +91,8 @@ class Load:
         frames = [pcm[start : start + PAYLOAD_BYTES] for start in range(0, len(pcm), PAYLOAD_BYTES)]
         self._spoken = len(frames)
         frames += [b""] * (_TURN_FRAMES - len(frames))
-        self._script = [_wire(frame.ljust(PAYLOAD_BYTES, b"\0")) for frame in frames]
+        room = _room(len(frames))
+        self._script = [_wire(frame + noise[len(frame) :]) for frame, noise in zip(frames, room, strict=True)]
         self._speakers: list[Speaker] = []
 
     async def call(self, urls: list[str]) -> None:
@@ -120,6 +124,14 @@ class Load:
             "answers_ms": [took for speaker in self._speakers for took in speaker.answers_ms],
             "silent": sum(not speaker.answers_ms for speaker in self._speakers),
         }
+
+
+def _room(frames: int) -> list[bytes]:
+    """Return frames of a quiet room: no microphone is as silent as zeros, and zeros may be cheaper to listen to."""
+    random = np.random.default_rng(0)
+    samples = random.standard_normal(frames * PAYLOAD_BYTES // 2) * 10 ** (_ROOM_DB / 20) * 32768
+    pcm = samples.astype("<i2").tobytes()
+    return [pcm[start : start + PAYLOAD_BYTES] for start in range(0, len(pcm), PAYLOAD_BYTES)]
 
 
 def _wire(pcm: bytes) -> bytes:

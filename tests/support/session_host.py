@@ -21,7 +21,6 @@ from typing import Final
 
 from loguru import logger
 
-from greenroom.common import tracing
 from greenroom.common.settings import load
 from greenroom.runner import warmup
 from greenroom.runner.bots import echo as built_in_echo
@@ -59,7 +58,6 @@ def main(fd: int) -> None:
 
 def _warm_up() -> None:
     warmup.share_models()
-    tracing.preload()
     process.warm()
     logger.remove()
     asyncio.run(rehearse(_REHEARSAL_S))

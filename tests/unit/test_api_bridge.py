@@ -24,7 +24,7 @@ from greenroom.common.errors import (
 )
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Leased, Ready, Requested, Session, Started
-from greenroom.common.media_frames import Close
+from greenroom.common.media_frames import Close, Join
 from greenroom.common.messages import ConnectMedia, MediaAccepted
 from tests.support.api_world import until
 from tests.support.memory_broker import MemoryBroker, MemoryServer
@@ -63,6 +63,19 @@ class Running:
         self.bridge = bridge
         self.ended: asyncio.Task[End] | None = None
         self._next = 0
+        # What came to the process.
+        self.heard: list[tuple[int, bytes]] = []
+
+    async def hear(self, message: Message) -> None:
+        """Take a frame as the process."""
+        kind, _, payload = frames.decode(message.data)
+        self.heard.append((kind, payload))
+
+    async def ask(self, join: Join) -> None:
+        """Let the process ask for several messages in one."""
+        await self.broker.publish(OUT, frames.encode_join(self._next, join))
+        self._next += 1
+        await asyncio.sleep(0.01)
 
     async def say(self, payload: bytes, *, skip: int = 0) -> None:
         """Let the process send a frame."""
@@ -102,6 +115,7 @@ async def running() -> AsyncGenerator[Running]:
     )
     await bridge.connect(1.0)
     made = Running(broker, client, bridge)
+    await broker.subscribe(IN, made.hear)
     async with Waiters(broker, ledger).watch("t", "s-1", WATCHED) as watch:
         made.ended = asyncio.create_task(bridge.run(watch))
         yield made
@@ -141,6 +155,34 @@ async def test_a_process_that_takes_over_hears_the_opening_again(running: Runnin
     await until(lambda: len(heard) == 3)
     told = [*opening, "more"]
     assert heard == [(frames.TEXT, number, text.encode()) for number, text in enumerate(told)]
+
+
+async def test_a_process_gets_several_messages_in_one_if_it_asks_for_that(running: Running) -> None:
+    """By themselves before, in packs after; nothing of the wish reaches the client, and it leaves no hole."""
+    await running.client.events.put({"type": "websocket.receive", "bytes": b"0"})
+    await until(lambda: len(running.heard) == 1)
+    await running.ask(Join(messages=2, hold_ms=200))
+    await running.client.events.put({"type": "websocket.receive", "bytes": b"1"})
+    await running.client.events.put({"type": "websocket.receive", "text": "2"})
+    await until(lambda: len(running.heard) == 2)
+    assert running.heard[0] == (frames.BINARY, b"0")
+    assert running.heard[1][0] == frames.PACKED
+    assert frames.unpack(running.heard[1][1]) == [(frames.BINARY, b"1"), (frames.TEXT, b"2")]
+    await running.say(b"audio")
+    assert [message["bytes"] for message in running.client.sent] == [b"audio"]
+    assert running.bridge.lost == 0
+    assert running.bridge.counts.received == 3
+
+
+async def test_what_a_client_said_last_comes_before_its_goodbye(running: Running) -> None:
+    """A pack that isn't full yet goes out when the client hangs up."""
+    await running.ask(Join(messages=5, hold_ms=200))
+    await running.client.events.put({"type": "websocket.receive", "bytes": b"last words"})
+    await running.client.events.put({"type": "websocket.disconnect", "code": 1000})
+    await running.end()
+    await until(lambda: len(running.heard) == 2)
+    assert running.heard[0] == (frames.BINARY, b"last words")
+    assert running.heard[1][0] == frames.CLOSE
 
 
 async def test_a_hole_by_itself_is_a_loss(running: Running) -> None:

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from greenroom.api import closes
 from greenroom.common import media_frames as frames
 from greenroom.common.lifecycle import Outcome
-from greenroom.common.media_frames import Close, MalformedFrame, Sequence
+from greenroom.common.media_frames import Close, Join, MalformedFrame, Sequence
 
-kinds = st.sampled_from([frames.TEXT, frames.BINARY, frames.CLOSE])
+kinds = st.sampled_from([frames.TEXT, frames.BINARY, frames.CLOSE, frames.PACKED, frames.JOIN])
+packs = st.lists(st.tuples(st.sampled_from([frames.TEXT, frames.BINARY]), st.binary(max_size=50)), max_size=8)
 numbers = st.integers(0, 2**32 - 1)
 
 
@@ -25,9 +26,48 @@ def test_any_bytes_are_a_frame_or_malformed(message: bytes) -> None:
     try:
         kind, _, payload = frames.decode(message)
     except MalformedFrame:
-        assert len(message) < 5 or message[0] > 2
+        assert len(message) < 5 or message[0] > 4
     else:
         assert (kind, payload) == (message[0], message[5:])
+
+
+@given(packs)
+def test_what_is_packed_is_unpacked(messages: list[tuple[int, bytes]]) -> None:
+    """Several messages in one come out as they went in, also empty ones."""
+    assert frames.unpack(frames.pack(messages)) == messages
+
+
+@given(packs, st.integers(1, 300))
+def test_a_pack_that_breaks_off_is_malformed(messages: list[tuple[int, bytes]], cut: int) -> None:
+    """What isn't whole isn't taken for less: either it is cut between two messages, or nothing of it counts."""
+    payload = frames.pack(messages)
+    try:
+        got = frames.unpack(payload[:-cut])
+    except MalformedFrame:
+        return
+    assert got == messages[: len(got)]
+    assert frames.pack(got) == payload[:-cut]
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_pack_or_malformed(payload: bytes) -> None:
+    """Whatever comes over the wire, nothing else is raised, and only text and binary messages come out."""
+    try:
+        messages = frames.unpack(payload)
+    except MalformedFrame:
+        return
+    assert frames.pack(messages) == payload
+    assert {kind for kind, _ in messages} <= {frames.TEXT, frames.BINARY}
+
+
+@given(st.integers(0, 255), st.integers(0, 65_535))
+def test_a_wish_is_understood(messages: int, hold_ms: int) -> None:
+    """How many messages the process wants in one, and how long one may be held, come out as they went in."""
+    wish = Join(messages=messages, hold_ms=hold_ms)
+    kind, _, payload = frames.decode(frames.encode_join(7, wish))
+    assert (kind, frames.decode_join(payload)) == (frames.JOIN, wish)
+    with pytest.raises(MalformedFrame):
+        frames.decode_join(payload[:2])
 
 
 def test_a_number_wraps() -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -12,22 +14,39 @@ from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketInputTransport
 
-from greenroom.runner.session.chunking import InputChunks
+from greenroom.runner.session.chunking import InputChunks, piece_ms
 from tests.support.leaping_time import run_virtual
 
 _PIECE_S = 0.06
 _FRAME_S = 0.02
 
 
+class _Carrier:
+    """Whoever brings the frames: does as it is asked, or doesn't."""
+
+    def __init__(self, *, able: bool = True) -> None:
+        self.able = able
+        self.asked: list[tuple[int, int]] = []
+
+    @property
+    def packing(self) -> bool:
+        """Whether frames come several at once."""
+        return self.able and bool(self.asked)
+
+    async def pack(self, messages: int, hold_ms: int) -> None:
+        """Take the wish."""
+        self.asked.append((messages, hold_ms))
+
+
 class _Line:
     """A transport's input side, and what came out of it, with the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, carrier: "_Carrier | None" = None) -> None:
         self.transport = BaseInputTransport(TransportParams(audio_in_enabled=True))
         self.out: list[tuple[float, InputAudioRawFrame]] = []
         inner: Any = self.transport
         inner.push_audio_frame = self._push
-        self.chunks = InputChunks(self.transport, _PIECE_S)
+        self.chunks = InputChunks(self.transport, _PIECE_S, carrier)
 
     async def _push(self, frame: InputAudioRawFrame) -> None:
         self.out.append((asyncio.get_running_loop().time(), frame))
@@ -90,6 +109,59 @@ def test_what_is_of_another_kind_is_not_joined() -> None:
     run_virtual(scenario())
 
 
+@pytest.mark.parametrize(("frame_ms", "asked"), [(10, [(6, 60)]), (20, [(3, 60)]), (30, [(2, 60)]), (60, [])])
+def test_whoever_brings_the_frames_is_asked_once_for_whole_pieces(frame_ms: int, asked: list[tuple[int, int]]) -> None:
+    """As many at once as make a piece, when it is known how long they are; nothing where one is a piece."""
+
+    async def scenario() -> None:
+        carrier = _Carrier()
+        line = _Line(carrier)
+        for _ in range(60):
+            await line.hear(bytes(32 * frame_ms))
+            await asyncio.sleep(frame_ms / 1000)
+        assert carrier.asked == asked
+
+    run_virtual(scenario())
+
+
+def test_a_piece_that_comes_at_once_waits_for_nothing() -> None:
+    """Frames are never held for a pack that is whole, also where resampling has made one a little shorter."""
+
+    async def scenario() -> None:
+        carrier = _Carrier()
+        line = _Line(carrier)
+        for _ in range(24):
+            await line.hear(bytes(640))
+        await line.hear(bytes(640))
+        await asyncio.sleep(1)
+        before = len(line.out)
+        began = asyncio.get_running_loop().time()
+        for samples in (320, 318, 321, 320, 320, 319):
+            await line.hear(bytes(2 * samples))
+        assert [len(frame.audio) // 2 for _, frame in line.out[before:]] == [959, 959]
+        assert [at for at, _ in line.out[before:]] == [began, began]
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize(("able", "after_s"), [(True, 0.024), (False, 0.09)])
+def test_what_is_left_over_waits_as_long_as_more_may_come(able: bool, after_s: float) -> None:  # noqa: FBT001
+    """Behind a pack that isn't whole the next one is not mixed with it; frames by themselves get longer."""
+
+    async def scenario() -> None:
+        line = _Line(_Carrier(able=able))
+        for _ in range(25):
+            await line.hear(bytes(640))
+        await asyncio.sleep(1)
+        before = len(line.out)
+        began = asyncio.get_running_loop().time()
+        await line.hear(bytes(640))
+        await asyncio.sleep(1)
+        assert [at - began for at, _ in line.out[before:]] == pytest.approx([after_s])
+
+    run_virtual(scenario())
+
+
 def test_large_frames_go_through_at_once() -> None:
     """A client that sends more at a time isn't kept waiting."""
 
@@ -128,3 +200,17 @@ def test_transports_push_what_they_receive_the_way_we_listen() -> None:
     ends = inspect.getsource(BaseInputTransport.process_frame)
     assert "await self.cancel(frame)" in ends
     assert "await self.stop(frame)" in ends
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [(None, 60), (20, 20), (0, 0), (200, 200), (201, 60), (-1, 60), ("20", 60), (20.0, 60), (True, 60)],
+)
+def test_a_bot_says_how_long_its_pieces_are(monkeypatch: pytest.MonkeyPatch, own: object, expected: int) -> None:
+    """In its module; where it says nothing, or what can't be meant, the runner's setting holds."""
+    module = types.ModuleType("some_bot")
+    if own is not None:
+        vars(module)["INPUT_CHUNK_MS"] = own
+    monkeypatch.setitem(sys.modules, "some_bot", module)
+    assert piece_ms("some_bot", 60) == expected
+    assert piece_ms("no_such_bot", 60) == piece_ms(None, 60) == 60

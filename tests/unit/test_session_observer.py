@@ -1,11 +1,25 @@
 """The one observer of a pipeline."""
 
 import asyncio
+import inspect
 from dataclasses import dataclass
 
-from pipecat.frames.frames import DataFrame, Frame, InputAudioRawFrame, SystemFrame, TextFrame, UserAudioRawFrame
+from pipecat.frames.frames import (
+    BotSpeakingFrame,
+    DataFrame,
+    Frame,
+    InputAudioRawFrame,
+    StartFrame,
+    SystemFrame,
+    TextFrame,
+    UserAudioRawFrame,
+)
 from pipecat.observers.base_observer import BaseObserver, FrameProcessed, FramePushed
+from pipecat.observers.turn_tracking_observer import TurnTrackingObserver
+from pipecat.pipeline.worker import IdleFrameObserver
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+from pipecat.processors.frameworks.rtvi import RTVIObserver, RTVIObserverParams
+from pipecat.processors.frameworks.rtvi.frames import RTVIConfigureObserverFrame
 from pipecat.utils.asyncio.task_manager import TaskManager
 
 from greenroom.runner.session.observer import PipelineEye, Route
@@ -127,3 +141,52 @@ async def test_an_observer_list_stays_its_owners() -> None:
     observers: list[BaseObserver] = []
     eye = PipelineEye(observers, {SystemFrame: lambda _data: None}, lambda: None)
     assert eye._observers is observers
+
+
+async def test_pipecats_observers_are_woken_for_what_they_look_at() -> None:
+    """Audio wakes neither RTVI's, unless levels are reported, nor the one of turns; idleness has its own frames."""
+    audio = InputAudioRawFrame(bytes(2), 16_000, 1)
+    turns = TurnTrackingObserver()
+    idle = IdleFrameObserver(idle_event=asyncio.Event(), idle_timeout_frames=(BotSpeakingFrame,))
+    rtvi, levels = RTVIObserver(), RTVIObserver(params=RTVIObserverParams(user_audio_level_enabled=True))
+    listener = Listener()
+    eye = await eye_with({}, turns, idle, rtvi, levels, listener)
+    for frame, woken in (
+        (audio, [levels, listener]),
+        (BotSpeakingFrame(), [turns, idle, rtvi, levels, listener]),
+        (TextFrame("a"), [turns, rtvi, levels, listener]),
+        (StartFrame(), [turns, idle, rtvi, levels, listener]),
+    ):
+        assert [proxy.observer for proxy in eye._who_wants(type(frame))] == woken
+    await eye.on_push_frame(push(audio))
+    await asyncio.sleep(0.01)
+    await eye.remove_observer(listener)
+    late = Listener()
+    eye.add_observer(late)
+    await eye.on_push_frame(push(audio))
+    await asyncio.sleep(0.01)
+    assert (listener.pushed, late.pushed) == ([audio], [audio])
+    await eye.cleanup()
+
+
+async def test_a_frame_is_pushed_first_once_also_if_nobody_of_the_bot_observes() -> None:
+    """What our routes know of a push doesn't depend on who else looks."""
+    firsts: list[bool] = []
+    eye = await eye_with({TextFrame: lambda data: firsts.append(data.first_push)})
+    frame = TextFrame("a")
+    for _ in range(3):
+        await eye.on_push_frame(push(frame))
+    assert firsts == [True, False, False]
+    await eye.cleanup()
+
+
+def test_pipecats_observers_look_at_what_we_think() -> None:
+    """The conditions that spare them frames are those that they begin with themselves."""
+    rtvi = inspect.getsource(RTVIObserver.on_push_frame)
+    assert "isinstance(frame, AudioRawFrame) and not (" in rtvi
+    assert "self._params.user_audio_level_enabled or self._params.bot_audio_level_enabled" in rtvi
+    assert "AudioRawFrame" not in inspect.getsource(TurnTrackingObserver)
+    changed = RTVIConfigureObserverFrame.__annotations__
+    assert not [name for name in changed if "audio" in name], "levels may be switched on while a call lasts"
+    idle = inspect.getsource(IdleFrameObserver.on_push_frame)
+    assert "isinstance(data.frame, StartFrame) or isinstance(data.frame, self._idle_timeout_frames)" in idle

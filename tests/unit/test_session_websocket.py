@@ -9,7 +9,7 @@ import pytest
 from pipecat.runner.utils import parse_telephony_websocket
 from starlette.websockets import WebSocketDisconnected, WebSocketState
 
-from greenroom.common import subjects
+from greenroom.common import media_frames, subjects
 from greenroom.common.broker import Message
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaKind, MediaRefused, encode
@@ -44,11 +44,13 @@ class World:
         await self.link.open()
         self.listening = await self.edge.subscribe(self._media("out"), self._on_out)
 
-    async def connect(self, connection_id: str = "c1") -> MediaAnswer:
+    async def connect(self, connection_id: str = "c1", *, packs: bool = False) -> MediaAnswer:
         """Ask for the connection."""
         tokens = {"tenant": self.session.tenant, "session_id": self.session.id}
         subject = subjects.SESSION_CMD.format(name="connect", **tokens)
-        request = ConnectMedia(connection_id=connection_id, headers={"Origin": "https://x"}, query={"lang": "de"})
+        request = ConnectMedia(
+            connection_id=connection_id, headers={"Origin": "https://x"}, query={"lang": "de"}, packs=packs
+        )
         reply = await self.edge.request(subject, encode(request), timeout_s=1)
         return msgspec.json.decode(reply.data, type=MediaAccepted | MediaRefused)
 
@@ -95,6 +97,34 @@ async def test_frames_go_both_ways_in_order(world: World) -> None:
     await world.link.websocket.send_bytes(b"\x02")
     await settle()
     assert world.out == [(MediaKind.TEXT, 0, b"hi"), (MediaKind.BINARY, 1, b"\x02")]
+
+
+async def test_frames_that_come_in_one_message_are_frames(world: World) -> None:
+    """They arrive one after the other, each is counted, and a close comes by itself."""
+    await world.connect(packs=True)
+    packed = media_frames.pack([(MediaKind.BINARY, b"1"), (MediaKind.TEXT, b"2"), (MediaKind.BINARY, b"3")])
+    assert not world.link.packing
+    await world.send(MediaKind.PACKED, packed)
+    assert world.link.packing
+    received = [await world.link.websocket.receive() for _ in range(3)]
+    assert [message.get("bytes") or message.get("text") for message in received] == [b"1", "2", b"3"]
+    assert world.link.counts.received == 3
+    await world.send(MediaKind.PACKED, packed[:-1])
+    await world.send(MediaKind.BINARY, b"4")
+    assert await world.link.websocket.receive() == {"type": "websocket.receive", "bytes": b"4"}
+    assert (world.link.counts.received, world.link.counts.lost) == (4, 1)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+async def test_only_an_edge_that_can_is_asked_for_packs(world: World, packs: bool) -> None:  # noqa: FBT001
+    """An edge of an earlier version would take the wish for a lost frame."""
+    await world.link.pack(3, 60)
+    await world.connect(packs=packs)
+    await world.link.pack(3, 60)
+    await settle()
+    wish = [(MediaKind.JOIN, 0, b"\x03\x00\x3c")]
+    assert world.out == (wish if packs else [])
+    assert world.link.counts.sent == 0
 
 
 async def test_the_handshake_is_seen_once_somebody_is_there(world: World) -> None:

@@ -2,9 +2,14 @@
 
 The head is the kind (1 byte) and a sequence number (4 bytes, big-endian) that counts the messages of one
 connection in one direction from 0. What core NATS loses (it may, while it reconnects) shows as a hole.
+
+A client sends 50 frames a second, and each message costs the edge, the broker and the process as much as a long one.
+So a process that hears audio in longer pieces than that asks the edge to put several messages into one (`Join`), if
+the edge has said that it can (`ConnectMedia.packs`).
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -13,6 +18,8 @@ from greenroom.common.messages import MediaKind
 
 HEAD: Final = struct.Struct(">BI")
 _CODE: Final = struct.Struct(">H")
+_ENTRY: Final = struct.Struct(">BI")
+_JOIN: Final = struct.Struct(">BH")
 _SEQUENCES: Final = 1 << 32
 # A hole of more than half the number space is a message that comes late, not four billion lost ones.
 _HALF: Final = _SEQUENCES >> 1
@@ -22,6 +29,9 @@ MAX_REASON_BYTES: Final = 123
 TEXT: Final = int(MediaKind.TEXT)
 BINARY: Final = int(MediaKind.BINARY)
 CLOSE: Final = int(MediaKind.CLOSE)
+PACKED: Final = int(MediaKind.PACKED)
+JOIN: Final = int(MediaKind.JOIN)
+_LAST: Final = max(MediaKind)
 
 
 class MalformedFrame(ValueError):
@@ -33,6 +43,13 @@ class Close(msgspec.Struct, frozen=True, kw_only=True):
 
     code: int
     reason: str = ""
+
+
+class Join(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish to get so many messages of the client in one, none of them held longer than that."""
+
+    messages: int
+    hold_ms: int
 
 
 def encode(kind: int, sequence: int, payload: bytes) -> bytes:
@@ -54,9 +71,51 @@ def decode(message: bytes) -> tuple[int, int, bytes]:
     if len(message) < HEAD.size:
         raise MalformedFrame(f"{len(message)} bytes are no frame")
     kind, sequence = HEAD.unpack_from(message)
-    if kind > CLOSE:
+    if kind > _LAST:
         raise MalformedFrame(f"kind {kind} is unknown")
     return kind, sequence, message[HEAD.size :]
+
+
+def pack(messages: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return the payload of several messages in one, each a kind and a payload."""
+    return b"".join([part for kind, payload in messages for part in (_ENTRY.pack(kind, len(payload)), payload)])
+
+
+def unpack(payload: bytes) -> list[tuple[int, bytes]]:
+    """Return kinds and payloads of the messages that were put into one.
+
+    Raises:
+        MalformedFrame: it breaks off, or something else than text and binary messages is in it.
+    """
+    messages: list[tuple[int, bytes]] = []
+    at = 0
+    while at < len(payload):
+        start = at + _ENTRY.size
+        if start > len(payload):
+            raise MalformedFrame("a message that was packed breaks off")
+        kind, length = _ENTRY.unpack_from(payload, at)
+        at = start + length
+        if at > len(payload) or kind > BINARY:
+            raise MalformedFrame("a message that was packed breaks off, or is of a kind that isn't packed")
+        messages.append((kind, payload[start:at]))
+    return messages
+
+
+def encode_join(sequence: int, join: Join) -> bytes:
+    """Return the message that asks for several messages in one."""
+    return encode(JOIN, sequence, _JOIN.pack(join.messages, join.hold_ms))
+
+
+def decode_join(payload: bytes) -> Join:
+    """Return what the process wishes.
+
+    Raises:
+        MalformedFrame: too short.
+    """
+    if len(payload) < _JOIN.size:
+        raise MalformedFrame(f"{len(payload)} bytes are no wish")
+    messages, hold_ms = _JOIN.unpack_from(payload)
+    return Join(messages=messages, hold_ms=hold_ms)
 
 
 def decode_close(payload: bytes) -> Close:

@@ -135,6 +135,10 @@ class MediaKind(enum.IntEnum):
     BINARY = 1
     # Payload: close code (2 bytes, big-endian) and reason (UTF-8).
     CLOSE = 2
+    # Edge to process: several messages in one; of each its kind (1 byte), length (4 bytes, big-endian) and payload.
+    PACKED = 3
+    # Process to edge: put so many messages (1 byte) into one, hold none longer than so many milliseconds (2 bytes).
+    JOIN = 4
 
 
 class ConnectMedia(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +148,8 @@ class ConnectMedia(msgspec.Struct, frozen=True, kw_only=True):
     # Handshake headers that a bot may want to see, names in lower case; no cookies, no authorization.
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
+    # Whether the edge can put several messages of the client into one, if it is asked to.
+    packs: bool = False
 
 
 class MediaAccepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):

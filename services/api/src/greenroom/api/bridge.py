@@ -1,12 +1,13 @@
 """A client's WebSocket joined to its session process, wherever that runs: edge ↔ NATS ↔ process.
 
-Nothing is kept here but what is under way. Towards the process a frame is published as it comes, and NATS' own
-buffer holds the reading back. Towards the client a frame is written as it comes; while the client takes none, the
-subscription's bounded queue holds the next ones. A client that is further behind than that is given up: late audio
-is worth nothing.
+Nothing is kept here but what is under way. Towards the process a frame is published as it comes, or several in one if
+the process has asked for that (`packing`), and NATS' own buffer holds the reading back. Towards the client a frame is
+written as it comes; while the client takes none, the subscription's bounded queue holds the next ones. A client that
+is further behind than that is given up: late audio is worth nothing.
 """
 
 import asyncio
+import contextlib
 import time
 from typing import Any, Final, Literal, cast
 
@@ -16,6 +17,7 @@ from litestar.types import Receive, Send
 
 from greenroom.api import closes
 from greenroom.api.openings import Opening
+from greenroom.api.packing import Packer
 from greenroom.api.waiters import Watch
 from greenroom.common import media_frames as frames
 from greenroom.common import messages, subjects, telemetry
@@ -154,12 +156,14 @@ class Bridge:
         # Since when a frame to the client is being written; 0: none is. And whether the last one had to wait.
         self._writing_since = 0.0
         self._blocked = False
+        self._packer = Packer(self._to_process)
         self._begin_counting()
 
     def _begin_counting(self) -> None:
         self._accepted = False
         self._numbers = frames.Sequence()
         self._next = 0
+        self.counts.dropped += self._packer.forget()
 
     # ------------------------------------------------------------------------ beginning
 
@@ -179,7 +183,7 @@ class Bridge:
             self._subscription = await self._broker.subscribe(
                 self._out, self._from_process, max_pending=self._queue_frames
             )
-        question = ConnectMedia(connection_id=uuid7(), headers=self._headers, query=self._query)
+        question = ConnectMedia(connection_id=uuid7(), headers=self._headers, query=self._query, packs=True)
         deadline = time.monotonic() + deadline_s
         while True:
             try:
@@ -267,7 +271,7 @@ class Bridge:
             if self._going_over:
                 counts.dropped += 1
             else:
-                await self._to_process(kind, payload)
+                await self._packer.add(kind, payload)
 
     async def _to_process(self, kind: int, payload: bytes) -> None:
         frame = HEAD.pack(kind, self._next) + payload
@@ -292,9 +296,18 @@ class Bridge:
         if kind == frames.CLOSE:
             self.end(frames.sendable(frames.decode_close(payload)), "process")
             return
+        if kind > frames.CLOSE:
+            self._do(kind, payload)
+            return
         if not self._open.is_set():
             await self._open.wait()
         await self._write(kind, payload, behind_hole=hole > 0)
+
+    def _do(self, kind: int, payload: bytes) -> None:
+        """Do what the process wishes of the edge itself."""
+        if kind == frames.JOIN:
+            with contextlib.suppress(frames.MalformedFrame):
+                self._packer.agree(frames.decode_join(payload))
 
     async def _write(self, kind: int, payload: bytes, *, behind_hole: bool) -> None:
         if behind_hole and self._blocked:
@@ -349,6 +362,7 @@ class Bridge:
 
     async def _say_goodbye(self, ended: End) -> None:
         if ended.by in {"client", "edge"}:
+            await self._packer.flush()
             await self._tell_process(ended.close)
         if ended.by == "client":
             return

@@ -83,8 +83,15 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     input_chunk_ms: Annotated[
         int,
         msgspec.Meta(ge=0, le=200),
-        Env(help="Audio from users reaches pipelines in pieces of this length; 0: as it comes, which costs more"),
+        Env(
+            help="Audio from users reaches pipelines in pieces of this length; 0: as it comes, which costs more. "
+            "A bot's INPUT_CHUNK_MS comes first"
+        ),
     ] = 60
+    vad_skips_quiet: Annotated[
+        bool,
+        Env(help="Silero isn't asked about audio too quiet to count as a voice (min_volume of the bot); false: it is"),
+    ] = True
     warmup_timeout_s: Annotated[
         float, msgspec.Meta(gt=0, le=600), Env(help="How long importing, warming and rehearsing one bot may take")
     ] = 60.0

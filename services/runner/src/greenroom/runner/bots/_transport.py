@@ -1,15 +1,17 @@
 """What the built-in bots have in common: their transport, and how they run."""
 
-from typing import Final
+from typing import Any, Final, override
 
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker, ProcessorUnusablePolicy
+from pipecat.processors.frameworks.rtvi import RTVIObserver, RTVIObserverParams, RTVIProcessor
 from pipecat.runner import utils as runner_utils
 from pipecat.runner.types import RunnerArguments, WebSocketRunnerArguments
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams
 from pipecat.workers.runner import WorkerRunner
+from pydantic import BaseModel
 
 # The transports of the built-in bots, `TRANSPORTS` of their modules: our clients, and phone calls of any carrier.
 TAKEN: Final = ("websocket", "smallwebrtc", "twilio", "telnyx", "plivo", "exotel", "vobiz")
@@ -32,6 +34,33 @@ async def open_transport(runner_args: RunnerArguments) -> BaseTransport:
     return await runner_utils.create_transport(runner_args, {"websocket": _websocket_params, "webrtc": _webrtc_params})
 
 
+class _ListeningClients(RTVIObserver):
+    """Reports to clients that have said that they listen (RTVI's `client-ready`); a phone never does.
+
+    Each report is a message that goes through the whole pipeline, several for each sentence of the bot.
+    """
+
+    def __init__(self, rtvi: RTVIProcessor, **kwargs: Any) -> None:
+        super().__init__(rtvi, **kwargs)
+        self._listening = False
+
+        @rtvi.event_handler("on_client_ready")
+        async def on_client_ready(_rtvi: RTVIProcessor) -> None:
+            self._listening = True
+
+    @override
+    async def send_rtvi_message(self, model: BaseModel, exclude_none: bool = True) -> None:
+        """Send a message, if somebody listens."""
+        if self._listening:
+            await super().send_rtvi_message(model, exclude_none)
+
+
+class _Rtvi(RTVIProcessor):
+    @override
+    def create_rtvi_observer(self, *, params: RTVIObserverParams | None = None, **kwargs: Any) -> RTVIObserver:
+        return _ListeningClients(self, params=params, **kwargs)
+
+
 def make_worker(pipeline: Pipeline, runner_args: RunnerArguments, *, talks: bool = True) -> PipelineWorker:
     """Return a worker that hangs up on a caller who is idle, and ends when one of its services can do no more.
 
@@ -49,6 +78,7 @@ def make_worker(pipeline: Pipeline, runner_args: RunnerArguments, *, talks: bool
             enable_usage_metrics=talks,
         ),
         enable_rtvi=talks,
+        rtvi_processor=_Rtvi() if talks else None,
         enable_turn_tracking=talks,
         idle_timeout_secs=runner_args.pipeline_idle_timeout_secs,
         # A bot without ears, mind or voice is no use to a caller.

@@ -2,12 +2,17 @@
 
 Clients send 20 ms at a time. With 60 ms a session takes little more than half of the processor, and what the user says
 is heard 40 ms later at most: a fraction of the 200 ms that voice detection waits before it believes in a pause.
+
+Where frames come through an edge it is asked to send as many in one message as make a piece (`Packs`): they wait there
+as long as they would have waited here, and are carried for the price of one.
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+import structlog
 from pipecat.frames.frames import Frame, InputAudioRawFrame
 from pipecat.transports.base_input import BaseInputTransport
 
@@ -16,6 +21,42 @@ _WIDTH: Final = 2
 # Of what a piece lasts, how much longer its first frame waits for the others: a client that has stopped in the middle
 # of a piece shall be heard to its last sample.
 _PATIENCE: Final = 1.5
+# The same where the frames of a piece come at once: what is left over belongs to no piece that is whole.
+_PACKED_PATIENCE: Final = 0.4
+# Frames that were resampled differ by some samples.
+_WHOLE: Final = 0.9
+# After so many frames it is known how long they are: half a second, usually.
+_KNOWN_AFTER: Final = 25
+_MAX_PACK: Final = 20
+
+
+# What a bot says of its own in its module, in milliseconds; 0: as it comes.
+OWN: Final = "INPUT_CHUNK_MS"
+_LONGEST_MS: Final = 200
+
+_log = structlog.get_logger()
+
+
+def piece_ms(module: str | None, default: int) -> int:
+    """Return how long pieces are for the bot of a module, where that says nothing (or nonsense): `default`."""
+    own: object = getattr(sys.modules.get(module or ""), OWN, default)
+    if type(own) is int and 0 <= own <= _LONGEST_MS:
+        return own
+    _log.warning("input_chunk_ignored", module=module, problem=f"{OWN} isn't a whole number from 0 to {_LONGEST_MS}")
+    return default
+
+
+class Packs(Protocol):
+    """Whoever carries frames to the transport, and can send several at once."""
+
+    @property
+    def packing(self) -> bool:
+        """Whether several frames come at once."""
+        ...
+
+    async def pack(self, messages: int, hold_ms: int) -> None:
+        """Ask for so many frames at once, none of them held longer than that."""
+        ...
 
 
 class InputChunks:
@@ -28,9 +69,14 @@ class InputChunks:
     Args:
         transport: the input side of the bot's transport, before its pipeline starts.
         piece_s: how long a piece is, in seconds; what comes in one frame isn't cut.
+        carrier: is asked to send several frames at once, once it is known how long they are.
     """
 
-    def __init__(self, transport: BaseInputTransport, piece_s: float) -> None:
+    def __init__(self, transport: BaseInputTransport, piece_s: float, carrier: Packs | None = None) -> None:
+        self._carrier = carrier
+        # How many frames were heard, and how much audio, until that is known.
+        self._heard = 0
+        self._heard_s = 0.0
         self._piece_s = piece_s
         self._held: list[InputAudioRawFrame] = []
         self._held_bytes = 0
@@ -62,10 +108,23 @@ class InputChunks:
             await self._let_out()
         self._held.append(frame)
         self._held_bytes += len(frame.audio)
-        if self._held_bytes >= self._piece_s * frame.sample_rate * frame.num_channels * _WIDTH:
+        bytes_s = frame.sample_rate * frame.num_channels * _WIDTH
+        packed = self._carrier is not None and self._carrier.packing
+        if self._held_bytes >= self._piece_s * bytes_s * (_WHOLE if packed else 1):
             await self._let_out()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._piece_s * _PATIENCE, self._give_up)
+            patience = _PACKED_PATIENCE if packed else _PATIENCE
+            self._timer = asyncio.get_running_loop().call_later(self._piece_s * patience, self._give_up)
+        if self._heard < _KNOWN_AFTER:
+            await self._learn(len(frame.audio) / bytes_s)
+
+    async def _learn(self, frame_s: float) -> None:
+        self._heard += 1
+        self._heard_s += frame_s
+        if self._heard == _KNOWN_AFTER and self._heard_s and self._carrier is not None:
+            frames = min(round(self._piece_s * self._heard / self._heard_s), _MAX_PACK)
+            if frames > 1:
+                await self._carrier.pack(frames, round(self._piece_s * 1000))
 
     def _give_up(self) -> None:
         self._timer = None

@@ -29,7 +29,7 @@ from greenroom.runner.control import (
 )
 from greenroom.runner.session.attach import HOST, Attachment
 from greenroom.runner.session.channel import Channel
-from greenroom.runner.session.chunking import InputChunks
+from greenroom.runner.session.chunking import InputChunks, piece_ms
 from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.closing import bequeath, close_code, completed, finished, publish, told
 from greenroom.runner.session.commands.desk import Desk
@@ -40,6 +40,7 @@ from greenroom.runner.session.flows import NODE_WATCH
 from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.shortcuts import cut_user_audio
 from greenroom.runner.session.stages import Stages, rooted
 from greenroom.runner.session.transports import make_transport
 from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotRunnable
@@ -246,11 +247,12 @@ class LiveSession:
         """See `attach.Host`."""
         try:
             attachment = Attachment(worker)
+            cut_user_audio(worker)
             attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
-            if self._context.settings.input_chunk_ms:
+            if chunk_ms := piece_ms(self._desk.exposed.module, self._context.settings.input_chunk_ms):
                 for transport in attachment.inputs:
-                    InputChunks(transport, self._context.settings.input_chunk_ms / 1000)
+                    InputChunks(transport, chunk_ms / 1000, self._transport)
         except Exception as error:
             # Pipecat would log it and go on, unobserved and unstoppable.
             _log.exception("observers_not_attached")

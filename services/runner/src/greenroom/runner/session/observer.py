@@ -3,17 +3,21 @@
 Pipecat hands each processor one observer, a `WorkerObserver`, which puts every push and every processed frame into
 a queue for each observer it knows. At 50 audio frames a second and side, through ten processors, that is a
 substantial part of what a session costs. `PipelineEye` takes its place: the bot's own observers go on as before
-(except that they aren't woken for what they don't override), and our routes are called in line, by type of frame,
+(except that they aren't woken for what they don't look at), and our routes are called in line, by type of frame,
 so that they see things in the order in which they happen and lose none at the end.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final, cast
 
 import structlog
-from pipecat.frames.frames import Frame
+from pipecat.frames.frames import AudioRawFrame, Frame, InputAudioRawFrame, StartFrame
 from pipecat.observers.base_observer import BaseObserver, FrameProcessed, FramePushed
-from pipecat.pipeline.worker_observer import WorkerObserver
+from pipecat.observers.turn_tracking_observer import TurnTrackingObserver
+from pipecat.pipeline.worker import IdleFrameObserver
+from pipecat.pipeline.worker_observer import Proxy, WorkerObserver
+from pipecat.processors.frameworks.rtvi import RTVIObserver, RTVIObserverParams
+from pipecat.utils.asyncio.task_manager import BaseTaskManager
 
 _log = structlog.get_logger()
 
@@ -42,11 +46,41 @@ class PipelineEye(WorkerObserver):
         self._routes: dict[type[Frame], Route | None] = dict(routes)
         self._on_started = on_started
         self._complaints = 0
+        # By type of frame.
+        self._wanting: dict[type[Frame], tuple[Proxy, ...]] = {}
+
+    async def setup(self, task_manager: BaseTaskManager) -> None:
+        """Make the queues of the observers that there are."""
+        await super().setup(task_manager)
+        self._wanting.clear()
+
+    def add_observer(self, observer: BaseObserver) -> None:
+        """Take another observer."""
+        super().add_observer(observer)
+        self._wanting.clear()
+
+    async def remove_observer(self, observer: BaseObserver) -> None:
+        """Let an observer go."""
+        # Whoever is pushed to meanwhile isn't woken any more.
+        self._wanting.clear()
+        await super().remove_observer(observer)
+        self._wanting.clear()
 
     async def on_push_frame(self, data: FramePushed) -> None:
         """See the push, and hand it on."""
-        await super().on_push_frame(data)
-        kind = type(data.frame)
+        frame = data.frame
+        kind = type(frame)
+        try:
+            wanting = self._wanting[kind]
+        except KeyError:
+            wanting = self._wanting[kind] = self._who_wants(kind)
+        if wanting or kind is not InputAudioRawFrame:
+            data.first_push = frame.id not in self._frames_pushed
+            if data.first_push:
+                self._frames_pushed[frame.id] = frame
+            for proxy in wanting:
+                if data.first_push or proxy.observer.observe_every_push:
+                    await proxy.queue.put(data)
         try:
             route = self._routes[kind]
         except KeyError:
@@ -70,6 +104,19 @@ class PipelineEye(WorkerObserver):
         """See that the pipeline runs, and hand it on."""
         self._on_started()
         await super().on_pipeline_started()
+
+    def _who_wants(self, kind: type[Frame]) -> tuple[Proxy, ...]:
+        return tuple(proxy for proxy in (self._proxies or {}).values() if self._wants(proxy.observer, kind))
+
+    def _wants(self, observer: BaseObserver, kind: type[Frame]) -> bool:
+        """Tell whether an observer looks at such frames; of those that aren't Pipecat's own that isn't known."""
+        look = type(observer).on_push_frame
+        if look is RTVIObserver.on_push_frame and issubclass(kind, AudioRawFrame):
+            params: RTVIObserverParams = cast("Any", observer)._params  # noqa: SLF001
+            return params.user_audio_level_enabled or params.bot_audio_level_enabled
+        if look is IdleFrameObserver.on_push_frame:
+            return issubclass(kind, (StartFrame, *cast("Any", observer)._idle_timeout_frames))  # noqa: SLF001
+        return look is not TurnTrackingObserver.on_push_frame or not issubclass(kind, AudioRawFrame)
 
     def _nearest(self, kind: type[Frame]) -> Route | None:
         return next((route for base in kind.__mro__[1:] if (route := self._routes.get(base)) is not None), None)

@@ -78,7 +78,7 @@ def run(control_fd: int, context: SessionContext) -> int:
     asyncio.set_event_loop(loop)
     announce_setup_file()
     watch_flows()
-    look_for_voices_inline()
+    look_for_voices_inline(skip_quiet=context.settings.vad_skips_quiet)
     tracing = setup_tracing(f"greenroom-{SERVICE}", name, None, version=context.version)
     # The loop isn't closed: whatever a bot has left running on it, or in threads, ends with the process.
     return loop.run_until_complete(_SessionProcess(control_fd, context, name, tracing).main())

@@ -78,6 +78,20 @@ class SessionTransport(Protocol):
         """Take nobody from now on; tell the user who is there `code` and `reason` when the bot closes."""
         ...
 
+    @property
+    def packing(self) -> bool:
+        """Whether several frames of the user come at once, as was asked for by `pack`."""
+        return False
+
+    async def pack(self, messages: int, hold_ms: int) -> None:  # noqa: ARG002 where nothing is carried, nothing is saved
+        """Ask for so many frames of the user at once, none of them held longer than that, from where that saves work.
+
+        Args:
+            messages: how many, as they come from the user.
+            hold_ms: how long one may be held until the others are there.
+        """
+        return
+
     def let_go(self) -> None:
         """Have nobody sent away at the close: the session goes on in another process, and the user stays for it."""
         return

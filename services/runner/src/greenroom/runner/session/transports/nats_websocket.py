@@ -5,6 +5,8 @@ then every frame travels as one message, in order, on `media.in` and `media.out`
 
     kind (1 byte) · sequence (4 bytes, big-endian, from 0 in each direction) · payload
 
+The edge puts several frames of the client into one message if it is asked to (`pack`).
+
 The bot gets a socket that is accepted, but whose client isn't there yet: nothing is sent until somebody connects.
 """
 
@@ -24,7 +26,7 @@ from greenroom.common import media_frames, subjects
 from greenroom.common.broker import Broker, Message, NoResponder, RequestTimeout, Subscription
 from greenroom.common.errors import BrokerUnavailable, MediaAlreadyConnected, SessionEnded
 from greenroom.common.lifecycle import Session
-from greenroom.common.media_frames import Close, MalformedFrame, Sequence
+from greenroom.common.media_frames import Close, Join, MalformedFrame, Sequence
 from greenroom.common.messages import (
     ConnectMedia,
     MediaAccepted,
@@ -135,6 +137,10 @@ class MediaLink:
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
         self._connection: str | None = None
+        # Whether several of the client's frames have come in one message.
+        self.packing = False
+        # Whether whoever holds the client's connection can do that.
+        self._edge_packs = False
         self._farewell: tuple[int, str] | None = None
         self._ended = False
         self._numbers = Sequence()
@@ -160,6 +166,12 @@ class MediaLink:
     def prepare_to_close(self, code: int, reason: str) -> None:
         """Take no client from now on; tell the one that is there `code` and `reason` when the bot closes."""
         self._farewell = (code, reason)
+
+    async def pack(self, messages: int, hold_ms: int) -> None:
+        """Ask the edge to put so many frames of the client into one message, and hold none longer than that."""
+        if self.connected and self._edge_packs:
+            join = Join(messages=messages, hold_ms=hold_ms)
+            await self._publish_frame(media_frames.encode_join(self._sequence, join), counted=False)
 
     def let_go(self) -> None:
         """Have the client's connection left as it is: whatever the bot does from now on, nothing of it goes out."""
@@ -210,6 +222,7 @@ class MediaLink:
             return MediaRefused(code=SessionEnded.code)
         if self._connection is None:
             self._connection = request.connection_id
+            self._edge_packs = request.packs
             self.websocket.client_came(request.headers, request.query)
             self._on_connected(request.connection_id)
         elif self._connection != request.connection_id:
@@ -221,12 +234,18 @@ class MediaLink:
             return
         try:
             kind, number, payload = media_frames.decode(message.data)
+            frames = media_frames.unpack(payload) if kind == MediaKind.PACKED else [(kind, payload)]
         except MalformedFrame:
             return
         if self._numbers.take(number, accepted=True) == "stale":
             return
         self.counts.lost = self._numbers.lost
-        self.counts.received += 1
+        self.counts.received += len(frames)
+        self.packing |= kind == MediaKind.PACKED
+        for kind, payload in frames:
+            self._take_frame(kind, payload)
+
+    def _take_frame(self, kind: int, payload: bytes) -> None:
         if kind == MediaKind.BINARY:
             self._take({"type": "websocket.receive", "bytes": payload})
         elif kind == MediaKind.TEXT:
@@ -286,11 +305,11 @@ class MediaLink:
             raise ValueError(f"a frame has {len(payload)} bytes, {MAX_FRAME_BYTES} are allowed")
         await self._publish_frame(media_frames.encode(kind, self._sequence, payload))
 
-    async def _publish_frame(self, frame: bytes) -> None:
+    async def _publish_frame(self, frame: bytes, *, counted: bool = True) -> None:
         self._sequence += 1
         try:
             await self._broker.publish(self._out, frame)
-            self.counts.sent += 1
+            self.counts.sent += counted
         except BrokerUnavailable:
             # Live audio is better dropped than late; the receiver sees the hole by the sequence.
             self.counts.dropped_out += 1

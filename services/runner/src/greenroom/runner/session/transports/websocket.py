@@ -54,6 +54,15 @@ class WebSocketTransport(SessionTransport):
     def counts(self) -> MediaCounts:
         return self._link.counts
 
+    @property
+    @override
+    def packing(self) -> bool:
+        return self._link.packing
+
+    @override
+    async def pack(self, messages: int, hold_ms: int) -> None:
+        await self._link.pack(messages, hold_ms)
+
     @override
     async def open(self) -> None:
         await self._link.open()

@@ -1,0 +1,84 @@
+"""Several messages of a client in one, on their way to its session's process, where that has asked for it.
+
+The process knows how long the client's frames are and how much audio its pipeline takes at once; here it is only
+counted. A message waits for the others of its pack, and for no longer than the process has said.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from greenroom.common import media_frames as frames
+from greenroom.common.media_frames import Join
+
+# Whatever is asked for: so many messages, of so many bytes together, for so long.
+_MAX_MESSAGES: Final = 20
+_MAX_BYTES: Final = 128 * 1024
+_MAX_HOLD_MS: Final = 200
+
+# Takes the kind and the payload of a message to the process.
+type Send = Callable[[int, bytes], Awaitable[None]]
+
+
+class Packer:
+    """Joins the messages of one client; until `agree` was called each goes by itself.
+
+    Args:
+        send: sends a message; calls to it are in order.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._messages = 1
+        self._hold_s = 0.0
+        self._held: list[tuple[int, bytes]] = []
+        self._held_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._late: set[asyncio.Task[None]] = set()
+
+    def agree(self, join: Join) -> None:
+        """Do as the process asks, within bounds."""
+        self._messages = min(max(join.messages, 1), _MAX_MESSAGES)
+        self._hold_s = min(join.hold_ms, _MAX_HOLD_MS) / 1000
+
+    def forget(self) -> int:
+        """Send each message by itself again, and none of those that are held; return how many there were."""
+        self._messages = 1
+        return len(self._take())
+
+    async def add(self, kind: int, payload: bytes) -> None:
+        """Send a message of the client, or hold it for its pack."""
+        if self._messages == 1 and not self._held:
+            await self._send(kind, payload)
+            return
+        if self._held_bytes + len(payload) > _MAX_BYTES:
+            await self.flush()
+        self._held.append((kind, payload))
+        self._held_bytes += len(payload)
+        if len(self._held) >= self._messages:
+            await self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._hold_s, self._expire)
+
+    async def flush(self) -> None:
+        """Send what is held."""
+        match self._take():
+            case []:
+                return
+            case [(kind, payload)]:
+                await self._send(kind, payload)
+            case held:
+                await self._send(frames.PACKED, frames.pack(held))
+
+    def _take(self) -> list[tuple[int, bytes]]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        held, self._held, self._held_bytes = self._held, [], 0
+        return held
+
+    def _expire(self) -> None:
+        self._timer = None
+        task = asyncio.get_running_loop().create_task(self.flush())
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)

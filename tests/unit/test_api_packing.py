@@ -1,0 +1,149 @@
+"""Several messages of a client in one."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenroom.api.packing import Packer
+from greenroom.common import media_frames as frames
+from greenroom.common.media_frames import Join
+from tests.support.leaping_time import run_virtual
+
+_HOLD_S = 0.06
+_THREE = Join(messages=3, hold_ms=60)
+
+
+class _Process:
+    """What came, with the time."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[float, int, bytes]] = []
+        self.packer = Packer(self._take)
+
+    async def _take(self, kind: int, payload: bytes) -> None:
+        self.sent.append((asyncio.get_running_loop().time(), kind, payload))
+
+    @property
+    def heard(self) -> list[tuple[float, int, bytes]]:
+        """What came, out of its packs."""
+        return [
+            (at, inner_kind, inner)
+            for at, kind, payload in self.sent
+            for inner_kind, inner in (frames.unpack(payload) if kind == frames.PACKED else [(kind, payload)])
+        ]
+
+
+def test_nothing_is_held_before_it_is_asked_for() -> None:
+    """Each message goes by itself, at once."""
+
+    async def scenario() -> None:
+        process = _Process()
+        await process.packer.add(frames.BINARY, b"a")
+        await process.packer.add(frames.TEXT, b"b")
+        assert process.sent == [(0.0, frames.BINARY, b"a"), (0.0, frames.TEXT, b"b")]
+
+    run_virtual(scenario())
+
+
+def test_three_frames_of_20_ms_go_as_one_and_the_first_waits_for_40_ms() -> None:
+    """As many as were asked for, as soon as the last of them is there."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_THREE)
+        for number in range(6):
+            await process.packer.add(frames.BINARY, bytes([number]))
+            await asyncio.sleep(0.02)
+        assert [at for at, _, _ in process.sent] == pytest.approx([0.04, 0.1])
+        assert [payload for _, _, payload in process.heard] == [bytes([number]) for number in range(6)]
+
+    run_virtual(scenario())
+
+
+def test_a_client_that_stops_is_heard_to_its_last_message() -> None:
+    """What has begun and isn't continued goes when its time is up, unpacked if it is alone."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_THREE)
+        await process.packer.add(frames.TEXT, b"stop")
+        await asyncio.sleep(1)
+        assert process.sent == [(pytest.approx(_HOLD_S), frames.TEXT, b"stop")]
+
+    run_virtual(scenario())
+
+
+def test_what_is_held_goes_out_before_a_goodbye() -> None:
+    """Whoever flushes gets all there is, and nothing comes twice."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_THREE)
+        await process.packer.add(frames.BINARY, b"a")
+        await process.packer.flush()
+        await process.packer.flush()
+        await asyncio.sleep(1)
+        assert process.sent == [(0.0, frames.BINARY, b"a")]
+
+    run_virtual(scenario())
+
+
+def test_another_process_asks_for_itself() -> None:
+    """What was held for the one before is lost and counted; from then on each message goes by itself again."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_THREE)
+        await process.packer.add(frames.BINARY, b"a")
+        await process.packer.add(frames.BINARY, b"b")
+        assert process.packer.forget() == 2
+        await process.packer.add(frames.BINARY, b"c")
+        await asyncio.sleep(1)
+        assert process.sent == [(0.0, frames.BINARY, b"c")]
+
+    run_virtual(scenario())
+
+
+def test_no_wish_makes_an_edge_hold_much() -> None:
+    """However many messages, however long: there are bounds for number, bytes and time."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(Join(messages=255, hold_ms=65_535))
+        await process.packer.add(frames.BINARY, b"a")
+        await asyncio.sleep(0.21)
+        assert len(process.sent) == 1
+        for _ in range(20):
+            await process.packer.add(frames.BINARY, b"b")
+        assert len(process.sent) == 2
+        for _ in range(3):
+            await process.packer.add(frames.BINARY, bytes(100_000))
+        assert len(process.sent) == 4
+
+    run_virtual(scenario())
+
+
+_said = st.tuples(
+    st.sampled_from([frames.TEXT, frames.BINARY]), st.binary(max_size=4), st.sampled_from([0.0, 0.01, 0.02, 0.1])
+)
+
+
+@given(st.lists(_said, max_size=30), st.integers(0, 6))
+def test_every_message_comes_once_in_order_and_in_time(said: list[tuple[int, bytes, float]], messages: int) -> None:
+    """Whatever is said at whatever pace, and however many go in one."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(Join(messages=messages, hold_ms=60))
+        times: list[float] = []
+        for kind, payload, pause_s in said:
+            times.append(asyncio.get_running_loop().time())
+            await process.packer.add(kind, payload)
+            await asyncio.sleep(pause_s)
+        await asyncio.sleep(_HOLD_S)
+        assert [(kind, payload) for _, kind, payload in process.heard] == [(kind, payload) for kind, payload, _ in said]
+        assert all(at - began <= _HOLD_S + 1e-6 for (at, _, _), began in zip(process.heard, times, strict=True))
+
+    run_virtual(scenario())

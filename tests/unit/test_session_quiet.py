@@ -1,0 +1,177 @@
+"""Audio that is too quiet to count as a voice."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pipecat.audio.utils import exp_smoothing
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADState
+from pipecat.audio.volume import AudioVolumeTracker
+
+from greenroom.runner.session.quiet import QuietGate
+from greenroom.runner.session.voice import look_for_voices_inline
+from tests.support.bot_line import spoken
+
+_RATE = 16_000
+_PIECE = 1920
+_MIN_VOLUME = 0.6
+_MEMORY_BYTES = round(0.64 * _RATE) * 2
+
+
+class _Volumes(VADAnalyzer):
+    """Measures as Pipecat does, and remembers."""
+
+    def __init__(self) -> None:
+        super().__init__(sample_rate=_RATE)
+        self.set_sample_rate(_RATE)
+        self.volumes: list[float] = []
+
+    def num_frames_required(self) -> int:
+        """Return Silero's window."""
+        return 512
+
+    def voice_confidence(self, buffer: bytes) -> float:
+        """Believe in no voice."""
+        del buffer
+        return 0.0
+
+    def measure(self, piece: bytes) -> float:
+        """Return the loudest of the windows that end with a piece."""
+        self._vad_buffer += piece
+        volumes = [0.0]
+        while len(self._vad_buffer) >= self._vad_frames_num_bytes:
+            window = self._vad_buffer[: self._vad_frames_num_bytes]
+            self._vad_buffer = self._vad_buffer[self._vad_frames_num_bytes :]
+            self._prev_volume = self._get_smoothed_volume(window)
+            volumes.append(self._prev_volume)
+        return max(volumes)
+
+
+def _noise(level_db: float, seconds: float, seed: int, *, high: bool = False) -> bytes:
+    random = np.random.default_rng(seed)
+    samples = random.standard_normal(round(seconds * _RATE))
+    if high:
+        # All of it above 4 kHz, where loudness is weighed most.
+        spectrum = np.fft.rfft(samples)
+        spectrum[: len(spectrum) // 2] = 0
+        samples = np.fft.irfft(spectrum, len(samples))
+        samples /= samples.std()
+    return np.clip(samples * 10 ** (level_db / 20) * 32768, -32768, 32767).astype("<i2").tobytes()
+
+
+def _pieces(pcm: bytes) -> list[bytes]:
+    return [pcm[start : start + _PIECE] for start in range(0, len(pcm) - len(pcm) % _PIECE, _PIECE)]
+
+
+levels = st.sampled_from([-90.0, -75.0, -62.0, -56.0, -53.0, -50.0, -40.0, -20.0])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(levels, st.sampled_from([0.1, 0.4, 0.9, 1.5])), min_size=1, max_size=5), st.booleans())
+def test_what_is_withheld_is_too_quiet_by_pipecats_own_measure(parts: list[tuple[float, float]], high: bool) -> None:  # noqa: FBT001
+    """Whatever noise at whatever level: no window that reaches the volume is held back."""
+    gate, volumes = QuietGate(_RATE), _Volumes()
+    pcm = b"".join(_noise(level, seconds, number, high=high) for number, (level, seconds) in enumerate(parts))
+    for piece in _pieces(pcm):
+        due = gate.hear(piece, _MIN_VOLUME, idle=True)
+        volume = volumes.measure(piece)
+        assert due or volume < _MIN_VOLUME
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.booleans()), max_size=12),
+    st.sampled_from([320, 640, 1920, 3200]),
+)
+def test_all_is_heard_once_and_in_order_but_for_long_quiet(parts: list[tuple[bool, int, bool]], size: int) -> None:
+    """What comes out is what went in, without samples from the middle of quiet; what comes before a voice is there."""
+    gate = QuietGate(_RATE)
+    said = heard = 0
+    loud = b"\x00\x40" * (size // 2)
+    for is_loud, count, idle in parts:
+        for _ in range(count):
+            piece = loud if is_loud else said.to_bytes(4, "little") + bytes(size - 4)
+            quiet_before = said - heard
+            due = gate.hear(piece, _MIN_VOLUME, idle=idle)
+            said += size
+            if is_loud or not idle:
+                assert due.endswith(piece)
+                assert len(due) == size + min(quiet_before, _MEMORY_BYTES)
+            if due:
+                heard = said
+
+
+def test_a_quiet_minute_costs_nothing_but_its_beginning() -> None:
+    """The model still hears 0.64 s after the last loud piece, and then nothing."""
+    gate = QuietGate(_RATE)
+    assert gate.hear(b"\x00\x40" * 960, _MIN_VOLUME, idle=True)
+    heard = [len(gate.hear(piece, _MIN_VOLUME, idle=True)) for piece in _pieces(_noise(-65, 60, 1))]
+    assert sum(heard) < 3 * _RATE * 2
+    assert not any(heard[60:])
+
+
+def test_a_bot_that_counts_every_volume_gets_everything() -> None:
+    """Without a volume that a voice has to reach, nothing is too quiet."""
+    gate = QuietGate(_RATE)
+    assert all(gate.hear(bytes(_PIECE), 0.0, idle=True) for _ in range(100))
+
+
+def test_pipecat_measures_as_we_bound() -> None:
+    """The scale, the block and the smoothing that the bound is made for."""
+    tracker = AudioVolumeTracker()
+    sine = np.sin(np.arange(_RATE) * 2 * math.pi * 1000 / _RATE)
+    tracker.update((sine * 32767 * 10 ** (-40 / 20)).astype("<i2").tobytes(), _RATE)
+    assert tracker.volume == pytest.approx((-43.0 + 110) / 100, abs=0.01)
+    assert exp_smoothing(1.0, 0.0, _Volumes()._smoothing_factor) == pytest.approx(0.2)
+
+
+async def _turns(pcm: bytes, *, skip_quiet: bool) -> tuple[list[tuple[float, VADState]], int]:
+    """Return when speech was found to begin and end, in seconds, and how many windows the model was asked about."""
+    look_for_voices_inline(skip_quiet=skip_quiet)
+    analyzer = SileroVADAnalyzer(sample_rate=_RATE)
+    analyzer.set_sample_rate(_RATE)
+    asked = 0
+    confidence = analyzer.voice_confidence
+
+    def counted(buffer: bytes) -> float:
+        nonlocal asked
+        asked += 1
+        return confidence(buffer)
+
+    analyzer.voice_confidence = counted
+    states = [VADState.QUIET]
+    found: list[tuple[float, VADState]] = []
+    try:
+        for number, piece in enumerate(_pieces(pcm)):
+            state = await analyzer.analyze_audio(piece)
+            if state in {VADState.QUIET, VADState.SPEAKING} and state != states[-1]:
+                found.append((number * 0.06, state))
+                states.append(state)
+    finally:
+        await analyzer.cleanup()
+        look_for_voices_inline()
+    return found, asked
+
+
+@pytest.mark.parametrize("level_db", [-90, -65, -57, -45])
+async def test_speech_is_found_as_if_the_model_had_heard_all(level_db: int) -> None:
+    """The same turns, each beginning and end within two pieces of where it was; less work unless the room is loud."""
+    sentences = ["what are your opening hours", "yes", "a table for two, please", "no", "thank you, goodbye"]
+    silences = [2.5, 0.7, 4.0, 1.5, 3.0]
+    speech = b"".join(
+        bytes(round(seconds * _RATE) * 2) + spoken(sentence)
+        for seconds, sentence in zip(silences, sentences, strict=True)
+    ) + bytes(3 * _RATE * 2)
+    noise = np.frombuffer(_noise(level_db, len(speech) / 2 / _RATE, 7), dtype="<i2").astype(int)
+    pcm = np.clip(np.frombuffer(speech, dtype="<i2")[: len(noise)] + noise, -32768, 32767).astype("<i2").tobytes()
+    everything, all_windows = await _turns(pcm, skip_quiet=False)
+    skipping, windows = await _turns(pcm, skip_quiet=True)
+    assert [state for _, state in skipping] == [state for _, state in everything]
+    assert len(everything) >= 2 * len(sentences)
+    assert all(abs(left - right) <= 0.121 for (left, _), (right, _) in zip(skipping, everything, strict=True))
+    assert all(before < after for (before, _), (after, _) in pairwise(skipping))
+    assert windows < 0.8 * all_windows if level_db < -55 else windows <= all_windows
