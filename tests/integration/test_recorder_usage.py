@@ -165,8 +165,27 @@ async def test_what_cannot_be_counted_holds_up_nobody(here: World) -> None:
         await here.rows("INSERT INTO usage_due VALUES ('gone'), ($1)", broken.session.id)
         await over(here, fine)
         await eventually(lambda: used(here, fine.session), bool)
-        left = await here.rows("SELECT session_id, marked_at > now() + interval '5 min' AS later FROM usage_due")
-    assert left == [{"session_id": broken.session.id, "later": True}]
+        marks = "SELECT session_id, marked_at > now() + interval '5 min' AS later FROM usage_due"
+        left = [{"session_id": broken.session.id, "later": True}]
+        await eventually(lambda: here.rows(marks), lambda found: found == left)
+
+
+async def test_a_session_that_cannot_be_read_stops_nobody_from_leading(here: World) -> None:
+    """Whoever looks for what is to be sealed passes over it, however often, and seals and counts the others."""
+    async with here.recorder():
+        entry = await here.begin()
+        await over(here, entry)
+        await here.sealed(entry.session)
+        await eventually(lambda: used(here, entry.session), bool)
+    await here.rows("UPDATE sessions SET document = '{}', sealed_at = NULL WHERE id = $1", entry.session.id)
+    async with here.recorder() as recorder:
+        fine = await here.begin()
+        await over(here, fine)
+        await here.sealed(fine.session)
+        await eventually(lambda: used(here, fine.session), bool)
+        for _ in range(2):
+            assert await recorder._store.unsealed(besides=(), limit=10) == []
+    assert (await here.stored(entry.session))["sealed_at"] is None
 
 
 async def test_cost_is_exact_and_by_the_price_that_was_valid_at_the_start(here: World) -> None:
