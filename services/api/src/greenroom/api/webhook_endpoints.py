@@ -19,8 +19,6 @@ MAX_ENDPOINTS: Final = 20
 ROTATION: Final = timedelta(hours=24)
 # What there is beside what is said and measured in a call.
 DEFAULT_EVENTS: Final = ("session.*", "recording.ready", "transcript.ready", "post_call.*", "limit.reached", "budget.*")
-TEST: Final = "webhook.test"
-
 type State = Literal["pending", "delivered", "dead"]
 
 _COLUMNS: Final = """
@@ -257,8 +255,8 @@ class Endpoints:
             raise WebhookDeliveryNotFound
         return _delivery(row)
 
-    async def test(self, endpoint: Endpoint) -> Delivery:
-        """Queue a delivery of nothing, which is tried once.
+    async def test(self, endpoint: Endpoint, kind: str) -> Delivery:
+        """Queue a delivery of nothing that has happened, as if it were a `kind`; it is tried once.
 
         Raises:
             WebhookEndpointDisabled: nothing is sent there.
@@ -266,7 +264,7 @@ class Endpoints:
         _check_enabled(endpoint)
         async with self._store.connection("test_webhook") as connection, connection.transaction():
             lane = f"test-{uuid7()}"
-            delivery_id = await connection.fetchval(_ADD_TEST, endpoint.id, lane, TEST)
+            delivery_id = await connection.fetchval(_ADD_TEST, endpoint.id, lane, kind)
             await connection.execute(_QUEUE_TEST, endpoint.id, lane)
             await connection.execute(_RESUME, endpoint.id)
         return await self.delivery(endpoint, delivery_id)

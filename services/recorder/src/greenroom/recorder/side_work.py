@@ -18,6 +18,7 @@ from greenroom.recorder.post_call.step_runner import StepRunner
 from greenroom.recorder.post_call.store import StepStore
 from greenroom.recorder.settings import RecorderSettings
 from greenroom.recorder.webhooks.deliverer import Deliverer
+from greenroom.recorder.webhooks.notices import Notices
 from greenroom.recorder.webhooks.sender import Resolver, Sender
 from greenroom.recorder.webhooks.store import WebhookStore
 
@@ -45,6 +46,7 @@ async def run(*, broker: Broker, settings: RecorderSettings, metrics: Metrics) -
                 sender = Sender(exits, resolve=resolver)
                 parts.push_async_callback(sender.close)
                 tasks.create_task(Deliverer(WebhookStore(pool), sender, metrics).run(), name="webhooks")
+                tasks.create_task(Notices(broker, pool).run(), name="notices")
             if "post-call" in settings.recorder_work:
                 steps = StepStore(pool)
                 tasks.create_task(Feeder(broker, steps, settings.post_call_steps).run(), name="post-call-feeder")

@@ -40,6 +40,8 @@ TIDY_LIMIT: Final = 5000
 EXPIRE_GRACE_S: Final = 3600.0
 KEEP_DELIVERED_S: Final = 7 * 86_400.0
 KEEP_DEAD_S: Final = 30 * 86_400.0
+# A delivery that died may be replayed on its last day, and then is kept as long again.
+KEEP_NOTICES_S: Final = 62 * 86_400.0
 
 
 class Deliverer:
@@ -176,7 +178,9 @@ class Deliverer:
             try:
                 expired = await self._store.expire(grace_s=EXPIRE_GRACE_S, limit=TIDY_LIMIT)
                 self._attempts.inc(expired, result="expired")
-                await self._store.forget(delivered_s=KEEP_DELIVERED_S, dead_s=KEEP_DEAD_S, limit=TIDY_LIMIT)
+                await self._store.forget(
+                    delivered_s=KEEP_DELIVERED_S, dead_s=KEEP_DEAD_S, notices_s=KEEP_NOTICES_S, limit=TIDY_LIMIT
+                )
                 self._pending.set(await self._store.pending())
             except (DatabaseUnavailable, UnstorableRow) as error:
                 _log.warning("webhooks_not_tidied", error=str(error), again_in_s=TIDY_S)

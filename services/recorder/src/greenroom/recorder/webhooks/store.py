@@ -40,7 +40,9 @@ SELECT taken.endpoint_id, taken.lane, head.id, head.type, head.session_id, head.
     CASE WHEN endpoint.old_secret_until > now() THEN endpoint.old_secret END AS old_secret,
     event.id AS event_id, event.at, event.source, event.data,
     session.agent, session.agent_version, session.transport, session.metadata, session.requested_at,
-    session.ready_at, session.ended_at
+    session.ready_at, session.ended_at,
+    head.event_id = head.lane AS is_test,
+    notice.id AS notice_id, notice.at AS notice_at, notice.source AS notice_source, notice.data AS notice_data
 FROM taken
 JOIN webhook_endpoints AS endpoint ON endpoint.id = taken.endpoint_id
 LEFT JOIN LATERAL (
@@ -50,6 +52,7 @@ LEFT JOIN LATERAL (
 ) AS head ON true
 LEFT JOIN session_events AS event ON event.session_id = head.session_id AND event.stream_seq = head.position
 LEFT JOIN sessions AS session ON session.id = head.session_id
+LEFT JOIN notices AS notice ON head.session_id IS NULL AND notice.id = head.event_id
 """
 
 # Nobody may change what is pending in a lane between the two statements behind this one.
@@ -120,6 +123,9 @@ WHERE deleted_at < now() - interval '1 minute'
     AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE endpoint_id = endpoint.id)
 """
 
+# Notices outlive the deliveries that are made of them.
+_FORGET_NOTICES: Final = "DELETE FROM notices WHERE stored_at < now() - make_interval(secs => $1)"
+
 _COUNT_PENDING: Final = "SELECT count(*) FROM webhook_deliveries WHERE state = 'pending'"
 
 
@@ -145,8 +151,20 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     session: SessionFacts
 
 
+class StoredNotice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a payload is made of that concerns no session."""
+
+    id: str
+    at: datetime
+    source: str
+    data: dict[str, Any]
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery whose turn it is; its lane is taken. `event` is None for a test, and where it was erased."""
+    """A delivery whose turn it is; its lane is taken. `event` is None where it was erased.
+
+    What concerns no session has a `notice` instead, or is a test (`is_test`).
+    """
 
     id: str
     endpoint_id: str
@@ -162,7 +180,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     # All that sign; in no log.
     secrets: tuple[str, ...]
     failures: int
+    is_test: bool
     event: StoredEvent | None
+    notice: StoredNotice | None
 
     def __repr__(self) -> str:
         """Return what tells it from others."""
@@ -218,10 +238,11 @@ class WebhookStore:
         with translated():
             return len(await self._pool.fetch(_EXPIRE, grace_s, limit))
 
-    async def forget(self, *, delivered_s: float, dead_s: float, limit: int) -> None:
-        """Delete some of what was settled longer ago than that, and of endpoints that were deleted."""
+    async def forget(self, *, delivered_s: float, dead_s: float, notices_s: float, limit: int) -> None:
+        """Delete some of what was settled longer ago than that, and of endpoints that were deleted; and old notices."""
         with translated():
             await self._pool.execute(_FORGET, delivered_s, dead_s, limit)
+            await self._pool.execute(_FORGET_NOTICES, notices_s)
             await self._pool.execute(_FORGET_ENDPOINTS)
 
     async def pending(self) -> int:
@@ -255,7 +276,11 @@ def _job(row: Any) -> Job:
             data=msgspec.json.decode(row["data"]),
             session=SessionFacts(**facts),
         )
-    names = (name for name in Job.__struct_fields__ if name not in {"secrets", "event"})
+    notice = None
+    if row["notice_id"] is not None:
+        said: dict[str, Any] = {name: row[f"notice_{name}"] for name in StoredNotice.__struct_fields__}
+        notice = StoredNotice(**{**said, "data": msgspec.json.decode(said["data"])})
+    names = (name for name in Job.__struct_fields__ if name not in {"secrets", "event", "notice"})
     fields: dict[str, Any] = {name: row[name] for name in names}
     secrets = tuple(secret for secret in (row["secret"], row["old_secret"]) if secret is not None)
-    return Job(**fields, secrets=secrets, event=event)
+    return Job(**fields, secrets=secrets, event=event, notice=notice)
