@@ -9,6 +9,7 @@ from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allo
 from greenroom.common.recording_keys import parse_references
 from greenroom.common.recordings import Format, Layout
 from greenroom.common.settings import Env, ServiceSettings
+from greenroom.common.webhook_secrets import WebhookKeysDir
 from greenroom.recorder.retention.times import parse_at, parse_zone
 
 WORK: Final = ("keep", "webhooks", "post-call")
@@ -112,6 +113,7 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     )
     webhook_allow: WebhookAllow = ()
     webhook_allow_http: WebhookAllowHttp = False
+    webhook_keys_dir: WebhookKeysDir = None
 
     def __post_init__(self) -> None:
         """Check what can't be said by types."""

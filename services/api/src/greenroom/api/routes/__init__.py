@@ -63,6 +63,7 @@ from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
 from greenroom.common.outbound import Exits
 from greenroom.common.recording_keys import open_keys
+from greenroom.common.webhook_secrets import WebhookSecrets
 
 
 def all_routes(
@@ -91,6 +92,7 @@ def all_routes(
 ) -> list[HTTPRouteHandler]:
     """Return all routes of HTTP; `schema` gives their OpenAPI document."""
     shelf = shelf_of(settings.recordings_dir, settings.recordings_url, link_s=settings.recording_link_s)
+    endpoints = Endpoints(store, WebhookSecrets.of(settings.webhook_keys_dir))
     vault = Vault(shelf, open_keys(settings.recording_keys_dir, settings.recording_keys, os.environ))
     return [
         *session_routes(sessions, store, settings.public_url),
@@ -116,7 +118,7 @@ def all_routes(
         *weight_routes(policies),
         *number_routes(numbers, agents, settings.public_url),
         *webhook_routes(calls, settings.public_url),
-        *webhook_endpoint_routes(Endpoints(store), Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)),
+        *webhook_endpoint_routes(endpoints, Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)),
         *usage_routes(Usages(store)),
         *price_routes(Prices(store)),
         *budget_routes(Budgets(store, spending)),

@@ -35,6 +35,7 @@ from greenroom.common import errors
 from greenroom.common.errors import InvalidQuery
 from greenroom.common.outbound import MAX_URL, Exits, UrlRefused
 from greenroom.common.webhook_samples import SAMPLES, TEST
+from greenroom.common.webhook_secrets import WebhookKeyMissing
 
 _PATH: Final = "/v1/webhook-endpoints"
 _OK: Final = 200
@@ -161,7 +162,7 @@ def _of_endpoints(endpoints: Endpoints, exits: Exits) -> list[HTTPRouteHandler]:
         return_dto=None,
         responses={
             _CREATED: answer(WebhookEndpointMade, "The endpoint, and its secret", _MADE),
-            **problems(*_BODY, TooManyWebhookEndpoints),
+            **problems(*_BODY, TooManyWebhookEndpoints, WebhookKeyMissing),
         },
         **_WRITE,
     )
@@ -243,7 +244,7 @@ def _of_endpoints(endpoints: Endpoints, exits: Exits) -> list[HTTPRouteHandler]:
         status_code=_OK,
         responses={
             _OK: answer(WebhookEndpointMade, "The endpoint, and its new secret", _MADE),
-            **problems(WebhookEndpointNotFound),
+            **problems(WebhookEndpointNotFound, WebhookKeyMissing),
         },
         **_WRITE,
     )

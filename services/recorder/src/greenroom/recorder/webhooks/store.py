@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from greenroom.common.webhook_secrets import ENCRYPTED
 from greenroom.recorder.database import Connection, Pool, translated
 from greenroom.recorder.webhooks.schedule import Outcome, Verdict
 
@@ -41,7 +42,7 @@ SELECT taken.endpoint_id, taken.lane, head.id, head.type, head.session_id, head.
     event.id AS event_id, event.at, event.source, event.data,
     session.agent, session.agent_version, session.transport, session.metadata, session.requested_at,
     session.ready_at, session.ended_at,
-    head.event_id = head.lane AS is_test,
+    (head.type = 'webhook.test' OR head.event_id = head.lane) AS is_test,
     notice.id AS notice_id, notice.at AS notice_at, notice.source AS notice_source, notice.data AS notice_data
 FROM taken
 JOIN webhook_endpoints AS endpoint ON endpoint.id = taken.endpoint_id
@@ -126,6 +127,17 @@ WHERE deleted_at < now() - interval '1 minute'
 # Notices outlive the deliveries that are made of them.
 _FORGET_NOTICES: Final = "DELETE FROM notices WHERE stored_at < now() - make_interval(secs => $1)"
 
+# Endpoints with a secret that isn't encrypted ($1: how those begin that are), and one that is now, unless it was
+# changed meanwhile.
+_PLAIN: Final = """
+SELECT id, tenant, secret, coalesce(old_secret, '') AS old_secret FROM webhook_endpoints
+WHERE deleted_at IS NULL AND NOT (starts_with(secret, $1) AND starts_with(coalesce(old_secret, $1), $1))
+"""
+_ENCRYPTED: Final = """
+UPDATE webhook_endpoints SET secret = $4, old_secret = nullif($5, '')
+WHERE id = $1 AND secret = $2 AND coalesce(old_secret, '') = $3 RETURNING id
+"""
+
 _COUNT_PENDING: Final = "SELECT count(*) FROM webhook_deliveries WHERE state = 'pending'"
 
 
@@ -177,7 +189,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     give_up_at: datetime
     url: str
-    # All that sign; in no log.
+    # All that sign, as they are kept; in no log.
     secrets: tuple[str, ...]
     failures: int
     is_test: bool
@@ -187,6 +199,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         """Return what tells it from others."""
         return f"Job(id={self.id!r}, endpoint_id={self.endpoint_id!r}, lane={self.lane!r})"
+
+
+class KeptSecrets(msgspec.Struct, frozen=True, kw_only=True):
+    """Secrets of an endpoint as they are kept: the one that holds, and the one before it (empty: none)."""
+
+    endpoint_id: str
+    tenant: str
+    secrets: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Return whose they are."""
+        return f"KeptSecrets({self.endpoint_id!r})"
 
 
 class WebhookStore:
@@ -238,17 +262,35 @@ class WebhookStore:
         with translated():
             return len(await self._pool.fetch(_EXPIRE, grace_s, limit))
 
-    async def forget(self, *, delivered_s: float, dead_s: float, notices_s: float, limit: int) -> None:
-        """Delete some of what was settled longer ago than that, and of endpoints that were deleted; and old notices."""
+    async def forget(self, *, delivered_s: float, dead_s: float, limit: int) -> None:
+        """Delete some of what was settled longer ago than that, and of endpoints that were deleted."""
         with translated():
             await self._pool.execute(_FORGET, delivered_s, dead_s, limit)
-            await self._pool.execute(_FORGET_NOTICES, notices_s)
             await self._pool.execute(_FORGET_ENDPOINTS)
+
+    async def forget_notices(self, *, stored_s: float) -> None:
+        """Delete notices that were stored longer ago than that."""
+        with translated():
+            await self._pool.execute(_FORGET_NOTICES, stored_s)
 
     async def pending(self) -> int:
         """Return how many deliveries wait."""
         with translated():
             return await self._pool.fetchval(_COUNT_PENDING)
+
+    async def plain(self) -> list[KeptSecrets]:
+        """Return the endpoints with a secret that isn't encrypted."""
+        with translated():
+            rows = await self._pool.fetch(_PLAIN, ENCRYPTED)
+        return [
+            KeptSecrets(endpoint_id=row["id"], tenant=row["tenant"], secrets=(row["secret"], row["old_secret"]))
+            for row in rows
+        ]
+
+    async def encrypted(self, kept: KeptSecrets, secrets: tuple[str, ...]) -> bool:
+        """Keep an endpoint's secrets instead; return whether they still were what was to be encrypted."""
+        with translated():
+            return await self._pool.fetchval(_ENCRYPTED, kept.endpoint_id, *kept.secrets, *secrets) is not None
 
     async def _finish_lane(self, endpoint_id: str, lane: str) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
