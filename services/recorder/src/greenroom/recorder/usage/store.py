@@ -197,7 +197,7 @@ class UsageStore:
                     return counted
                 running = (list(column) for column in zip(*lines, strict=True))
                 estimated = [row["spent"] for row in await connection.fetch(_LIVE_SPENT, *columns, *running)]
-        return [sum(both) for both in zip(counted, estimated, strict=True)]
+        return [one + other for one, other in zip(counted, estimated, strict=True)]
 
     async def note(self, notice: BudgetNotice) -> bool:
         """Keep what is to be said of a budget, and return whether it is new."""
