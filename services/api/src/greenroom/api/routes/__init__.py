@@ -22,6 +22,7 @@ from greenroom.api.phone_numbers import Numbers
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.post_call import Steps
+from greenroom.api.post_call_choices import Choices
 from greenroom.api.reading.parts import Reading
 from greenroom.api.routes.agents import agent_routes
 from greenroom.api.routes.bot_http import bot_http_routes
@@ -37,6 +38,7 @@ from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.post_call import post_call_routes
+from greenroom.api.routes.post_call_choices import post_call_choice_routes
 from greenroom.api.routes.prices import price_routes
 from greenroom.api.routes.reading import reading_routes
 from greenroom.api.routes.recordings import recording_routes
@@ -103,6 +105,7 @@ def all_routes(
         *offer_routes(offers, peer_tokens),
         *call_page_routes(peer_tokens, streams, settings.api_max_streams),
         *post_call_routes(sessions, Steps(store)),
+        *post_call_choice_routes(Choices(store)),
         *retention_routes(sessions, store),
         *reading_routes(sessions, store, reading, vault),
         *search_routes(reading),

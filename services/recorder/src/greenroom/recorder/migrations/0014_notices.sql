@@ -35,3 +35,15 @@ END
 $$;
 
 CREATE TRIGGER notices_queue AFTER INSERT ON notices FOR EACH ROW EXECUTE FUNCTION notices_queue();
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Steps after calls as tenants and agents have chosen them (docs/post-call.md). Agent `*`: the tenant's others.
+CREATE TABLE post_call_choices (
+    tenant     text COLLATE "C" NOT NULL,
+    agent      text COLLATE "C" NOT NULL DEFAULT '*',
+    -- Instead of those of the settings; none: nothing is run.
+    steps      text[] NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT now(),
+
+    PRIMARY KEY (tenant, agent)
+);
