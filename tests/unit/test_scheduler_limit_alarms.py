@@ -9,7 +9,8 @@ from greenroom.common import messages, subjects
 from greenroom.common.lifecycle import State
 from greenroom.common.notices import LimitNotice
 from greenroom.common.policy import AtLimit, Limit, Scope
-from greenroom.scheduler.limit_alarms import MOST_AT_ONCE, QUIET, Held, LimitAlarms
+from greenroom.scheduler.held import Held
+from greenroom.scheduler.limit_alarms import MOST_AT_ONCE, QUIET, LimitAlarms
 from tests.support.scheduler_rig import Rig
 from tests.support.scheduler_scenarios import play
 

@@ -9,7 +9,7 @@ import msgspec
 from greenroom.common.lifecycle import Ended, Leased, Requeued
 from greenroom.common.policy import RolledBack
 from greenroom.common.reasons import Reason
-from greenroom.scheduler.limit_alarms import Held
+from greenroom.scheduler.held import Held
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,8 +20,8 @@ from greenroom.scheduler.actions import Action, Plan, RollBack, SessionAction, W
 from greenroom.scheduler.budgets import BudgetGate, same
 from greenroom.scheduler.capacity import ColdAllowance
 from greenroom.scheduler.fleet import Fleet, Hold, RunnerKey, holder
+from greenroom.scheduler.held import Place
 from greenroom.scheduler.history import History, Trial, started_well
-from greenroom.scheduler.limit_alarms import Place
 from greenroom.scheduler.limits import MAX_DEPARTED, Book, Tally
 from greenroom.scheduler.outlook import Outlook
 from greenroom.scheduler.placing import Desk, Placing

@@ -8,36 +8,16 @@ under, or that refuses a thousand of them, is said once; one that was left for a
 
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final
 
 from greenroom.common.ids import derived_id
 from greenroom.common.notices import LIMIT_REACHED, LimitNotice
-from greenroom.common.policy import Limit
+from greenroom.scheduler.held import Held, Place
 
 # As long as a limit has to be left before it is news that it is reached.
 QUIET: Final = timedelta(minutes=5)
 # Numbers and accounts come by the thousand; what is beyond in one look is said with the next ones.
 MOST_AT_ONCE: Final = 100
-
-# A limit's id, whose sessions it counts together (`*`: all), and which of its keys.
-type Place = tuple[str, str, str]
-
-
-class Held(NamedTuple):
-    """That a limit holds a tenant's session back."""
-
-    limit: Limit
-    # Whose sessions it counts; `*`: of all tenants together.
-    counts: str
-    key: str
-    tenant: str
-    active: int
-    reason: str
-
-    @property
-    def place(self) -> Place:
-        """Which limit it is, wherever it is looked at from."""
-        return self.limit.id, self.counts, self.key
 
 
 class LimitAlarms:

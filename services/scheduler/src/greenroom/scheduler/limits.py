@@ -10,7 +10,7 @@ from greenroom.common.lifecycle import Session
 from greenroom.common.policy import EACH, AtLimit, Limit, Scope
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.fleet import Hold
-from greenroom.scheduler.limit_alarms import Held, Place
+from greenroom.scheduler.held import Held, Place
 
 # Lease times that are kept beyond their session's end. A tenant that starts and ends more within a second than this is
 # let through too fast after a change of leader, for that second.

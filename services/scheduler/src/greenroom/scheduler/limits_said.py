@@ -7,7 +7,8 @@ import structlog
 from greenroom.common import messages, subjects
 from greenroom.common.spool import Spool
 from greenroom.scheduler.actions import Action, Refuse
-from greenroom.scheduler.limit_alarms import Held, LimitAlarms, Place
+from greenroom.scheduler.held import Held, Place
+from greenroom.scheduler.limit_alarms import LimitAlarms
 from greenroom.scheduler.outlook import Outlook
 from greenroom.scheduler.picture import Picture
 

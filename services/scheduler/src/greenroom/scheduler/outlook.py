@@ -10,7 +10,7 @@ from greenroom.common.messages import QueuePage, QueuePageQuery, WaitingSession
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Waiting
 from greenroom.scheduler.capacity import ColdAllowance, too_late
-from greenroom.scheduler.limit_alarms import Held
+from greenroom.scheduler.held import Held
 from greenroom.scheduler.limits import Tally
 from greenroom.scheduler.placing import SHORT, Desk
 from greenroom.scheduler.queues import Line
