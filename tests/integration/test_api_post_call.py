@@ -32,3 +32,22 @@ async def test_what_steps_gave_is_read(world: ApiWorld) -> None:
     assert (found["crm"]["state"], found["crm"]["attempts"], found["crm"]["error"]) == ("failed", 12, "timeout")
     async with world.client(tenant="other") as stranger:
         assert problem_of(await stranger.get(path))["code"] == "session-not-found"
+
+
+async def test_steps_are_chosen_by_tenant_and_agent(world: ApiWorld) -> None:
+    """An operator chooses, replaces and takes back; a tenant sees its own and changes none."""
+    path = "/v1/post-call"
+    async with world.client() as operator, world.client("sessions:read", tenant="acme") as acme:
+        made = await operator.put(f"{path}/acme/*", json={"steps": ["summary", "crm", "summary"]})
+        assert (made.status_code, made.json()["steps"]) == (200, ["summary", "crm"])
+        await operator.put(f"{path}/acme/desk", json={"steps": []})
+        await operator.put(f"{path}/other/*", json={"steps": ["crm"]})
+        seen = (await acme.get(path)).json()["choices"]
+        assert [(each["agent"], each["steps"]) for each in seen] == [("*", ["summary", "crm"]), ("desk", [])]
+        assert len((await operator.get(path)).json()["choices"]) == 3
+        assert (await acme.put(f"{path}/acme/*", json={"steps": []})).status_code == 403
+        assert (await operator.delete(f"{path}/acme/desk")).status_code == 204
+        assert problem_of(await operator.delete(f"{path}/acme/desk"))["code"] == "post-call-choice-not-found"
+        for wrong in ({"steps": ["two words"]}, {"steps": "crm"}, {"steps": ["x"] * 17}):
+            assert problem_of(await operator.put(f"{path}/acme/*", json=wrong))["code"] == "invalid-body"
+        assert problem_of(await operator.put(f"{path}/*/*", json={"steps": []}))["code"] == "invalid-body"

@@ -162,6 +162,7 @@ async def test_a_tenant_sees_its_own(world: ApiWorld, client: httpx.AsyncClient)
     """Operators see all of it, or one tenant's; prices are for administrators."""
     await use(world, "s1", "llm_in", "1")
     await use(world, "s2", "llm_in", "2", tenant="other")
+    assert (await client.put("/v1/prices", json={"prices": [PRICE]})).status_code == 204
     assert (await client.put("/v1/budgets/acme-daily", json=BUDGET)).status_code == 200
     assert [each["tenant"] for each in (await usage(client))["groups"]] == ["acme", "other"]
     assert [each["tenant"] for each in (await usage(client, tenant="other"))["groups"]] == ["other"]
@@ -282,6 +283,7 @@ async def test_a_question_that_cannot_be_meant_is_refused(client: httpx.AsyncCli
 
 async def test_budgets_show_how_they_stand(world: ApiWorld, client: httpx.AsyncClient) -> None:
     """As the recorder has told it, of the amount that it was told for."""
+    assert (await client.put("/v1/prices", json={"prices": [PRICE]})).status_code == 204
     made = (await client.put("/v1/budgets/acme-daily", json=BUDGET)).json()
     assert (made["amount"], made["warn_share"], made["at_limit"], made["spent"]) == ("50", 0.8, "refuse", None)
     assert (await client.get("/v1/budgets")).json() == {"budgets": [made], "told_at": None}
@@ -292,6 +294,46 @@ async def test_budgets_show_how_they_stand(world: ApiWorld, client: httpx.AsyncC
     assert (await client.get("/v1/budgets/acme-daily")).json()["spent"] is None
     assert (await client.delete("/v1/budgets/acme-daily")).status_code == 204
     assert problem_of(await client.delete("/v1/budgets/acme-daily"))["code"] == "budget-not-found"
+
+
+async def test_a_budget_and_its_prices_are_of_one_currency(client: httpx.AsyncClient) -> None:
+    """Neither can be set so that what is spent wouldn't count; what is refused changes nothing."""
+
+    async def put(what: str, body: dict[str, Any]) -> str:
+        answer = await client.put(f"/v1/{what}", json=body)
+        return problem_of(answer)["code"] if answer.is_error else "done"
+
+    euros = {**PRICE, "currency": "EUR"}
+    budget = {**BUDGET, "currency": "EUR"}
+    assert await put("budgets/b", budget) == "currency-mismatch"  # there are no prices at all
+    assert await put("prices", {"prices": [PRICE]}) == "done"
+    assert await put("budgets/b", budget) == "currency-mismatch"  # none in euros
+    assert await put("prices", {"prices": [{**euros, "unit": "llm_out"}]}) == "done"
+    assert await put("budgets/b", budget) == "currency-mismatch"  # and some in dollars
+    assert await put("budgets/b", BUDGET) == "currency-mismatch"
+    # A tenant's own price stands in the place of the common one.
+    assert await put("prices", {"prices": [{**euros, "tenant": "acme", "model": "*"}]}) == "done"
+    assert await put("budgets/b", budget) == "done"
+    # From now on nothing in another currency can come to bear on it; for others it can.
+    for price in (
+        {**PRICE, "unit": "tts_chars"},
+        {**PRICE, "tenant": "acme"},
+        {**PRICE, "tenant": "acme", "valid_from": "2999-01-01T00:00:00Z"},
+    ):
+        assert await put("prices", {"prices": [{**euros, "unit": "stt_s"}, price]}) == "currency-mismatch"
+    assert len((await client.get("/v1/prices")).json()["prices"]) == 3
+    for price in ({**PRICE, "price": "0.5"}, {**PRICE, "tenant": "other", "unit": "tts_chars"}):
+        assert await put("prices", {"prices": [price]}) == "done"
+    assert [each["currency"] for each in (await client.get("/v1/budgets")).json()["budgets"]] == ["EUR"]
+
+
+async def test_a_currency_that_was_left_keeps_nobody_from_the_new_one(client: httpx.AsyncClient) -> None:
+    """Prices of the past stay as they were; of those that follow each other the newest decides."""
+    await client.put("/v1/prices", json={"prices": [PRICE]})
+    newer = {**PRICE, "currency": "EUR", "valid_from": "2026-06-01T00:00:00Z"}
+    await client.put("/v1/prices", json={"prices": [newer]})
+    assert (await client.put("/v1/budgets/b", json={**BUDGET, "currency": "EUR"})).status_code == 200
+    assert problem_of(await client.put("/v1/budgets/c", json=BUDGET))["code"] == "currency-mismatch"
 
 
 def spent(**fields: Any) -> Spent:

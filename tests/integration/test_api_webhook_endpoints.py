@@ -175,5 +175,6 @@ async def test_tests_and_replays(world: ApiWorld, client: httpx.AsyncClient) -> 
     await client.patch(one, json={"enabled": False})
     for path in ("test", f"deliveries/{ids[1]}/replay"):
         assert problem_of(await client.post(f"{one}/{path}"))["code"] == "webhook-endpoint-disabled"
+    assert problem_of(await client.post(f"{one}/test?type=session.ended"))["code"] == "invalid-query"
     assert problem_of(await client.get(f"{one}/deliveries?state=lost"))["code"] == "invalid-query"
     assert problem_of(await client.get(f"{one}/deliveries?cursor=x"))["code"] == "invalid-query"

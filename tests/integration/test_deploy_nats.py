@@ -220,6 +220,9 @@ async def test_what_the_api_keeps_and_what_the_scheduler_answers(services: Servi
     await reader.close()
     notice = subjects.NOTICE.format(tenant=TENANT, kind="budget.reached")
     await services.recorder.append(notice, b"{}", msg_id=uuid7())
+    reached = subjects.NOTICE.format(tenant=TENANT, kind="limit.reached")
+    await services.scheduler.append(reached, b"{}", msg_id=uuid7())
+    assert await _taken(services.recorder, "NOTICES", "recorder-notices", 2) == {notice, reached}
     await services.scheduler.append(subjects.DECISION.format(pool="default"), b"{}", msg_id=uuid7())
     for name in ("queue", "waiting", "pools"):
         query = subjects.REQUEST.format(service="scheduler", name=name)
@@ -422,7 +425,9 @@ async def _drained(recorder: NatsBroker) -> None:
 
 
 async def _settled(recorder: NatsBroker) -> bool:
-    return [(await backlog(recorder, each.stream, each.name)).in_hand for each in _recorders()] == [0, 0, 0]
+    return [(await backlog(recorder, each.stream, each.name)).in_hand for each in _recorders()] == [0] * len(
+        _recorders()
+    )
 
 
 def _recorders() -> list[topology.Consumer]:

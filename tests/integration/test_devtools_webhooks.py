@@ -51,6 +51,11 @@ async def test_list_and_test(world: ApiWorld, tmp_path: Path) -> None:
         assert bad.return_value == 1
         assert "not delivered: HTTP 500" in bad.output
         assert len(there.seen) == 2
+        for kind in ("budget.warning", "budget.reached", "limit.reached"):
+            await command("test", "--type", kind)
+            sample = there.seen.pop()
+            assert (sample.type, sample.json["test"]) == (kind, True)
+            assert {"budget.warning": "budget", "budget.reached": "budget"}.get(kind, "limit") in sample.json["data"]
         listed = (await command("list")).output
         there.answer = lambda _: 200
         again = await client.post(
@@ -60,7 +65,7 @@ async def test_list_and_test(world: ApiWorld, tmp_path: Path) -> None:
         assert (again.status_code, there.seen[2].id) == (202, there.seen[1].id)
     assert there.url in listed
     assert "budget.*" in listed
-    assert "failing (1 in a row)" in listed
+    assert "failing (4 in a row)" in listed
 
 
 async def test_nobody_delivers(world: ApiWorld) -> None:

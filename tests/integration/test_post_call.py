@@ -120,6 +120,29 @@ async def test_silence_is_not_summarised(here: World, model: Hooks) -> None:
     assert "transcript.ready" not in types
 
 
+async def test_steps_are_those_that_were_chosen(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's choice, else its tenant's, else the settings'; a choice of none is one too."""
+
+    class Noting:
+        async def run(self, call: Call) -> dict[str, object] | None:
+            return {"agent": call.agent}
+
+    install(monkeypatch, crm=Noting(), notes=Noting(), other=Noting())
+    for tenant, agent, chosen in (("t", "*", ["notes"]), ("t", "desk", ["notes", "other"]), ("t", "fax", [])):
+        await here.rows("INSERT INTO post_call_choices VALUES ($1, $2, $3)", tenant, agent, chosen)
+    wanted = {("t", "desk"): {"notes", "other"}, ("t", "sales"): {"notes"}, ("t", "fax"): set(), ("u", "desk"): {"crm"}}
+    sealed = "SELECT session_id FROM post_call_sealed"
+    async with here.recorder(recorder_work=WORK, post_call_steps=("crm",), post_call_offered=("notes", "other")):
+        for (tenant, agent), names in wanted.items():
+            entry = await here.begin(tenant=tenant, agent=agent)
+            await here.end(entry)
+            await here.sealed(entry.session)
+            await eventually(lambda: here.rows(sealed), lambda rows: not rows)
+            for name in names:
+                await finished(here, entry.session, name)
+            assert set(await steps(here, entry.session)) == names
+
+
 async def test_trouble_passes(here: World, model: Hooks) -> None:
     """An error of the API, an answer that is none, and one that doesn't come: each is tried again."""
     trouble = [503, None]

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from greenroom.common import messages, subjects, topology
@@ -17,7 +18,9 @@ from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Ended, Leased, Outcome, Ready, Requeued, Session, Started
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import database as databases
+from greenroom.recorder.ingest import Incoming, Ingest, decode
 from greenroom.recorder.migrate import migrate, migrations
+from greenroom.recorder.store import Store
 from greenroom.recorder.usage import keeper as keeper_module
 from greenroom.recorder.usage.keeper import STREAM, SUBJECT, UsageKeeper
 from greenroom.recorder.usage.store import UsageStore
@@ -165,8 +168,27 @@ async def test_what_cannot_be_counted_holds_up_nobody(here: World) -> None:
         await here.rows("INSERT INTO usage_due VALUES ('gone'), ($1)", broken.session.id)
         await over(here, fine)
         await eventually(lambda: used(here, fine.session), bool)
-        left = await here.rows("SELECT session_id, marked_at > now() + interval '5 min' AS later FROM usage_due")
-    assert left == [{"session_id": broken.session.id, "later": True}]
+        marks = "SELECT session_id, marked_at > now() + interval '5 min' AS later FROM usage_due"
+        left = [{"session_id": broken.session.id, "later": True}]
+        await eventually(lambda: here.rows(marks), lambda found: found == left)
+
+
+async def test_a_session_that_cannot_be_read_stops_nobody_from_leading(here: World) -> None:
+    """Whoever looks for what is to be sealed passes over it, however often, and seals and counts the others."""
+    async with here.recorder():
+        entry = await here.begin()
+        await over(here, entry)
+        await here.sealed(entry.session)
+        await eventually(lambda: used(here, entry.session), bool)
+    await here.rows("UPDATE sessions SET document = '{}', sealed_at = NULL WHERE id = $1", entry.session.id)
+    async with here.recorder() as recorder:
+        fine = await here.begin()
+        await over(here, fine)
+        await here.sealed(fine.session)
+        await eventually(lambda: used(here, fine.session), bool)
+        for _ in range(2):
+            assert await recorder._store.unsealed(besides=(), limit=10) == []
+    assert (await here.stored(entry.session))["sealed_at"] is None
 
 
 async def test_cost_is_exact_and_by_the_price_that_was_valid_at_the_start(here: World) -> None:
@@ -216,6 +238,86 @@ async def test_budgets_warn_and_are_reached_once(here: World) -> None:
     last = await here.broker.last(STREAM, SUBJECT)
     assert last is not None
     assert [each.budget for each in messages.decode(last.data, Spending).budgets] == ["b", "c"]
+
+
+async def test_a_budget_is_passed_by_calls_that_have_not_ended(here: World) -> None:
+    """By their seconds and what they have reported; when they end, nothing is counted twice or forgotten."""
+    await price(here, "session_s", "1000", provider="greenroom")
+    await price(here, "llm_out", "0.5")
+    await budget(here, "100")
+    await budget(here, "100", id="c", agent="other")
+    await budget(here, "100", id="d", currency="USD")
+
+    async def spends(telling: UsageKeeper) -> dict[str, Decimal]:
+        return {each.budget: Decimal(each.spent) for each in (await telling.tell()).budgets}
+
+    async with keeper(here) as telling, keeper(here) as counting:
+        async with here.recorder():
+            calls = [await here.begin() for _ in range(2)]
+            await here.begin(agent="third", tenant="u")
+            for number, call in enumerate(calls):
+                await here.publish(call.session, "metrics", id=f"m{number}", epoch=1, data=GPT)
+            stored = "SELECT id FROM session_events WHERE type = 'metrics'"
+            await eventually(lambda: here.rows(stored), lambda rows: len(rows) == 2)
+        # Nobody counts from here on but those whom this test tells to.
+        first = await spends(telling)
+        assert await here.rows("SELECT * FROM usage") == []
+        assert first["b"] > 200 * Decimal("0.5") * 2
+        assert (first["c"], first["d"]) == (0, 0)
+        assert await said(here) == ["budget.warning", "budget.reached"]
+        assert (await spends(telling))["b"] > first["b"]
+        for call in calls:
+            await here.end(call)
+        pool = await databases.open_pool(here.dsn, size=2)
+        try:
+            await stored_by_hand(here, pool)
+            ended, marked = await spends(telling), await spends(counting)
+            assert ended == marked
+            assert ended["b"] > first["b"]
+            assert await counting.count() == 2
+            assert await spends(telling) == await spends(counting) == ended
+        finally:
+            await databases.close_pool(pool, timeout_s=2)
+    assert await said(here) == ["budget.warning", "budget.reached"]
+
+
+async def test_a_late_event_of_a_live_call_is_added_once(here: World) -> None:
+    """Whether it was stored behind others or before them."""
+    await price(here, "llm_out", "1")
+    await budget(here, "100000")
+    async with keeper(here) as telling:
+        async with here.recorder():
+            entry = await here.begin()
+            await eventually(lambda: here.stored(entry.session), lambda row: row.get("state") == "ready")
+
+        async def store(place: int) -> str:
+            await here.rows(
+                "INSERT INTO session_events (session_id, stream_seq, tenant, id, seq, epoch, source, type, at, data)"
+                " VALUES ($1, $2, 't', $3, 1, 1, 'x', 'metrics', now(), $4)",
+                entry.session.id,
+                place,
+                f"m{place}",
+                msgspec.json.encode(GPT).decode(),
+            )
+            return (await telling.tell()).budgets[0].spent
+
+        assert [await store(place) for place in (1002, 1001, 1004, 1003)] == ["200", "400", "600", "800"]
+        assert (await telling.tell()).budgets[0].spent == "800"
+
+
+async def stored_by_hand(here: World, pool: Any) -> None:
+    """Have everything that is in the stream stored, as the recorder does it."""
+    reader = await here.broker.read("SESSIONS", ["gr.v1.session.>"], after=0)
+    batch: list[Incoming] = []
+    async for message in reader:
+        batch.append(decode(message))
+        if reader.caught_up.is_set():
+            break
+    await reader.close()
+    ingest = Ingest(
+        broker=here.broker, store=Store(pool), on_ended=lambda _: None, metrics=Metrics(), max_batch=len(batch)
+    )
+    await ingest.handle(batch)
 
 
 async def test_a_notice_that_could_not_be_published_is_published_later(here: World) -> None:

@@ -195,6 +195,11 @@ class World:
             yield recorder
             if work.done():
                 work.result()
+        except AssertionError as error:
+            # Whatever a test has waited for in vain: one that isn't there any more doesn't do it.
+            if work.done() and not work.cancelled() and (why := work.exception()) is not None:
+                raise error from why
+            raise
         finally:
             work.cancel()
             await asyncio.wait({work})

@@ -14,9 +14,10 @@ import msgspec
 from greenroom.common.ids import uuid7
 from greenroom.common.metrics import Metrics
 from greenroom.common.outbound import Exits
+from greenroom.common.webhook_secrets import WebhookSecrets
 from greenroom.recorder import database
 from greenroom.recorder.webhooks import deliverer
-from greenroom.recorder.webhooks.deliverer import Deliverer
+from greenroom.recorder.webhooks.deliverer import PLAIN, Deliverer
 from greenroom.recorder.webhooks.sender import Resolver, Sender
 from greenroom.recorder.webhooks.store import WebhookStore
 from tests.support.recorder_world import World
@@ -161,13 +162,18 @@ async def hurry(here: World) -> None:
 
 @contextlib.asynccontextmanager
 async def delivering(
-    here: World, *, exits: Exits = LOCAL, timeout_s: float = 10.0, lease_s: float = deliverer.LEASE_S
+    here: World,
+    *,
+    exits: Exits = LOCAL,
+    timeout_s: float = 10.0,
+    lease_s: float = deliverer.LEASE_S,
+    secrets: WebhookSecrets = PLAIN,
 ) -> AsyncGenerator[asyncio.Task[None]]:
     """Run a deliverer with connections of its own for the time of the block."""
     pool = await database.open_pool(here.dsn, size=3)
     resolver = Resolver()
     sender = Sender(exits, resolve=resolver, timeout_s=timeout_s)
-    work = asyncio.create_task(Deliverer(WebhookStore(pool), sender, Metrics(), lease_s=lease_s).run())
+    work = asyncio.create_task(Deliverer(WebhookStore(pool), sender, Metrics(), lease_s=lease_s, secrets=secrets).run())
     try:
         yield work
         if work.done() and not work.cancelled():

@@ -75,6 +75,8 @@ def a_job(event_type: str) -> Job:
         url="https://a.example",
         secrets=(SECRET,),
         failures=0,
+        is_test=False,
+        notice=None,
         event=StoredEvent(id="1", at=AT, source="ledger", data={"outcome": "completed"}, session=facts),
     )
 

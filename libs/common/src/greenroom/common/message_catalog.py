@@ -49,6 +49,7 @@ from greenroom.common.messages import (
     Ticket,
     WebhookSeen,
 )
+from greenroom.common.notices import LimitNotice
 from greenroom.common.peer_messages import OfferPeer, PeerCandidates, PeerReply
 from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
 from greenroom.common.policy import Policy, Verdicts
@@ -309,11 +310,30 @@ CATALOG: Final[tuple[Described, ...]] = (
     ),
     Described(
         subject=subjects.NOTICE,
+        name="budget.warning",
         kind="event",
         owner="recorder",
         message=BudgetNotice,
         stream="NOTICES",
-        summary="A budget has come to its warning, or to its end: `budget.warning`, `budget.reached`.",
+        summary="A budget has come to its warning.",
+    ),
+    Described(
+        subject=subjects.NOTICE,
+        name="budget.reached",
+        kind="event",
+        owner="recorder",
+        message=BudgetNotice,
+        stream="NOTICES",
+        summary="A budget has come to its end.",
+    ),
+    Described(
+        subject=subjects.NOTICE,
+        name="limit.reached",
+        kind="event",
+        owner="scheduler",
+        message=LimitNotice,
+        stream="NOTICES",
+        summary="A limit holds a session back, as it hasn't for some minutes.",
     ),
     Described(
         subject=subjects.DECISION,

@@ -133,7 +133,7 @@ STREAMS: Final[tuple[Stream, ...]] = (
     Stream(
         name="NOTICES",
         subjects=(subjects.NOTICE.wildcard(),),
-        description="What is said of tenants beside their sessions: budgets.",
+        description="What is said of tenants beside their sessions: budgets and limits.",
         max_age_s=30 * DAY_S,
     ),
     Stream(
@@ -166,6 +166,12 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
         # A step that takes longer is given up sooner.
         ack_wait_s=180,
         max_ack_pending=100_000,
+    ),
+    Consumer(
+        stream="NOTICES",
+        name="recorder-notices",
+        filters=(subjects.NOTICE.wildcard(),),
+        description="The recorder tells webhook endpoints.",
     ),
     Consumer(
         stream="RELEASES",

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from greenroom.common.errors import GreenroomError
+from greenroom.common.webhook_samples import TEST
 from greenroom.devtools.client import ApiClient
 from greenroom.devtools.state import connection
 
@@ -43,8 +44,10 @@ async def show(console: Console) -> None:
     console.print(table(found))
 
 
-async def try_out(console: Console, endpoint_id: str | None, *, patience_s: float = PATIENCE_S) -> bool:
-    """Send a test, wait for how it goes and print it; return whether it was delivered.
+async def try_out(
+    console: Console, endpoint_id: str | None, *, kind: str = TEST, patience_s: float = PATIENCE_S
+) -> bool:
+    """Send a test, as if it were a `kind`, wait for how it goes and print it; return whether it was delivered.
 
     Raises:
         WebhookNotChosen: `endpoint_id` is None, and there isn't just one.
@@ -56,7 +59,7 @@ async def try_out(console: Console, endpoint_id: str | None, *, patience_s: floa
             if len(found) != 1:
                 raise WebhookNotChosen(f"there are {len(found)}")
             endpoint_id = found[0]["id"]
-        delivery = await client.post(f"{_PATH}/{endpoint_id}/test")
+        delivery = await client.post(f"{_PATH}/{endpoint_id}/test?type={kind}")
         deadline = time.monotonic() + patience_s
         while delivery["state"] == "pending":
             if time.monotonic() > deadline:

@@ -4,6 +4,7 @@ import asyncio
 
 import rich_click as click
 
+from greenroom.common.webhook_samples import SAMPLES, TEST
 from greenroom.devtools.terminal import console
 
 _console = console()
@@ -27,11 +28,12 @@ def webhooks_list() -> None:
 
 @webhooks.command("test")
 @click.argument("endpoint", required=False)
-def webhooks_test(endpoint: str | None) -> int:
+@click.option("--type", "kind", type=click.Choice(sorted(SAMPLES)), default=TEST, help="What the test looks like.")
+def webhooks_test(endpoint: str | None, kind: str) -> int:
     """Send a test to ENDPOINT (an id; may be left out where there is one), and say how it went."""
     from greenroom.devtools import webhooks  # noqa: PLC0415
 
-    return 0 if asyncio.run(webhooks.try_out(_console, endpoint)) else 1
+    return 0 if asyncio.run(webhooks.try_out(_console, endpoint, kind=kind)) else 1
 
 
 COMMANDS = (webhooks,)

@@ -12,6 +12,7 @@ from greenroom.api.numbers import answering, secret_bytes
 from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allowed
 from greenroom.common.recording_keys import parse_references
 from greenroom.common.settings import Env
+from greenroom.common.webhook_secrets import WebhookKeysDir
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
@@ -115,6 +116,7 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
 
     webhook_allow: WebhookAllow = ()
     webhook_allow_http: WebhookAllowHttp = False
+    webhook_keys_dir: WebhookKeysDir = None
 
     def __post_init__(self) -> None:
         """Check what can't be said by types."""

@@ -1,5 +1,6 @@
 """Webhook endpoints and their deliveries, as their tenant sees them. The recorder does the delivering."""
 
+import asyncio
 import base64
 import secrets
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import msgspec
 from greenroom.api.store import Store
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ids import uuid7
+from greenroom.common.webhook_secrets import WebhookSecrets
 
 # As many as anybody has use for; each costs a row for each event.
 MAX_ENDPOINTS: Final = 20
@@ -19,8 +21,6 @@ MAX_ENDPOINTS: Final = 20
 ROTATION: Final = timedelta(hours=24)
 # What there is beside what is said and measured in a call.
 DEFAULT_EVENTS: Final = ("session.*", "recording.ready", "transcript.ready", "post_call.*", "limit.reached", "budget.*")
-TEST: Final = "webhook.test"
-
 type State = Literal["pending", "delivered", "dead"]
 
 _COLUMNS: Final = """
@@ -171,10 +171,12 @@ class Endpoints:
 
     Args:
         store: lends connections.
+        secrets: encrypts what they sign with.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, secrets: WebhookSecrets) -> None:
         self._store = store
+        self._secrets = secrets
 
     async def all(self, tenant: str) -> list[Endpoint]:
         """Return a tenant's endpoints, oldest first."""
@@ -196,13 +198,15 @@ class Endpoints:
 
         Raises:
             TooManyWebhookEndpoints: the tenant has as many as it may have.
+            WebhookKeyMissing: what encrypts its secret isn't there.
         """
-        secret = _new_secret()
+        endpoint_id, secret = uuid7(), _new_secret()
+        kept = await asyncio.to_thread(self._secrets.seal, tenant, endpoint_id, secret)
         async with self._store.connection("add_webhook_endpoint") as connection, connection.transaction():
             await connection.execute(_ONE_BY_ONE, tenant)
             if await connection.fetchval(_COUNT, tenant) >= MAX_ENDPOINTS:
                 raise TooManyWebhookEndpoints
-            row = await connection.fetchrow(_ADD, tenant, uuid7(), url, description, events, enabled, secret)
+            row = await connection.fetchrow(_ADD, tenant, endpoint_id, url, description, events, enabled, kept)
         return _endpoint(row), secret
 
     async def change(
@@ -226,9 +230,10 @@ class Endpoints:
                 raise WebhookEndpointNotFound
 
     async def rotate(self, tenant: str, endpoint_id: str) -> tuple[Endpoint, str]:
-        """Give an endpoint a new secret, beside which the old one signs for a day; raises as `get`."""
+        """Give an endpoint a new secret, beside which the old one signs for a day; raises as `get`, and as `add`."""
         secret = _new_secret()
-        return await self._one("rotate_webhook_secret", _ROTATE, tenant, endpoint_id, secret, ROTATION), secret
+        kept = await asyncio.to_thread(self._secrets.seal, tenant, endpoint_id, secret)
+        return await self._one("rotate_webhook_secret", _ROTATE, tenant, endpoint_id, kept, ROTATION), secret
 
     async def deliveries(
         self,
@@ -257,8 +262,8 @@ class Endpoints:
             raise WebhookDeliveryNotFound
         return _delivery(row)
 
-    async def test(self, endpoint: Endpoint) -> Delivery:
-        """Queue a delivery of nothing, which is tried once.
+    async def test(self, endpoint: Endpoint, kind: str) -> Delivery:
+        """Queue a delivery of nothing that has happened, as if it were a `kind`; it is tried once.
 
         Raises:
             WebhookEndpointDisabled: nothing is sent there.
@@ -266,7 +271,7 @@ class Endpoints:
         _check_enabled(endpoint)
         async with self._store.connection("test_webhook") as connection, connection.transaction():
             lane = f"test-{uuid7()}"
-            delivery_id = await connection.fetchval(_ADD_TEST, endpoint.id, lane, TEST)
+            delivery_id = await connection.fetchval(_ADD_TEST, endpoint.id, lane, kind)
             await connection.execute(_QUEUE_TEST, endpoint.id, lane)
             await connection.execute(_RESUME, endpoint.id)
         return await self.delivery(endpoint, delivery_id)

@@ -9,6 +9,7 @@ from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allo
 from greenroom.common.recording_keys import parse_references
 from greenroom.common.recordings import Format, Layout
 from greenroom.common.settings import Env, ServiceSettings
+from greenroom.common.webhook_secrets import WebhookKeysDir
 from greenroom.recorder.retention.times import parse_at, parse_zone
 
 WORK: Final = ("keep", "webhooks", "post-call")
@@ -96,6 +97,9 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Env(help="Steps for each session that is over: `summary`, or names of entry points `greenroom.post_call`"),
     ] = ()
+    post_call_offered: Annotated[
+        tuple[str, ...], Env(help="Further steps, for those of which a tenant or agent has chosen them")
+    ] = ()
     post_call_timeout_s: Annotated[
         float, msgspec.Meta(gt=0, le=150), Env(help="How long one attempt of a step may take")
     ] = 120.0
@@ -112,6 +116,7 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     )
     webhook_allow: WebhookAllow = ()
     webhook_allow_http: WebhookAllowHttp = False
+    webhook_keys_dir: WebhookKeysDir = None
 
     def __post_init__(self) -> None:
         """Check what can't be said by types."""
@@ -126,7 +131,7 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
                 raise ValueError(msg) from error
         check_allowed(self.webhook_allow)
         parse_references(self.recording_keys)
-        if "summary" in self.post_call_steps and not self.summary_model:
+        if "summary" in {*self.post_call_steps, *self.post_call_offered} and not self.summary_model:
             raise ValueError("GREENROOM_SUMMARY_MODEL has to be set for the step `summary`")
         if not self.summary_url.startswith(("http://", "https://")):
             raise ValueError("GREENROOM_SUMMARY_URL begins with http:// or https://")

@@ -11,6 +11,7 @@ from typing import Final
 from greenroom.common.broker import Broker
 from greenroom.common.metrics import Metrics
 from greenroom.common.outbound import Exits
+from greenroom.common.webhook_secrets import WebhookSecrets
 from greenroom.recorder import database
 from greenroom.recorder.post_call.feeder import Feeder
 from greenroom.recorder.post_call.loading import load_steps
@@ -18,6 +19,7 @@ from greenroom.recorder.post_call.step_runner import StepRunner
 from greenroom.recorder.post_call.store import StepStore
 from greenroom.recorder.settings import RecorderSettings
 from greenroom.recorder.webhooks.deliverer import Deliverer
+from greenroom.recorder.webhooks.notices import Notices
 from greenroom.recorder.webhooks.sender import Resolver, Sender
 from greenroom.recorder.webhooks.store import WebhookStore
 
@@ -44,7 +46,11 @@ async def run(*, broker: Broker, settings: RecorderSettings, metrics: Metrics) -
                 exits = Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)
                 sender = Sender(exits, resolve=resolver)
                 parts.push_async_callback(sender.close)
-                tasks.create_task(Deliverer(WebhookStore(pool), sender, metrics).run(), name="webhooks")
+                secrets = WebhookSecrets.of(settings.webhook_keys_dir)
+                tasks.create_task(
+                    Deliverer(WebhookStore(pool), sender, metrics, secrets=secrets).run(), name="webhooks"
+                )
+                tasks.create_task(Notices(broker, pool).run(), name="notices")
             if "post-call" in settings.recorder_work:
                 steps = StepStore(pool)
                 tasks.create_task(Feeder(broker, steps, settings.post_call_steps).run(), name="post-call-feeder")

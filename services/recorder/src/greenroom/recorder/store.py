@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from greenroom.common import messages
 from greenroom.common.lifecycle import Session
@@ -18,6 +19,11 @@ from greenroom.common.messages import Event
 from greenroom.recorder.database import Connection, Pool, translated
 from greenroom.recorder.transcripts import speakers
 from greenroom.recorder.usage import store as usage
+
+_log = structlog.get_logger()
+
+# Sessions whose document can't be read: so many are passed over before they would keep others from being seen.
+_MAX_UNREADABLE: Final = 10_000
 
 # The sessions of a batch as they are stored, locked, in the order of their ids so that no two recorders deadlock.
 _SELECT_SESSIONS: Final = """
@@ -88,7 +94,7 @@ SELECT id, tenant, document, sealed_at IS NOT NULL AS sealed FROM sessions WHERE
 
 # Ended and not sealed: the ones a recorder before us left behind, oldest first.
 _SELECT_UNSEALED: Final = """
-SELECT document FROM sessions
+SELECT id, document FROM sessions
 WHERE state = 'ended' AND sealed_at IS NULL AND NOT id = ANY($1::text[])
 ORDER BY ended_at LIMIT $2
 """
@@ -274,6 +280,7 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._unreadable: set[str] = set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Transaction]:
@@ -294,10 +301,21 @@ class Store:
         return {row["id"]: AudioPermit(session=_session(row["document"]), sealed=row["sealed"]) for row in rows}
 
     async def unsealed(self, *, besides: Iterable[str], limit: int) -> list[Session]:
-        """Return sessions that have ended and aren't sealed, without those of `besides`, oldest end first."""
+        """Return sessions that have ended and aren't sealed, without those of `besides`, oldest end first.
+
+        One whose document can't be read is left to a version that can, and keeps nobody from the others.
+        """
         with translated():
-            rows = await self._pool.fetch(_SELECT_UNSEALED, sorted(besides), limit)
-        return [_session(row["document"]) for row in rows]
+            rows = await self._pool.fetch(_SELECT_UNSEALED, sorted(self._unreadable.union(besides)), limit)
+        found: list[Session] = []
+        for row in rows:
+            try:
+                found.append(_session(row["document"]))
+            except msgspec.MsgspecError as error:
+                _log.error("session_unreadable", session_id=row["id"], error=str(error))
+                if len(self._unreadable) < _MAX_UNREADABLE:
+                    self._unreadable.add(row["id"])
+        return found
 
     async def sealed(self, ids: Iterable[str]) -> set[str]:
         """Return those of `ids` that are sealed."""

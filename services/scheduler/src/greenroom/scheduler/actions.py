@@ -9,6 +9,7 @@ import msgspec
 from greenroom.common.lifecycle import Ended, Leased, Requeued
 from greenroom.common.policy import RolledBack
 from greenroom.common.reasons import Reason
+from greenroom.scheduler.held import Held
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,12 +64,13 @@ class Requeue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refuse(msgspec.Struct, frozen=True, kw_only=True):
-    """End a session that may not wait: a limit refuses it, or its room has a session."""
+    """End a session that may not wait: a limit refuses it, or its room has a session; `held` says which limit."""
 
     decision: ClassVar[str] = "refuse"
     session_id: str
     transition: Ended
     why: Why
+    held: Held | None = None
 
 
 class Expire(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ from greenroom.scheduler.decisions import Decisions
 from greenroom.scheduler.executor import Executor
 from greenroom.scheduler.keeper import Keeper
 from greenroom.scheduler.launchers.base import Launcher
+from greenroom.scheduler.limits_said import LimitsSaid
 from greenroom.scheduler.picture import Picture
 from greenroom.scheduler.pin_keeper import PinKeeper
 from greenroom.scheduler.policy_feed import PolicyFeed
@@ -116,6 +117,7 @@ class Scheduler:
         self._spool = spool
         self._decisions = decisions
         self._said = WaitingSaid(picture, decisions)
+        self._limits_said = LimitsSaid(picture, spool)
         self._ticks = 0
         self._broker = broker
         self._ledger = ledger
@@ -232,6 +234,7 @@ class Scheduler:
                 self._counters.waiting(self._answers.outlook.reasons())
                 if self._ticks % _SAY_EVERY == 0:
                     self._said.say(self._answers.outlook, now)
+                    self._limits_said.say(self._answers.outlook, now)
             self._wake.set()
             await self._clock.sleep(TICK_S)
 
@@ -272,6 +275,7 @@ class Scheduler:
             took_s = self._clock.monotonic() - began
             self._counters.plan.observe(took_s)
             for action in plan.actions:
+                self._limits_said.decided(action)
                 self._begin(action, tasks, under_way)
             if took_s > _QUICK_PLAN_S:
                 await self._clock.sleep(took_s)

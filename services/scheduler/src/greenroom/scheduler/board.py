@@ -20,6 +20,7 @@ from greenroom.scheduler.actions import Action, Plan, RollBack, SessionAction, W
 from greenroom.scheduler.budgets import BudgetGate, same
 from greenroom.scheduler.capacity import ColdAllowance
 from greenroom.scheduler.fleet import Fleet, Hold, RunnerKey, holder
+from greenroom.scheduler.held import Place
 from greenroom.scheduler.history import History, Trial, started_well
 from greenroom.scheduler.limits import MAX_DEPARTED, Book, Tally
 from greenroom.scheduler.outlook import Outlook
@@ -347,6 +348,10 @@ class Board:
     def cold_leases(self, pool: str) -> frozenset[str]:
         """Return the launch ids (`{session_id}-{epoch}`) of the cold leases that no runner has claimed so far."""
         return frozenset(self._launching.get(pool, ()))
+
+    def used_up(self, now: datetime) -> set[Place]:
+        """Return the limits that nobody may begin under now."""
+        return self._book.used_up(now)
 
     def usage(self) -> tuple[LimitUsage, ...]:
         """Return how much of each limit is in use."""

@@ -4,12 +4,13 @@ import bisect
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, override
 
 from greenroom.common.lifecycle import Session
 from greenroom.common.policy import EACH, AtLimit, Limit, Scope
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.fleet import Hold
+from greenroom.scheduler.held import Held, Place
 
 # Lease times that are kept beyond their session's end. A tenant that starts and ends more within a second than this is
 # let through too fast after a change of leader, for that second.
@@ -174,6 +175,10 @@ class Tally[L]:
             return code, f"{what} at {self.use}"
         return Reason.STARTS_LIMIT, f"{what} starts as fast as it may, {self.limit.max_starts_per_s:g}/s"
 
+    def holds(self, tenant: str) -> Held | None:
+        """Return what somebody is to be told who is held back by it; None: that is told otherwise."""
+        return Held(self.limit, self.tenant, self.key, tenant, self.active, self.reason()[0])
+
 
 class Gate[L](Tally[L]):
     """Lets nobody begin who is concerned, whatever there is of anything, until a time; counts nothing.
@@ -202,6 +207,11 @@ class Gate[L](Tally[L]):
     def refusing(self, now: datetime) -> bool:
         """See `Tally`."""
         return self.refuses and self.blocks(now)
+
+    @override
+    def holds(self, tenant: str) -> Held | None:
+        """See `Tally`: it is told when it closes, by whoever closes it."""
+        return None
 
 
 class Book[L]:
@@ -278,6 +288,10 @@ class Book[L]:
             woken += tally.parked
             tally.parked = []
         return woken
+
+    def used_up(self, now: datetime) -> set[Place]:
+        """Return the limits that nobody may begin under now."""
+        return {place for place, tally in self._tallies.items() if tally.blocks(now)}
 
     def tidy(self, now: datetime) -> None:
         """Forget tallies that nothing counts by, if there are many: numbers and accounts come and go."""

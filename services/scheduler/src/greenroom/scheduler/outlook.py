@@ -10,6 +10,7 @@ from greenroom.common.messages import QueuePage, QueuePageQuery, WaitingSession
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Waiting
 from greenroom.scheduler.capacity import ColdAllowance, too_late
+from greenroom.scheduler.held import Held
 from greenroom.scheduler.limits import Tally
 from greenroom.scheduler.placing import SHORT, Desk
 from greenroom.scheduler.queues import Line
@@ -71,6 +72,12 @@ class Outlook:
         for line in self._lines():
             counts[self._cause(line).reason] += len(line.sessions)
         return counts
+
+    def held(self) -> list[Held]:
+        """Return which limits hold somebody back, and whom."""
+        causes = ((line, self._cause(line).what) for line in self._lines())
+        found = (what.holds(line.like.tenant) for line, what in causes if isinstance(what, Tally))
+        return [each for each in found if each is not None]
 
     def for_slots(self, pool: str) -> int:
         """Return how many sessions wait in a pool for nothing but a slot."""

@@ -308,7 +308,8 @@ class Placing:
             facts = {"mean_duration_s": mean_s, "retry_after_s": after_s}
             inputs = facts | self._facts(session, (tally,), session.agent_version)
             why = Why(reason=reason, text=text, inputs=inputs)
-            self.actions.append(Refuse(session_id=session.id, transition=ended, why=why))
+            held = tally.holds(session.tenant)
+            self.actions.append(Refuse(session_id=session.id, transition=ended, why=why, held=held))
 
     def _refusing(self, line: Line) -> Tally[Line] | None:
         """Return the limit that refuses the sessions of a line, if any does; of versions, whichever they would get."""

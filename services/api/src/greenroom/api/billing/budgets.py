@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from greenroom.api.billing.currencies import check_budget
 from greenroom.api.billing.schemas import BudgetList, BudgetView, BudgetWish
 from greenroom.api.store import Store
 from greenroom.common import messages, subjects
@@ -129,12 +130,14 @@ class Budgets:
 
         Raises:
             BudgetsFull: there are too many.
+            CurrencyMismatch: the tenant isn't billed in its currency.
             InvalidBody: it can't be meant.
         """
         wish.check()
         row = {"id": budget_id, **{name: getattr(wish, name) for name in wish.__struct_fields__}}
         row |= {"amount": Decimal(wish.amount), "warn_share": Decimal(str(wish.warn_share))}
         async with self._store.connection("put_budget") as connection, connection.transaction():
+            await check_budget(connection, wish.tenant, wish.currency)
             await connection.execute(_PUT, *row.values())
             if await connection.fetchval(_FULL, MAX_BUDGETS):
                 raise BudgetsFull

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from greenroom.api.billing import keyset
+from greenroom.api.billing.currencies import check_prices
 from greenroom.api.billing.schemas import Price, PricePage
 from greenroom.api.store import Store
 from greenroom.common.budgets import plain
@@ -82,6 +83,7 @@ class Prices:
 
         Raises:
             PricesFull: there are too many.
+            CurrencyMismatch: a budget is in another currency.
             InvalidBody: the time of one can't be meant.
         """
         checked = [each.check(place) for place, each in enumerate(prices)]
@@ -92,6 +94,7 @@ class Prices:
         ]
         async with self._store.connection("put_prices") as connection, connection.transaction():
             await connection.execute(_PUT, *(list(column) for column in zip(*rows, strict=True)))
+            await check_prices(connection, [(*row[:4], row[6]) for row in rows])
             if await connection.fetchval(_FULL, MAX_PRICES):
                 raise PricesFull
 

@@ -22,6 +22,7 @@ from greenroom.api.phone_numbers import Numbers
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.policy_store import PolicyStore
 from greenroom.api.post_call import Steps
+from greenroom.api.post_call_choices import Choices
 from greenroom.api.reading.parts import Reading
 from greenroom.api.routes.agents import agent_routes
 from greenroom.api.routes.bot_http import bot_http_routes
@@ -37,6 +38,7 @@ from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.post_call import post_call_routes
+from greenroom.api.routes.post_call_choices import post_call_choice_routes
 from greenroom.api.routes.prices import price_routes
 from greenroom.api.routes.reading import reading_routes
 from greenroom.api.routes.recordings import recording_routes
@@ -65,6 +67,7 @@ from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
 from greenroom.common.outbound import Exits
 from greenroom.common.recording_keys import open_keys
+from greenroom.common.webhook_secrets import WebhookSecrets
 
 
 def all_routes(
@@ -93,6 +96,7 @@ def all_routes(
 ) -> list[HTTPRouteHandler]:
     """Return all routes of HTTP; `schema` gives their OpenAPI document."""
     shelf = shelf_of(settings.recordings_dir, settings.recordings_url, link_s=settings.recording_link_s)
+    endpoints = Endpoints(store, WebhookSecrets.of(settings.webhook_keys_dir))
     vault = Vault(shelf, open_keys(settings.recording_keys_dir, settings.recording_keys, os.environ))
     return [
         *session_routes(sessions, store, settings.public_url),
@@ -103,6 +107,7 @@ def all_routes(
         *offer_routes(offers, peer_tokens),
         *call_page_routes(peer_tokens, streams, settings.api_max_streams),
         *post_call_routes(sessions, Steps(store)),
+        *post_call_choice_routes(Choices(store)),
         *retention_routes(sessions, store),
         *reading_routes(sessions, store, reading, vault),
         *search_routes(reading),
@@ -119,7 +124,7 @@ def all_routes(
         *tenant_routes(TenantStore(store, policies)),
         *number_routes(numbers, agents, settings.public_url),
         *webhook_routes(calls, settings.public_url),
-        *webhook_endpoint_routes(Endpoints(store), Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)),
+        *webhook_endpoint_routes(endpoints, Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)),
         *usage_routes(Usages(store)),
         *price_routes(Prices(store)),
         *budget_routes(Budgets(store, spending)),

@@ -11,6 +11,7 @@ from litestar.params import Body, FromPath
 from greenroom.api.auth import POLICY_WRITE, Caller, caller_of
 from greenroom.api.billing import examples
 from greenroom.api.billing.budgets import BudgetNotFound, Budgets, BudgetsFull
+from greenroom.api.billing.currencies import CurrencyMismatch
 from greenroom.api.billing.schemas import BudgetList, BudgetView, BudgetWish
 from greenroom.api.body import JsonBody
 from greenroom.api.routes.common import AnyRequest, answer, only_query, problems
@@ -68,7 +69,14 @@ def budget_routes(budgets: Budgets) -> list[HTTPRouteHandler]:
                 "The budget; it holds with the recorder's next look, a minute away at most",
                 {**examples.BUDGET, "spent": None, "reached": None, "period_start": None, "period_end": None},
             ),
-            **problems(errors.MalformedJson, errors.BodyTooLarge, errors.InvalidBody, errors.UnknownField, BudgetsFull),
+            **problems(
+                errors.MalformedJson,
+                errors.BodyTooLarge,
+                errors.InvalidBody,
+                errors.UnknownField,
+                BudgetsFull,
+                CurrencyMismatch,
+            ),
         },
     )
     async def put_budget(

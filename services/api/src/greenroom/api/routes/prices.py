@@ -11,6 +11,7 @@ from litestar.params import Body, FromQuery, QueryParameter
 
 from greenroom.api.auth import ADMIN
 from greenroom.api.billing import examples
+from greenroom.api.billing.currencies import CurrencyMismatch
 from greenroom.api.billing.prices import PriceNotFound, Prices, PricesFull
 from greenroom.api.billing.schemas import PricePage, PriceWishes, utc
 from greenroom.api.body import JsonBody
@@ -58,7 +59,14 @@ def price_routes(prices: Prices) -> list[HTTPRouteHandler]:
         summary="Make or replace prices",
         responses={
             _NO_CONTENT: ResponseSpec(None, description="They hold, all of them"),
-            **problems(errors.MalformedJson, errors.BodyTooLarge, errors.InvalidBody, errors.UnknownField, PricesFull),
+            **problems(
+                errors.MalformedJson,
+                errors.BodyTooLarge,
+                errors.InvalidBody,
+                errors.UnknownField,
+                PricesFull,
+                CurrencyMismatch,
+            ),
         },
     )
     async def put_prices(

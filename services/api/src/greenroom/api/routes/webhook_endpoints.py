@@ -34,6 +34,8 @@ from greenroom.api.webhook_endpoints import (
 from greenroom.common import errors
 from greenroom.common.errors import InvalidQuery
 from greenroom.common.outbound import MAX_URL, Exits, UrlRefused
+from greenroom.common.webhook_samples import SAMPLES, TEST
+from greenroom.common.webhook_secrets import WebhookKeyMissing
 
 _PATH: Final = "/v1/webhook-endpoints"
 _OK: Final = 200
@@ -160,7 +162,7 @@ def _of_endpoints(endpoints: Endpoints, exits: Exits) -> list[HTTPRouteHandler]:
         return_dto=None,
         responses={
             _CREATED: answer(WebhookEndpointMade, "The endpoint, and its secret", _MADE),
-            **problems(*_BODY, TooManyWebhookEndpoints),
+            **problems(*_BODY, TooManyWebhookEndpoints, WebhookKeyMissing),
         },
         **_WRITE,
     )
@@ -242,7 +244,7 @@ def _of_endpoints(endpoints: Endpoints, exits: Exits) -> list[HTTPRouteHandler]:
         status_code=_OK,
         responses={
             _OK: answer(WebhookEndpointMade, "The endpoint, and its new secret", _MADE),
-            **problems(WebhookEndpointNotFound),
+            **problems(WebhookEndpointNotFound, WebhookKeyMissing),
         },
         **_WRITE,
     )
@@ -267,10 +269,16 @@ def _of_deliveries(endpoints: Endpoints) -> list[HTTPRouteHandler]:
         },
         **_WRITE,
     )
-    async def test_endpoint(request: AnyRequest, endpoint_id: FromPath[str]) -> Delivery:
-        """Send an event of type `webhook.test`, whatever the endpoint's filter; it is tried once."""
-        only_query(request)
-        return await endpoints.test(await endpoints.get(caller_of(request).tenant, endpoint_id))
+    async def test_endpoint(
+        request: AnyRequest,
+        endpoint_id: FromPath[str],
+        kind: Annotated[str, QueryParameter(name="type", description=", ".join(SAMPLES))] = TEST,
+    ) -> Delivery:
+        """Send a test, whatever the endpoint's filter; it is tried once, and its body has `"test": true`."""
+        only_query(request, "type")
+        if kind not in SAMPLES:
+            raise InvalidQuery(f"type is one of {', '.join(SAMPLES)}.")
+        return await endpoints.test(await endpoints.get(caller_of(request).tenant, endpoint_id), kind)
 
     @get(
         f"{_PATH}/{{endpoint_id:str}}/deliveries",

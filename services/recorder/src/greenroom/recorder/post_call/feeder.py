@@ -28,7 +28,7 @@ class Feeder:
     Args:
         broker: where the queue is.
         store: which sessions were sealed.
-        steps: what is to be run for each.
+        steps: what is to be run for those for whom nothing was chosen.
     """
 
     def __init__(self, broker: Broker, store: StepStore, steps: tuple[str, ...]) -> None:
@@ -53,7 +53,7 @@ class Feeder:
                 return False
             if sealed.lines:
                 await self._tell(sealed)
-            for step in self._steps:
+            for step in sealed.steps:
                 wanted = PostCall(tenant=sealed.tenant, session_id=sealed.session_id, step=step, at=utcnow())
                 await self._broker.append(
                     subjects.POST_CALL.format(tenant=sealed.tenant, session_id=sealed.session_id, step=step),

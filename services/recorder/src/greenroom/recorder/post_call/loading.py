@@ -21,7 +21,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class StepUnknown(GreenroomError):
-    """A step in `GREENROOM_POST_CALL_STEPS` isn't there, or isn't one.
+    """A step in `GREENROOM_POST_CALL_STEPS` or `GREENROOM_POST_CALL_OFFERED` isn't there, or isn't one.
 
     Its name is `summary`, or that of an entry point of the group `greenroom.post_call` of a package that is installed
     beside the recorder: something with `async def run(call)`, or what makes that when it is called without arguments.
@@ -42,7 +42,7 @@ async def load_steps(settings: RecorderSettings, parts: contextlib.AsyncExitStac
         StepUnknown: one isn't there, or can't be loaded.
     """
     steps: dict[str, Step] = {}
-    for name in settings.post_call_steps:
+    for name in dict.fromkeys((*settings.post_call_steps, *settings.post_call_offered)):
         if name == SUMMARY:
             client = await parts.enter_async_context(httpx.AsyncClient(timeout=settings.post_call_timeout_s))
             steps[name] = Summary(

@@ -15,7 +15,10 @@ type StepState = Literal["pending", "done", "failed"]
 _NEXT_SEALED: Final = """
 SELECT session.id, session.tenant, session.epoch,
     (SELECT count(*) FROM session_events
-        WHERE session_id = session.id AND type IN ('user_spoke', 'agent_spoke')) AS lines
+        WHERE session_id = session.id AND type IN ('user_spoke', 'agent_spoke')) AS lines,
+    -- The agent's choice, else its tenant's; NULL: nobody chose.
+    (SELECT steps FROM post_call_choices
+        WHERE tenant = session.tenant AND agent IN (session.agent, '*') ORDER BY agent = '*' LIMIT 1) AS chosen
 FROM post_call_sealed AS sealed JOIN sessions AS session ON session.id = sealed.session_id
 ORDER BY sealed.sealed_at LIMIT 1
 FOR UPDATE OF sealed SKIP LOCKED
@@ -54,12 +57,13 @@ WHERE session_id = $1 AND type IN ('user_spoke', 'agent_spoke') ORDER BY stream_
 
 
 class Sealed(msgspec.Struct, frozen=True, kw_only=True):
-    """A session that was sealed; `lines` counts what was said in it."""
+    """A session that was sealed; `lines` counts what was said in it, `steps` are to be run."""
 
     session_id: str
     tenant: str
     epoch: int
     lines: int
+    steps: tuple[str, ...]
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,19 +82,29 @@ class StepStore:
 
     @asynccontextmanager
     async def next_sealed(self, steps: tuple[str, ...]) -> AsyncGenerator[Sealed | None]:
-        """Give a session that was sealed; when the block is left without an error, its `steps` count as queued."""
+        """Give a session that was sealed; when the block is left without an error, its steps count as queued.
+
+        Args:
+            steps: of those for whom nothing was chosen.
+        """
         with translated():
             async with self._pool.acquire() as connection, connection.transaction():
                 row = await connection.fetchrow(_NEXT_SEALED)
                 if row is None:
                     yield None
                     return
-                sealed = Sealed(session_id=row["id"], tenant=row["tenant"], epoch=row["epoch"], lines=row["lines"])
+                sealed = Sealed(
+                    session_id=row["id"],
+                    tenant=row["tenant"],
+                    epoch=row["epoch"],
+                    lines=row["lines"],
+                    steps=tuple(row["chosen"]) if row["chosen"] is not None else steps,
+                )
                 yield sealed
-                await self._queued(connection, sealed, steps)
+                await self._queued(connection, sealed)
 
-    async def _queued(self, connection: Connection, sealed: Sealed, steps: tuple[str, ...]) -> None:
-        await connection.execute(_QUEUED, sealed.session_id, sealed.tenant, list(steps))
+    async def _queued(self, connection: Connection, sealed: Sealed) -> None:
+        await connection.execute(_QUEUED, sealed.session_id, sealed.tenant, list(sealed.steps))
         await connection.execute(_FORGET_SEALED, sealed.session_id)
 
     async def begin(self, session_id: str, step: str, tenant: str) -> Begun:

@@ -4,6 +4,7 @@
                                                 ├─▶ usage_priced (view) ─▶ GET /v1/usage
     PUT /v1/prices ─────────────────▶ prices ───┘         │
     PUT /v1/budgets ────────────────▶ budgets ─▶ spending.py (pure) ─▶ spend, notices ─▶ api, schedulers
+    events of live sessions ─▶ live.py (pure): an estimate ──┘
 
 A session whose end is stored is marked in `usage_due`, in the transaction that stores it, and so is one that something
 is stored of later; whoever counts it takes the mark away in the transaction that writes its rows. So nothing is

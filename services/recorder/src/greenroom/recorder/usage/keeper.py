@@ -17,6 +17,7 @@ from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import GreenroomError
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import Pool, UnstorableRow
+from greenroom.recorder.usage.live import Live
 from greenroom.recorder.usage.spending import notices, period_of, stands
 from greenroom.recorder.usage.store import UsageStore
 
@@ -57,6 +58,7 @@ class UsageKeeper:
         clock: Clock | None = None,
     ) -> None:
         self._store = UsageStore(pool)
+        self._live = Live()
         self._broker = broker
         self._interval_s = interval_s
         self._settle_s = SETTLE_S if settle_s is None else settle_s
@@ -106,7 +108,7 @@ class UsageKeeper:
         last = await self._broker.last(STREAM, SUBJECT)
         now = self._clock.now()
         budgets = await self._store.budgets()
-        spent = await self._store.spent([(budget, *period_of(budget, now)) for budget in budgets])
+        spent = await self._store.spent([(budget, *period_of(budget, now)) for budget in budgets], self._live, now)
         spending = Spending(
             at=now,
             budgets=tuple(stands(budget, amount, now) for budget, amount in zip(budgets, spent, strict=True)),

@@ -20,11 +20,10 @@ import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from greenroom.common.lifecycle import Session
 from greenroom.common.messages import EventType
 
 # What a session's own time is of; its model is the pool, since pools are of different hardware.
@@ -75,11 +74,24 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     lines: dict[Line, Decimal]
 
 
-def usage_of(session: Session, events: Iterable[Happened]) -> Usage:
+class Billed(Protocol):
+    """What usage depends on of a session's document."""
+
+    @property
+    def pool(self) -> str: ...  # noqa: D102
+    @property
+    def carrier(self) -> str | None: ...  # noqa: D102
+    @property
+    def requested_at(self) -> datetime: ...  # noqa: D102
+    @property
+    def ended_at(self) -> datetime | None: ...  # noqa: D102
+
+
+def usage_of(session: Billed, events: Iterable[Happened]) -> Usage:
     """Return what a session has used, lines of nothing left out.
 
     Args:
-        session: the document, as it is at its end.
+        session: the document, as it is at its end; or as if it ended now.
         events: of the session, in any order, each any number of times; other types are passed over.
     """
     once = {event.id: event for event in events}.values()
@@ -90,7 +102,7 @@ def usage_of(session: Session, events: Iterable[Happened]) -> Usage:
 
     for event in once:
         if event.type == EventType.METRICS:
-            for line, quantity in _measured(event.data):
+            for line, quantity in measured(event.data):
                 add(line, quantity)
     starts = _first_by_epoch(once, "session.started")
     ends = _first_by_epoch(once, "session.ended", "session.requeued")
@@ -108,7 +120,8 @@ def usage_of(session: Session, events: Iterable[Happened]) -> Usage:
     )
 
 
-def _measured(data: dict[str, Any]) -> list[tuple[Line, Decimal]]:
+def measured(data: dict[str, Any]) -> list[tuple[Line, Decimal]]:
+    """Return what a metric says was used."""
     provider, model = provider_of(data), _name(data.get("model"))
     match data.get("kind"):
         case "stt_usage":
@@ -147,7 +160,7 @@ def provider_of(data: dict[str, Any]) -> str:
     return match["provider"].lower() if match else "unknown"
 
 
-def _carried(session: Session, events: Iterable[Happened]) -> tuple[Line, Decimal] | None:
+def _carried(session: Billed, events: Iterable[Happened]) -> tuple[Line, Decimal] | None:
     """Return the minutes of a phone call: by the carrier's word, else from the connection to the session's end."""
     said = [event for event in events if event.type == EventType.CALL_STATUS]
     carrier = session.carrier or next((name for event in said if (name := _name(event.data.get("carrier")))), None)

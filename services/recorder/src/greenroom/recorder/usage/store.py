@@ -12,6 +12,7 @@ from greenroom.common.budgets import BudgetNotice
 from greenroom.common.lifecycle import Session
 from greenroom.recorder.database import Connection, Pool, translated
 from greenroom.recorder.usage.lines import TYPES, Happened, usage_of
+from greenroom.recorder.usage.live import Live, Whose
 from greenroom.recorder.usage.spending import Budget
 
 # Something was stored of these sessions: those that have ended are to be counted (again). A mark that is there is
@@ -59,6 +60,52 @@ SELECT asked.place, coalesce(sum(used.cost), 0) AS spent
 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[])
     WITH ORDINALITY AS asked (tenant, agent, since, until, currency, place)
 LEFT JOIN usage_priced AS used
+    ON used.tenant = asked.tenant AND asked.agent IN (used.agent, '*')
+    AND used.at >= asked.since AND used.at < asked.until AND used.currency = asked.currency
+GROUP BY asked.place ORDER BY asked.place
+"""
+
+# The sessions of tenants ($1) that have used something and aren't counted: live ones, and those that have just ended;
+# with their events of some types ($2), of those that are known ($3) behind a place in the stream ($4).
+_LIVE: Final = """
+WITH live AS (
+    SELECT id FROM sessions
+    WHERE tenant = ANY($1::text[]) AND epoch > 0 AND state IN ('requested', 'leased', 'started', 'ready', 'ending')
+    UNION ALL
+    SELECT session.id FROM usage_due AS due JOIN sessions AS session ON session.id = due.session_id
+    WHERE session.tenant = ANY($1::text[]) AND NOT EXISTS (SELECT FROM usage WHERE session_id = session.id)
+)
+SELECT session.id, session.tenant, session.agent, session.pool, session.document ->> 'carrier' AS carrier,
+    session.requested_at, session.ended_at,
+    event.stream_seq, event.id AS event_id, event.type, event.at, event.epoch, event.data
+FROM live
+JOIN sessions AS session ON session.id = live.id
+LEFT JOIN unnest($3::text[], $4::bigint[]) AS known (session_id, after) ON known.session_id = session.id
+LEFT JOIN LATERAL (
+    SELECT stream_seq, id, type, at, epoch, data FROM session_events
+    WHERE session_id = session.id AND stream_seq > coalesce(known.after, 0) AND type = ANY($2::text[])
+) AS event ON true
+"""
+
+# What those have cost so far, as `_SPENT`: lines, priced as the view `usage_priced` does it.
+_LIVE_SPENT: Final = """
+SELECT asked.place, coalesce(sum(used.cost), 0) AS spent
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[])
+    WITH ORDINALITY AS asked (tenant, agent, since, until, currency, place)
+LEFT JOIN (
+    SELECT line.tenant, line.agent, line.at, priced.currency, line.quantity * priced.price * priced.share AS cost
+    FROM unnest(
+        $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::numeric[]
+    ) AS line (tenant, agent, at, provider, model, unit, quantity)
+    CROSS JOIN LATERAL (
+        SELECT price, currency, CASE per WHEN 1 THEN 1 WHEN 1000 THEN 0.001 ELSE 0.000001 END AS share
+        FROM prices
+        WHERE provider = line.provider AND unit = line.unit AND valid_from <= line.at
+            AND tenant IN (line.tenant, '*') AND model IN (line.model, '*')
+        ORDER BY tenant = '*', model = '*', valid_from DESC
+        LIMIT 1
+    ) AS priced
+) AS used
     ON used.tenant = asked.tenant AND asked.agent IN (used.agent, '*')
     AND used.at >= asked.since AND used.at < asked.until AND used.currency = asked.currency
 GROUP BY asked.place ORDER BY asked.place
@@ -122,14 +169,35 @@ class UsageStore:
         with translated():
             return [msgspec.convert(dict(row), Budget) for row in await self._pool.fetch(_BUDGETS)]
 
-    async def spent(self, asked: Sequence[tuple[Budget, datetime, datetime]]) -> list[Decimal]:
-        """Return how much was spent of each budget between two times."""
-        columns = [(budget.tenant, budget.agent, since, until, budget.currency) for budget, since, until in asked]
-        if not columns:
+    async def spent(
+        self, asked: Sequence[tuple[Budget, datetime, datetime]], live: Live, now: datetime
+    ) -> list[Decimal]:
+        """Return how much was spent of each budget between two times, by now.
+
+        Args:
+            asked: budgets and times.
+            live: what is known of sessions that aren't counted; learns what was stored since.
+            now: the time.
+        """
+        rows = [(budget.tenant, budget.agent, since, until, budget.currency) for budget, since, until in asked]
+        if not rows:
             return []
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        tenants = sorted({budget.tenant for budget, _, _ in asked})
+        # One picture of all: what is counted meanwhile is in it once.
+        picture: Any = {"isolation": "repeatable_read", "readonly": True}
         with translated():
-            rows = await self._pool.fetch(_SPENT, *(list(column) for column in zip(*columns, strict=True)))
-        return [row["spent"] for row in rows]
+            async with self._pool.acquire() as connection, connection.transaction(**picture):
+                counted = [row["spent"] for row in await connection.fetch(_SPENT, *columns)]
+                after = live.after()
+                found = await connection.fetch(_LIVE, tenants, list(TYPES), list(after), list(after.values()))
+                live.look(_found(found))
+                lines = [(each.tenant, each.agent, at, *line, used) for each, at, line, used in live.lines(now)]
+                if not lines:
+                    return counted
+                running = (list(column) for column in zip(*lines, strict=True))
+                estimated = [row["spent"] for row in await connection.fetch(_LIVE_SPENT, *columns, *running)]
+        return [one + other for one, other in zip(counted, estimated, strict=True)]
 
     async def note(self, notice: BudgetNotice) -> bool:
         """Keep what is to be said of a budget, and return whether it is new."""
@@ -151,17 +219,7 @@ class UsageStore:
 
 async def _count(connection: Connection, session: Session) -> int:
     rows = await connection.fetch(_EVENTS, session.id, list(TYPES))
-    events = [
-        Happened(
-            id=row["id"],
-            type=row["type"],
-            at=row["at"],
-            epoch=row["epoch"],
-            data=msgspec.json.decode(row["data"], type=dict[str, Any]),
-        )
-        for row in rows
-    ]
-    used = usage_of(session, events)
+    used = usage_of(session, [_happened(row, row["id"]) for row in rows])
     await connection.execute(_FORGET, session.id)
     lines = sorted(used.lines.items())
     await connection.execute(
@@ -176,6 +234,27 @@ async def _count(connection: Connection, session: Session) -> int:
         [quantity for _, quantity in lines],
     )
     return len(lines)
+
+
+def _found(rows: Sequence[Any]) -> dict[str, tuple[Whose, list[tuple[int, Happened]]]]:
+    found: dict[str, tuple[Whose, list[tuple[int, Happened]]]] = {}
+    for row in rows:
+        known = found.get(row["id"])
+        if known is None:
+            known = found[row["id"]] = (Whose(**{name: row[name] for name in Whose.__struct_fields__}), [])
+        if row["stream_seq"] is not None:
+            known[1].append((row["stream_seq"], _happened(row, row["event_id"])))
+    return found
+
+
+def _happened(row: Any, event_id: str) -> Happened:
+    return Happened(
+        id=event_id,
+        type=row["type"],
+        at=row["at"],
+        epoch=row["epoch"],
+        data=msgspec.json.decode(row["data"], type=dict[str, Any]),
+    )
 
 
 def _key(notice: BudgetNotice) -> tuple[str, datetime, Decimal, str]:

@@ -12,6 +12,7 @@ import structlog
 from greenroom.common.clock import utcnow
 from greenroom.common.errors import DatabaseUnavailable
 from greenroom.common.metrics import Metrics
+from greenroom.common.webhook_secrets import WebhookKeyMissing, WebhookSecrets, WebhookSecretUnreadable
 from greenroom.recorder.database import UnstorableRow
 from greenroom.recorder.webhooks import signing
 from greenroom.recorder.webhooks.payload import payload
@@ -33,6 +34,9 @@ AT_ONCE: Final = 256
 AT_ONCE_FAILING: Final = AT_ONCE // 2
 _ERASED: Final = "event-erased"
 _UNSIGNABLE: Final = "not-signable"
+_NO_KEY: Final = "key-missing"
+# What lies plain is signed with as it is.
+PLAIN: Final = WebhookSecrets(None)
 
 TIDY_S: Final = 60.0
 TIDY_LIMIT: Final = 5000
@@ -40,6 +44,8 @@ TIDY_LIMIT: Final = 5000
 EXPIRE_GRACE_S: Final = 3600.0
 KEEP_DELIVERED_S: Final = 7 * 86_400.0
 KEEP_DEAD_S: Final = 30 * 86_400.0
+# A delivery that died may be replayed on its last day, and then is kept as long again.
+KEEP_NOTICES_S: Final = 62 * 86_400.0
 
 
 class Deliverer:
@@ -49,6 +55,7 @@ class Deliverer:
         store: what is to be delivered.
         sender: sends it.
         metrics: attempts by result, and how long they take.
+        secrets: decrypts what signs.
         lease_s: how long a lane is taken for.
         chance: from 0 to 1.
     """
@@ -59,11 +66,13 @@ class Deliverer:
         sender: Sender,
         metrics: Metrics,
         *,
+        secrets: WebhookSecrets = PLAIN,
         lease_s: float = LEASE_S,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._sender = sender
+        self._secrets = secrets
         self._lease_s = lease_s
         self._chance = chance
         self._busy: Counter[str] = Counter()
@@ -165,19 +174,32 @@ class Deliverer:
         if body is None:
             return Outcome(error=_ERASED, final=True)
         try:
-            headers = signing.headers(job.secrets, message_id=job.id, timestamp=int(time.time()), body=body)
-        except ValueError:
+            secrets = [self._secrets.open(job.tenant, job.endpoint_id, kept) for kept in job.secrets]
+            headers = signing.headers(secrets, message_id=job.id, timestamp=int(time.time()), body=body)
+        except WebhookKeyMissing:
+            return Outcome(error=_NO_KEY)
+        except (WebhookSecretUnreadable, ValueError):
             return Outcome(error=_UNSIGNABLE, final=True)
         return await self._sender.post(job.url, body, headers)
 
     async def _tidy(self) -> None:
-        """Give up what is overdue, forget what is old."""
+        """Give up what is overdue, forget what is old, encrypt what was stored before there were keys."""
         while True:
             try:
                 expired = await self._store.expire(grace_s=EXPIRE_GRACE_S, limit=TIDY_LIMIT)
                 self._attempts.inc(expired, result="expired")
                 await self._store.forget(delivered_s=KEEP_DELIVERED_S, dead_s=KEEP_DEAD_S, limit=TIDY_LIMIT)
+                await self._store.forget_notices(stored_s=KEEP_NOTICES_S)
                 self._pending.set(await self._store.pending())
-            except (DatabaseUnavailable, UnstorableRow) as error:
+                await self._encrypt()
+            except (DatabaseUnavailable, UnstorableRow, WebhookKeyMissing) as error:
                 _log.warning("webhooks_not_tidied", error=str(error), again_in_s=TIDY_S)
             await asyncio.sleep(TIDY_S)
+
+    async def _encrypt(self) -> None:
+        if not self._secrets.encrypts:
+            return
+        for kept in await self._store.plain():
+            one = tuple(self._secrets.seal(kept.tenant, kept.endpoint_id, secret) for secret in kept.secrets)
+            if one != kept.secrets and await self._store.encrypted(kept, one):
+                _log.info("webhook_secret_encrypted", endpoint_id=kept.endpoint_id, tenant=kept.tenant)

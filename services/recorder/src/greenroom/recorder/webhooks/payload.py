@@ -5,18 +5,16 @@ from typing import Any, Final
 
 import msgspec
 
+from greenroom.common.webhook_samples import SAMPLES
 from greenroom.recorder.webhooks.store import Job
 
-TEST: Final = "webhook.test"
 ENDED: Final = "session.ended"
 
 
 def payload(job: Job) -> bytes | None:
     """Return the body of a delivery; None where its event was erased since it was queued."""
     if job.session_id is None:
-        return msgspec.json.encode(
-            {"type": TEST, "timestamp": job.created_at, "tenant": job.tenant, "data": {"text": "It works."}}
-        )
+        return _beside_sessions(job)
     event = job.event
     if event is None:
         return None
@@ -44,5 +42,26 @@ def payload(job: Job) -> bytes | None:
             "source": event.source,
             "session": session,
             "data": event.data,
+        }
+    )
+
+
+def _beside_sessions(job: Job) -> bytes | None:
+    """Return the body of what concerns no session: a notice, or a test, which is nothing that has happened."""
+    if job.is_test:
+        said = {"timestamp": job.created_at, "tenant": job.tenant, "test": True, "data": SAMPLES.get(job.type, {})}
+        return msgspec.json.encode({"type": job.type, **said})
+    notice = job.notice
+    if notice is None:
+        return None
+    return msgspec.json.encode(
+        {
+            "type": job.type,
+            "timestamp": notice.at,
+            "tenant": job.tenant,
+            "event_id": notice.id,
+            "seq": job.position,
+            "source": notice.source,
+            "data": notice.data,
         }
     )

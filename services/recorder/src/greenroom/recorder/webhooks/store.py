@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from greenroom.common.webhook_secrets import ENCRYPTED
 from greenroom.recorder.database import Connection, Pool, translated
 from greenroom.recorder.webhooks.schedule import Outcome, Verdict
 
@@ -40,7 +41,9 @@ SELECT taken.endpoint_id, taken.lane, head.id, head.type, head.session_id, head.
     CASE WHEN endpoint.old_secret_until > now() THEN endpoint.old_secret END AS old_secret,
     event.id AS event_id, event.at, event.source, event.data,
     session.agent, session.agent_version, session.transport, session.metadata, session.requested_at,
-    session.ready_at, session.ended_at
+    session.ready_at, session.ended_at,
+    (head.type = 'webhook.test' OR head.event_id = head.lane) AS is_test,
+    notice.id AS notice_id, notice.at AS notice_at, notice.source AS notice_source, notice.data AS notice_data
 FROM taken
 JOIN webhook_endpoints AS endpoint ON endpoint.id = taken.endpoint_id
 LEFT JOIN LATERAL (
@@ -50,6 +53,7 @@ LEFT JOIN LATERAL (
 ) AS head ON true
 LEFT JOIN session_events AS event ON event.session_id = head.session_id AND event.stream_seq = head.position
 LEFT JOIN sessions AS session ON session.id = head.session_id
+LEFT JOIN notices AS notice ON head.session_id IS NULL AND notice.id = head.event_id
 """
 
 # Nobody may change what is pending in a lane between the two statements behind this one.
@@ -123,6 +127,20 @@ WHERE deleted_at < now() - interval '1 minute'
     AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE endpoint_id = endpoint.id)
 """
 
+# Notices outlive the deliveries that are made of them.
+_FORGET_NOTICES: Final = "DELETE FROM notices WHERE stored_at < now() - make_interval(secs => $1)"
+
+# Endpoints with a secret that isn't encrypted ($1: how those begin that are), and one that is now, unless it was
+# changed meanwhile.
+_PLAIN: Final = """
+SELECT id, tenant, secret, coalesce(old_secret, '') AS old_secret FROM webhook_endpoints
+WHERE deleted_at IS NULL AND NOT (starts_with(secret, $1) AND starts_with(coalesce(old_secret, $1), $1))
+"""
+_ENCRYPTED: Final = """
+UPDATE webhook_endpoints SET secret = $4, old_secret = nullif($5, '')
+WHERE id = $1 AND secret = $2 AND coalesce(old_secret, '') = $3 RETURNING id
+"""
+
 _COUNT_PENDING: Final = "SELECT count(*) FROM webhook_deliveries WHERE state = 'pending'"
 
 
@@ -148,8 +166,20 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     session: SessionFacts
 
 
+class StoredNotice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a payload is made of that concerns no session."""
+
+    id: str
+    at: datetime
+    source: str
+    data: dict[str, Any]
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery whose turn it is; its lane is taken. `event` is None for a test, and where it was erased."""
+    """A delivery whose turn it is; its lane is taken. `event` is None where it was erased.
+
+    What concerns no session has a `notice` instead, or is a test (`is_test`).
+    """
 
     id: str
     endpoint_id: str
@@ -162,14 +192,28 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     give_up_at: datetime
     url: str
-    # All that sign; in no log.
+    # All that sign, as they are kept; in no log.
     secrets: tuple[str, ...]
     failures: int
+    is_test: bool
     event: StoredEvent | None
+    notice: StoredNotice | None
 
     def __repr__(self) -> str:
         """Return what tells it from others."""
         return f"Job(id={self.id!r}, endpoint_id={self.endpoint_id!r}, lane={self.lane!r})"
+
+
+class KeptSecrets(msgspec.Struct, frozen=True, kw_only=True):
+    """Secrets of an endpoint as they are kept: the one that holds, and the one before it (empty: none)."""
+
+    endpoint_id: str
+    tenant: str
+    secrets: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Return whose they are."""
+        return f"KeptSecrets({self.endpoint_id!r})"
 
 
 class WebhookStore:
@@ -227,10 +271,29 @@ class WebhookStore:
             await self._pool.execute(_FORGET, delivered_s, dead_s, limit)
             await self._pool.execute(_FORGET_ENDPOINTS)
 
+    async def forget_notices(self, *, stored_s: float) -> None:
+        """Delete notices that were stored longer ago than that."""
+        with translated():
+            await self._pool.execute(_FORGET_NOTICES, stored_s)
+
     async def pending(self) -> int:
         """Return how many deliveries wait."""
         with translated():
             return await self._pool.fetchval(_COUNT_PENDING)
+
+    async def plain(self) -> list[KeptSecrets]:
+        """Return the endpoints with a secret that isn't encrypted."""
+        with translated():
+            rows = await self._pool.fetch(_PLAIN, ENCRYPTED)
+        return [
+            KeptSecrets(endpoint_id=row["id"], tenant=row["tenant"], secrets=(row["secret"], row["old_secret"]))
+            for row in rows
+        ]
+
+    async def encrypted(self, kept: KeptSecrets, secrets: tuple[str, ...]) -> bool:
+        """Keep an endpoint's secrets instead; return whether they still were what was to be encrypted."""
+        with translated():
+            return await self._pool.fetchval(_ENCRYPTED, kept.endpoint_id, *kept.secrets, *secrets) is not None
 
     async def _finish_lane(self, endpoint_id: str, lane: str) -> None:
         async with self._pool.acquire() as connection, connection.transaction():
@@ -258,7 +321,11 @@ def _job(row: Any) -> Job:
             data=msgspec.json.decode(row["data"]),
             session=SessionFacts(**facts),
         )
-    names = (name for name in Job.__struct_fields__ if name not in {"secrets", "event"})
+    notice = None
+    if row["notice_id"] is not None:
+        said: dict[str, Any] = {name: row[f"notice_{name}"] for name in StoredNotice.__struct_fields__}
+        notice = StoredNotice(**{**said, "data": msgspec.json.decode(said["data"])})
+    names = (name for name in Job.__struct_fields__ if name not in {"secrets", "event", "notice"})
     fields: dict[str, Any] = {name: row[name] for name in names}
     secrets = tuple(secret for secret in (row["secret"], row["old_secret"]) if secret is not None)
-    return Job(**fields, secrets=secrets, event=event)
+    return Job(**fields, secrets=secrets, event=event, notice=notice)
