@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from greenroom.common.lifecycle import Session
 from greenroom.common.recordings import FORMATS, LAYOUTS, Format, Layout, RecordingChoice
 from greenroom.recorder import mixing
-from greenroom.recorder.encoding import encode
 from greenroom.recorder.chunk_log import Chunk
+from greenroom.recorder.encoding import encode
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.recording import write_recording
 from greenroom.recorder.storage import Folder
