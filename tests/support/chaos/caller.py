@@ -18,6 +18,7 @@ from greenroom.common.spool import Spool
 from greenroom.runner.session.audio import Chunk
 from greenroom.runner.session.emitter import Emitter
 from tests.support.chaos.calls import RATE, SIDES, Call, Said, audio
+from tests.support.chaos.stage_clock import StageClock
 
 TENANT = "t"
 # What a call has left to say waits for the broker for as long; a session process would leave it to its runner.
@@ -69,14 +70,14 @@ class Caller:
         self._seed = seed
         self._ledger = Ledger(broker)
 
-    async def run(self, began: float) -> None:
-        """Publish the call; `began` is when the run did, by the loop's clock.
+    async def run(self, clock: StageClock) -> None:
+        """Publish the call, by the clock of the run.
 
         Raises:
             AssertionError: the broker didn't take all of it in time.
         """
         first = next((step.at_s for step in self.call.steps), 0.0)
-        await _until(began + first)
+        await clock.until(first)
         entry = self._note(await self._ledger.create(Requested(session=self.session)))
         for transition in (
             Leased(runner_id=_RUNNER, epoch=1, expires_at=utcnow()),
@@ -87,7 +88,7 @@ class Caller:
         spool = NotedSpool(self._broker)
         publishing = asyncio.create_task(spool.run())
         try:
-            await self._speak(Emitter(spool, entry.session), began)
+            await self._speak(Emitter(spool, entry.session), clock)
             left = await spool.flush(_FLUSH_S)
         finally:
             publishing.cancel()
@@ -104,23 +105,19 @@ class Caller:
         self.told.append(event_of(stored))
         return entry
 
-    async def _speak(self, emitter: Emitter, began: float) -> None:
+    async def _speak(self, emitter: Emitter, clock: StageClock) -> None:
         sounds = {side: audio(self._seed, self.call.number, side, self.call.samples) for side in SIDES}
         origin_ns = int(self.session.requested_at.timestamp() * 1e9)
         emitter.emit(EventType.CALL_STARTED, {"call": self.call.number})
         for step in self.call.steps:
-            await _until(began + step.at_s)
+            await clock.until(step.at_s)
             if isinstance(step, Said):
                 assert emitter.emit(step.kind, step.data)
                 continue
             pcm = sounds[step.side][step.position : step.position + step.samples].tobytes()
             emitter.audio(step.side, Chunk(position=step.position, pcm=pcm), origin_ns)
-        await _until(began + self.call.end_s)
+        await clock.until(self.call.end_s)
         emitter.emit(EventType.CALL_COMPLETED, {"chunks": emitter.chunks, "rate": RATE})
-
-
-async def _until(moment: float) -> None:
-    await asyncio.sleep(max(moment - asyncio.get_running_loop().time(), 0))
 
 
 def shown(event: Event) -> dict[str, Any]:

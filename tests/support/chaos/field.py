@@ -27,12 +27,15 @@ from tests.support.chaos.caller import Caller
 from tests.support.chaos.calls import calls_of
 from tests.support.chaos.nursery import Nursery, kill, running_nursery
 from tests.support.chaos.plan import Kill, Plan, Victim
+from tests.support.chaos.stage_clock import StageClock
 from tests.support.chaos.verdict import Evidence, verdict
 from tests.support.recorder_world import PATIENCE_S, quick_topology
 from tests.support.servers import Databases, running_databases, wipe
 
 _BUCKET: Final = "calls"
-_STORAGE_POLL_S: Final = 0.02
+_POLL_S: Final = 0.02
+# A recorder on a busy machine, whose broker is away too.
+_START_S: Final = 60.0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +117,9 @@ class Run:
         for victim in ("storage", *self._plan.recorders):
             if victim in self._plan.mortals:
                 await self._start(victim)
+        while not any(self._logged(recorder, "leadership_taken") for recorder in self._plan.recorders):
+            await asyncio.sleep(_POLL_S)
+        unplayed: list[str] = []
         async with contextlib.AsyncExitStack() as connections:
             callers: list[Caller] = []
             for call in calls_of(self._plan.seed):
@@ -121,13 +127,13 @@ class Run:
                 connections.push_async_callback(line.close)
                 callers.append(Caller(line, self._plan.seed, call))
             began = asyncio.get_running_loop().time()
-            unplayed: list[str] = []
+            clock = StageClock(asyncio.get_running_loop().time)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     for caller in callers:
-                        tasks.create_task(caller.run(began))
+                        tasks.create_task(caller.run(clock))
                     for each in self._plan.kills:
-                        tasks.create_task(self._kill(each, began))
+                        tasks.create_task(self._kill(each, clock))
             except* (AssertionError, GreenroomError, OSError) as errors:
                 unplayed += [f"not played to its end: {error!r}" for error in errors.exceptions]
         played = asyncio.get_running_loop().time()
@@ -156,9 +162,8 @@ class Run:
         for pid in self._pids.values():
             await kill(pid)
 
-    async def _kill(self, each: Kill, began: float) -> None:
-        # On a busy machine who comes back late is killed late the next time.
-        await asyncio.sleep(max(began + each.at_s - asyncio.get_running_loop().time(), 0))
+    async def _kill(self, each: Kill, clock: StageClock) -> None:
+        await clock.until(each.at_s)
         async with self._locks[each.victim]:
             if each.victim == "nats":
                 await self._nats.kill()
@@ -168,7 +173,8 @@ class Run:
                 await kill(self._pids.pop(each.victim))
             self._log(f"{each.victim} is killed")
             await asyncio.sleep(each.away_s)
-            await self._start(each.victim)
+            with clock.held():
+                await self._start(each.victim)
             self._log(f"{each.victim} is back")
 
     async def _start(self, victim: Victim) -> None:
@@ -179,9 +185,23 @@ class Run:
         elif victim == "storage":
             await self._start_storage()
         else:
-            self._pids[victim] = await self._nursery.spawn(
-                "recorder", self._folder / f"{victim}.log", env=self._environment(victim)
-            )
+            await self._start_recorder(victim)
+
+    async def _start_recorder(self, victim: Victim) -> None:
+        """Start a recorder, and return when it says that it works."""
+        before = self._logged(victim, "service_ready")
+        self._pids[victim] = await self._nursery.spawn("recorder", self._log_of(victim), env=self._environment(victim))
+        async with asyncio.timeout(_START_S):
+            while self._logged(victim, "service_ready") == before:
+                await asyncio.sleep(_POLL_S)
+
+    def _log_of(self, victim: Victim) -> Path:
+        return self._folder / f"{victim}.log"
+
+    def _logged(self, victim: Victim, event: str) -> int:
+        """Return how often a recorder has logged an event."""
+        log = self._log_of(victim)
+        return log.read_bytes().count(f'"event":"{event}"'.encode()) if log.exists() else 0
 
     async def _start_storage(self) -> None:
         self._pids["storage"] = await self._nursery.spawn(
@@ -195,7 +215,7 @@ class Run:
                 with contextlib.suppress(httpx.TransportError):
                     (await client.put(f"{self._endpoint}/{_BUCKET}")).raise_for_status()
                     return
-                await asyncio.sleep(_STORAGE_POLL_S)
+                await asyncio.sleep(_POLL_S)
 
     def _environment(self, victim: Victim) -> dict[str, str]:
         plan = self._plan
@@ -205,6 +225,7 @@ class Run:
             "GREENROOM_RECORDINGS_DIR": str(self._folder / "recordings"),
             "GREENROOM_INSTANCE_ID": victim,
             "GREENROOM_LOG_FORMAT": "json",
+            "OPENBLAS_NUM_THREADS": "1",
             "GREENROOM_PURGE_GRACE_S": str(plan.purge_grace_s),
             "GREENROOM_EVENT_BATCH": str(plan.event_batch),
             "GREENROOM_AUDIO_BATCH": str(plan.audio_batch),

@@ -4,7 +4,7 @@ import asyncio
 import io
 import time
 import wave
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,18 @@ _SETTLED_S: Final = 120.0
 _POLL_S: Final = 0.1
 # What the recorder tells of a session whose recording is sealed, each once.
 _RECORDER_TELLS: Final = {"recording_saved": 1, "transcript.ready": 1}
+
+
+_LEFT: Final = """
+SELECT (SELECT count(*) FROM sessions WHERE sealed_at IS NOT NULL) AS sealed,
+    count(*) FILTER (WHERE type = 'recording_saved') AS saved, count(*) FILTER (WHERE type = 'transcript.ready') AS said
+FROM session_events
+"""
+_EVENTS: Final = """
+SELECT session_id, tenant, id, seq, epoch, source, type, at, data FROM session_events ORDER BY session_id, stream_seq
+"""
+_SESSIONS: Final = "SELECT id, state, outcome, ledger_revision FROM sessions"
+_RECORDINGS: Final = "SELECT session_id, path, gaps, manifest FROM recordings"
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,22 +82,15 @@ async def _unsettled(world: World, evidence: Evidence) -> dict[str, Any]:
     try:
         info = await world.broker.client.jetstream().consumer_info("SESSIONS", "recorder-sessions")
         audio = await world.broker.count("AUDIO", subjects.SESSION_AUDIO.wildcard())
-        (row,) = await world.rows(
-            "SELECT count(*) AS open FROM sessions WHERE id = ANY($1) AND sealed_at IS NULL",
-            [caller.session.id for caller in evidence.callers],
-        )
-        (told,) = await world.rows(
-            "SELECT count(*) FILTER (WHERE type = 'recording_saved') AS saved,"
-            " count(*) FILTER (WHERE type = 'transcript.ready') AS transcripts FROM session_events"
-        )
+        ((sealed, saved, transcripts),) = [row.values() for row in await world.rows(_LEFT)]
     except (GreenroomError, OSError) as error:
         return {"unanswered questions": type(error).__name__}
     left = {
         "messages not stored": (info.num_pending or 0) + (info.num_ack_pending or 0),
         "chunks not stored": audio,
-        "sessions not sealed": row["open"],
-        "recordings not told of": len(evidence.callers) - told["saved"],
-        "transcripts not told of": len(evidence.callers) - told["transcripts"],
+        "sessions not sealed": len(evidence.callers) - sealed,
+        "recordings not told of": len(evidence.callers) - saved,
+        "transcripts not told of": len(evidence.callers) - transcripts,
         "sessions with parts": len(list((evidence.folder / PARTS_DIR).glob("*"))),
     }
     return {what: count for what, count in left.items() if count}
@@ -93,27 +98,34 @@ async def _unsettled(world: World, evidence: Evidence) -> dict[str, Any]:
 
 async def _problems(world: World, evidence: Evidence) -> list[str]:
     problems = [f"parked: {parked.subject}: {parked.reason}" for parked in await world.parked()]
-    stored = await world.rows("SELECT id FROM sessions")
-    if strangers := {row["id"] for row in stored} - {caller.session.id for caller in evidence.callers}:
+    sessions = {row.pop("id"): row for row in await world.rows(_SESSIONS)}
+    recordings = {row["session_id"]: row for row in await world.rows(_RECORDINGS)}
+    events: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in await world.rows(_EVENTS):
+        events[row["session_id"]].append(row | {"data": msgspec.json.decode(row["data"])})
+    if strangers := sessions.keys() - {caller.session.id for caller in evidence.callers}:
         problems.append(f"there are sessions that nobody has begun: {strangers}")
     paths: set[str] = set()
     for caller in evidence.callers:
-        name = f"call {caller.call.number} ({caller.session.id})"
-        problems += [f"{name}: {problem}" for problem in await _events(world, caller)]
-        problems += [f"{name}: {problem}" for problem in await _recording(world, evidence, caller, paths)]
+        name, session_id = f"call {caller.call.number} ({caller.session.id})", caller.session.id
+        found = [
+            *_session(sessions.get(session_id), caller),
+            *_events(events[session_id], caller),
+            *await _recording(recordings.get(session_id), evidence, caller, paths),
+        ]
+        problems += [f"{name}: {problem}" for problem in found]
     problems += [f"there is a file that no recording names: {path}" for path in sorted(await _files(evidence) - paths)]
     return problems
 
 
-async def _events(world: World, caller: Caller) -> list[str]:
-    rows = await world.rows(
-        "SELECT session_id, tenant, id, seq, epoch, source, type, at, data FROM session_events "
-        "WHERE session_id = $1 ORDER BY stream_seq",
-        caller.session.id,
-    )
+def _session(row: dict[str, Any] | None, caller: Caller) -> list[str]:
+    if row == {"state": "ended", "outcome": "completed", "ledger_revision": caller.revision}:
+        return []
+    return [f"the session is {row}, its last entry has revision {caller.revision}"]
+
+
+def _events(rows: Sequence[dict[str, Any]], caller: Caller) -> list[str]:
     problems: list[str] = []
-    for row in rows:
-        row["data"] = msgspec.json.decode(row["data"])
     ours = Counter(row["type"] for row in rows if row["source"] == "recorder")
     if ours != _RECORDER_TELLS:
         problems.append(f"the recorder has told {dict(ours)}")
@@ -127,19 +139,12 @@ async def _events(world: World, caller: Caller) -> list[str]:
             break
     if len(found) != len(wanted):
         problems.append(f"{len(found)} events are stored, {len(wanted)} were published")
-    (session,) = await world.rows(
-        "SELECT state, outcome, ledger_revision FROM sessions WHERE id = $1", caller.session.id
-    ) or [{}]
-    if session != {"state": "ended", "outcome": "completed", "ledger_revision": caller.revision}:
-        problems.append(f"the session is {session}, its last entry has revision {caller.revision}")
     return problems
 
 
-async def _recording(world: World, evidence: Evidence, caller: Caller, paths: set[str]) -> list[str]:
-    found = await world.rows("SELECT path, gaps, manifest FROM recordings WHERE session_id = $1", caller.session.id)
-    if not found:
+async def _recording(row: dict[str, Any] | None, evidence: Evidence, caller: Caller, paths: set[str]) -> list[str]:
+    if row is None:
         return ["there is no recording"]
-    (row,) = found
     manifest = msgspec.json.decode(row["manifest"])
     commit = f"{caller.session.tenant}/{caller.session.requested_at:%Y/%m/%d}/{caller.session.id}.json"
     paths |= {row["path"], commit}
@@ -152,7 +157,7 @@ async def _recording(world: World, evidence: Evidence, caller: Caller, paths: se
     if content is None:
         return [*problems, f"{row['path']} isn't there"]
     heard, sent = _samples(content), recording(evidence.seed, caller.call)
-    if heard.shape != sent.shape:
+    if len(heard) != len(sent):
         problems.append(f"the recording has {len(heard)} samples, {len(sent)} were sent")
     length = min(len(heard), len(sent))
     if len(wrong := np.flatnonzero((heard[:length] != sent[:length]).any(axis=1))):
