@@ -15,7 +15,10 @@ type Victim = Literal["recorder-1", "recorder-2", "postgres", "nats", "storage"]
 TALK_S: Final = 4.0
 FIRST_KILL_S: Final = 0.3
 LAST_KILL_S: Final = 5.5
-LONGEST_AWAY_S: Final = 2.0
+LONGEST_AWAY_S: Final = 4.0
+# Half of them are back at once; of the rest some stay away for so long that leadership is lost, without any death.
+_AWAYS_S: Final = ((0.0, 0.0), (0.0, 2.0), (3.2, LONGEST_AWAY_S))
+_AWAY_WEIGHTS: Final = (5, 4, 1)
 # Who is back lives for as long at least.
 SHORTEST_LIFE_S: Final = 0.2
 MOST_KILLS_MORE: Final = 3
@@ -81,9 +84,8 @@ def _kills(draw: random.Random, mortals: tuple[Victim, ...]) -> tuple[Kill, ...]
     for victim, moment in zip(victims, moments, strict=True):
         # Nobody is killed who is away: it is killed once it has been back for a moment.
         at_s = max(moment, round(back.get(victim, 0.0) + SHORTEST_LIFE_S, 3))
-        kill = Kill(
-            victim=victim, at_s=at_s, away_s=round(draw.choice((0.0, 1.0)) * draw.uniform(0, LONGEST_AWAY_S), 3)
-        )
+        ((least_s, most_s),) = draw.choices(_AWAYS_S, _AWAY_WEIGHTS)
+        kill = Kill(victim=victim, at_s=at_s, away_s=round(draw.uniform(least_s, most_s), 3))
         back[victim] = kill.back_s
         kills.append(kill)
     return tuple(sorted(kills, key=lambda kill: kill.at_s))
