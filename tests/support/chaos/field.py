@@ -149,13 +149,17 @@ class Run:
         )
         return Report(
             plan=self._plan,
-            problems=(*unplayed, *found.problems),
+            problems=(*unplayed, *self._gave_up(), *found.problems),
             waited_s=found.waited_s,
             played_s=played - began,
             settled_s=asyncio.get_running_loop().time() - played,
             events=sum(len(caller.told) for caller in callers),
             audio_s=sum(caller.call.samples for caller in callers) / 16_000,
         )
+
+    def _gave_up(self) -> list[str]:
+        """Return which recorders have ended by themselves."""
+        return [f"{each} has ended by itself" for each in self._plan.recorders if self._logged(each, "service_failed")]
 
     async def close(self) -> None:
         """Kill what is left of it."""

@@ -40,6 +40,7 @@ _AWAY: Final = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.InterfaceError,  # the connection was closed under the statement
+    asyncpg.InternalClientError,  # the server has said goodbye, and hasn't closed the connection yet
 )
 
 
