@@ -1,6 +1,5 @@
 """Connections to PostgreSQL that end in odd ways."""
 
-import struct
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -8,9 +7,7 @@ import pytest
 from greenroom.common.errors import DatabaseUnavailable
 from greenroom.recorder.database import Pool, close_pool, open_pool
 from greenroom.recorder.store import Store
-
-_FIELDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
-GOODBYE = b"E" + struct.pack(">I", 4 + len(_FIELDS)) + _FIELDS
+from tests.support.goodbyes import say_goodbye
 
 
 @pytest.fixture
@@ -20,13 +17,6 @@ async def pool(database: str) -> AsyncGenerator[Pool]:
     await Store(made).ping()
     yield made
     await close_pool(made, timeout_s=5)
-
-
-async def say_goodbye(pool: Pool) -> None:
-    """Have the idle connection hear that the server ends, which then doesn't come to closing it."""
-    async with pool.acquire() as connection:
-        protocol = connection._protocol  # where the server's words arrive
-    protocol.data_received(GOODBYE)
 
 
 async def test_a_goodbye_to_an_idle_connection(pool: Pool) -> None:
