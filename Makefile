@@ -12,7 +12,7 @@ ready := .venv/.ready
 inputs := tools/bootstrap.sh .python-version requirements/build.txt requirements/dev.txt \
 	$(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
 
-.PHONY: help demo up call test lint format bench requirements docs clean
+.PHONY: help demo up call test lint format bench chaos requirements docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ format: $(ready) ## put the code into the shape that lint asks for
 
 bench: $(ready) ## measure, all or some: make bench only=start
 	@.venv/bin/python -m tests.bench $(only) $(args)
+
+chaos: $(ready) ## kill the recorder and its servers under calls, as seeds say: make chaos runs=200 seed=1
+	@.venv/bin/python -m tests.chaos $(or $(runs),10) $(or $(seed),1)
 
 requirements: ## pin again after a change of dependencies; upgrade=1 takes the newest
 	@uv=$$(tools/bootstrap.sh uv); UV=$$uv tools/export_requirements.sh $(if $(upgrade),upgrade)

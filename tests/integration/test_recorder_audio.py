@@ -20,6 +20,8 @@ from greenroom.common.lifecycle import Leased, Limits, OnLoss, Outcome, Ready, R
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
 from greenroom.recorder.app import Recorder
 from greenroom.recorder.migrate import migrate
+from greenroom.recorder.parts import Chunk
+from greenroom.recorder.timeline import ChunkNote
 from greenroom.recorder.tracing import trace_statements_inside_spans
 from tests.support.recorder_world import RATE, World, eventually, quick_topology, samples, wav_channels, world
 from tests.support.spans import record_spans
@@ -169,6 +171,21 @@ async def test_late_audio(here: World) -> None:
     assert parked.payload == samples(2, RATE)
     assert await here.recordings(entry.session) == before
     assert not list(here.parts.iterdir())
+
+
+async def test_a_copy_behind_its_acknowledgement(here: World) -> None:
+    """A chunk that was delivered twice, and comes the second time after the sealing, is forgotten: it was recorded."""
+    async with here.recorder() as recorder:
+        entry = await here.begin()
+        await here.speak(entry.session, "user", 1, samples(1, RATE))
+        await here.end(entry)
+        sealed_at = (await here.sealed(entry.session))["sealed_at"]
+        origin_ns = int(entry.session.requested_at.timestamp() * 1e9)
+        note = ChunkNote(track="user", epoch=1, seq=1, position=0, samples=RATE, origin_ns=origin_ns)
+        await recorder._audio.handle([Chunk(tenant="t", session_id=entry.session.id, note=note, pcm=samples(1, RATE))])
+        assert not (here.parts / entry.session.id).exists()
+        assert (await here.sealed(entry.session))["sealed_at"] == sealed_at
+    assert await here.parked() == []
 
 
 async def test_postgres_away(nats_url: str, own_postgres: EmbeddedPostgres, tmp_path: Path) -> None:

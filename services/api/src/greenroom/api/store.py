@@ -6,7 +6,7 @@ instead of waiting for a connection again and again.
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -40,6 +40,7 @@ _AWAY: Final = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.InterfaceError,  # the connection was closed under the statement
+    asyncpg.InternalClientError,  # the server has said goodbye, and hasn't closed the connection yet
 )
 
 
@@ -241,7 +242,9 @@ class Store:
         except _AWAY as error:
             raise DatabaseUnavailable from error
         finally:
-            await self._pool.release(connection)
+            # One that can't be made ready for the next is closed by the pool, and of no concern to this one.
+            with suppress(*_AWAY):
+                await self._pool.release(connection)
 
 
 async def open_store(dsn: str) -> Store:

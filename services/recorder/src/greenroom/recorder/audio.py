@@ -7,7 +7,7 @@ batch is stored. Whatever the disk refuses waits in the broker.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Final
@@ -252,14 +252,29 @@ class AudioIngest:
         if refusing := [chunk for chunk, permit in permits if permit.refused is not None]:
             try:
                 erased = await self._store.erased([chunk.session_id for chunk in refusing])
+                unwanted = erased | await self._copied(chunk for chunk in refusing if chunk.session_id not in erased)
             except DatabaseUnavailable:
                 untold += refusing
                 permits = [(chunk, permit) for chunk, permit in permits if permit.refused is None]
             else:
-                permits = [(chunk, permit) for chunk, permit in permits if chunk.session_id not in erased]
+                permits = [(chunk, permit) for chunk, permit in permits if chunk.session_id not in unwanted]
         for chunk, permit in permits:
             _check(chunk, permit)
         return [chunk for chunk, permit in permits if not permit.off], untold
+
+    async def _copied(self, refused: Iterable[Chunk]) -> set[str]:
+        """Return the sessions of which there is no audio left in the stream: what came of them are copies.
+
+        A copy is a chunk that was delivered again while it was being stored, and came behind its own acknowledgement.
+        Its audio is in the recording, nobody has to hear of it.
+        """
+        tenants = {chunk.session_id: chunk.tenant for chunk in refused}
+        subject = subjects.SESSION_AUDIO.wildcard
+        return {
+            session_id
+            for session_id, tenant in tenants.items()
+            if not await self._broker.count(STREAM, subject(tenant=tenant, session_id=session_id))
+        }
 
     async def _permit_or_refusal(self, chunk: Chunk) -> Permit:
         try:

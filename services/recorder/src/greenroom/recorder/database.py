@@ -30,6 +30,7 @@ _AWAY: Final = (
     asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,  # a primary that has just become a standby
     asyncpg.InterfaceError,  # the connection was closed under the statement
+    asyncpg.InternalClientError,  # the server has said goodbye, and hasn't closed the connection yet
     asyncpg.InvalidCatalogNameError,  # not made, or not migrated yet
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,
@@ -44,6 +45,39 @@ class _PoolConnection(asyncpg.Connection):
     def get_reset_query(self) -> str:
         """Return what is executed after each use: nothing; open transactions are rolled back all the same."""
         return ""
+
+    async def execute(self, *args: Any, **options: Any) -> Any:
+        """See `asyncpg.Connection.execute`."""
+        with self._whole_or_gone():
+            return await super().execute(*args, **options)
+
+    async def fetch(self, *args: Any, **options: Any) -> Any:
+        """See `asyncpg.Connection.fetch`."""
+        with self._whole_or_gone():
+            return await super().fetch(*args, **options)
+
+    async def fetchrow(self, *args: Any, **options: Any) -> Any:
+        """See `asyncpg.Connection.fetchrow`."""
+        with self._whole_or_gone():
+            return await super().fetchrow(*args, **options)
+
+    async def fetchval(self, *args: Any, **options: Any) -> Any:
+        """See `asyncpg.Connection.fetchval`."""
+        with self._whole_or_gone():
+            return await super().fetchval(*args, **options)
+
+    @contextmanager
+    def _whole_or_gone(self) -> Generator[None]:
+        """Give up a connection that asyncpg is confused by: it would be handed out again and again.
+
+        A server that ends says so to connections that nobody is using; asyncpg takes that for a mistake, and refuses
+        all use of the connection until the server closes it.
+        """
+        try:
+            yield
+        except asyncpg.InternalClientError:
+            self.terminate()
+            raise
 
 
 class UnstorableRow(Exception):
