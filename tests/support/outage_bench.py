@@ -19,8 +19,8 @@ from greenroom.common.lifecycle import Session
 from greenroom.common.messages import AudioHeader
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.audio import RATE_HZ, AudioIngest
-from greenroom.recorder.ingest import Ingest
 from greenroom.recorder.chunk_log import Chunk
+from greenroom.recorder.ingest import Ingest
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.store import AudioPermit, Store, Stored, StoredEvent, StoredSession
 from greenroom.recorder.troubles import Troubles
