@@ -19,13 +19,13 @@ _WAITS_BEGIN_BY: Final = 0.85
 
 
 def worker_count() -> int:
-    """Return how many workers a machine bears: a test is a broker, a database and services beside its worker.
+    """Return how many workers a machine bears: one a core.
 
-    With more workers than cores tests fail here that pass by themselves.
+    A test is a broker, a database and services beside its worker: with more of them tests fail that pass by themselves.
     """
     # macOS has no affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores - 1, 1), _MOST)
+    return min(cores, _MOST)
 
 
 def alternating(items: Sequence[pytest.Item]) -> list[pytest.Item]:
