@@ -19,8 +19,8 @@ from greenroom.common.ids import derived_id
 from greenroom.common.lifecycle import Leased, Limits, OnLoss, Outcome, Ready, Requeued, Session, Started
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
 from greenroom.recorder.app import Recorder
+from greenroom.recorder.chunk_log import Chunk
 from greenroom.recorder.migrate import migrate
-from greenroom.recorder.parts import Chunk
 from greenroom.recorder.timeline import ChunkNote
 from greenroom.recorder.tracing import trace_statements_inside_spans
 from tests.support.recorder_world import RATE, World, eventually, quick_topology, samples, wav_channels, world
