@@ -152,7 +152,7 @@ async def test_trouble_passes(here: World, model: Hooks) -> None:
         return trouble.pop(0) if trouble else 200
 
     model.answer = answer
-    async with here.recorder(**summarising(model, post_call_timeout_s=0.5)):
+    async with here.recorder(**summarising(model, post_call_timeout_s=1.5)):
         session = await a_call(here, "Hello.")
         row = await finished(here, session, "summary")
     assert (row["attempts"], len(model.seen)) == (3, 3)
