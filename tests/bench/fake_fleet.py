@@ -24,15 +24,8 @@ from greenroom.common.clock import utcnow
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Ended, Outcome, Ready, Started
-from greenroom.common.messages import (
-    BotOffer,
-    ConnectMedia,
-    Heartbeat,
-    MediaAccepted,
-    MediaKind,
-    StartAccepted,
-    StartSession,
-)
+from greenroom.common.media_messages import ConnectMedia, MediaAccepted, MediaKind
+from greenroom.common.messages import BotOffer, Heartbeat, StartAccepted, StartSession
 from greenroom.common.nats_broker import NatsBroker
 
 POOL: Final = "default"

@@ -23,6 +23,7 @@ import msgspec
 
 from greenroom.common import commands, messages
 from greenroom.common.message_catalog import CATALOG
+from greenroom.common.media_messages import MediaKind
 from greenroom.common.messages import ExternalEvent
 
 FOLDER: Final = Path(__file__).parent / "golden"
@@ -70,7 +71,7 @@ def _reachable() -> dict[str, Any]:
         # Not in any struct: open vocabularies, and what is outside of the bodies.
         messages.EventType,
         messages.AudioHeader,
-        messages.MediaKind,
+        MediaKind,
         messages.Track,
         commands.SessionState,
     ]

@@ -11,7 +11,8 @@ import pytest
 from greenroom.common import messages
 from greenroom.common.commands import Command, CommandAnswer, HttpAnswer
 from greenroom.common.lifecycle import Transition
-from greenroom.common.messages import MediaAnswer, StartAnswer
+from greenroom.common.media_messages import MediaAnswer
+from greenroom.common.messages import StartAnswer
 from greenroom.common.peer_messages import PeerReply
 from tests.contract.golden_messages import FOLDER, decode, enumerations, golden, missing, structs
 

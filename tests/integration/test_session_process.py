@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from greenroom.common.lifecycle import Limits, OnLoss, Outcome
-from greenroom.common.messages import Event, MediaKind, MediaRefused
+from greenroom.common.media_messages import MediaKind, MediaRefused
+from greenroom.common.messages import Event
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.runner.control import EndingNotice, Finished, MediaConnected, PipelineReady
 from tests.support.otlp_stub import otlp_stub

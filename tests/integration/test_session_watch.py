@@ -5,7 +5,8 @@ from collections.abc import Generator, Sequence
 import pytest
 
 from greenroom.common.lifecycle import Limits, Outcome
-from greenroom.common.messages import Event, MediaKind
+from greenroom.common.media_messages import MediaKind
+from greenroom.common.messages import Event
 from greenroom.runner.control import EndingNotice, Finished, PipelineReady
 from tests.support.session_bots import tone
 from tests.support.session_rig import RATE, HostProcess, SessionRun, Sessions

@@ -24,7 +24,8 @@ from greenroom.common.health import Readiness
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import STREAM, Entry, Ledger
 from greenroom.common.lifecycle import Ended, Leased, Outcome, Ready, Requested, Session, Started, Transition
-from greenroom.common.messages import BotOffer, ConnectMedia, Heartbeat, MediaAccepted, MediaRefused
+from greenroom.common.media_messages import ConnectMedia, MediaAccepted, MediaRefused
+from greenroom.common.messages import BotOffer, Heartbeat
 from greenroom.common.metrics import Metrics
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools import keys

@@ -11,7 +11,8 @@ from greenroom.common import media_frames, subjects
 from greenroom.common.broker import Broker, Message, Subscription
 from greenroom.common.ids import uuid7
 from greenroom.common.media_frames import Close
-from greenroom.common.messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaKind, encode
+from greenroom.common.media_messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaKind
+from greenroom.common.messages import encode
 from greenroom.devtools import protobuf_frames
 
 RATE: Final = 16_000

@@ -32,16 +32,8 @@ from greenroom.common.broker import Message
 from greenroom.common.events import decode_event
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Limits, Outcome, Session, State
-from greenroom.common.messages import (
-    AudioHeader,
-    ConnectMedia,
-    Event,
-    MediaAccepted,
-    MediaAnswer,
-    MediaKind,
-    MediaRefused,
-    encode,
-)
+from greenroom.common.media_messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaKind, MediaRefused
+from greenroom.common.messages import AudioHeader, Event, encode
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.runner import control, zygote_process
 from greenroom.runner.control import Assign, Cancel, FromSession, Pong, Standby, Stop

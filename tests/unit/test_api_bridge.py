@@ -25,7 +25,7 @@ from greenroom.common.errors import (
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Leased, Ready, Requested, Session, Started
 from greenroom.common.media_frames import Close, Join
-from greenroom.common.messages import ConnectMedia, MediaAccepted
+from greenroom.common.media_messages import ConnectMedia, MediaAccepted
 from tests.support.api_world import until
 from tests.support.memory_broker import MemoryBroker, MemoryServer
 

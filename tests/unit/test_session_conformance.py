@@ -37,7 +37,7 @@ from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPI
 from pipecat.utils.startup import run_setup_hook
 from pipecat.workers.runner import WorkerRunner
 
-from greenroom.common.messages import ConnectMedia
+from greenroom.common.media_messages import ConnectMedia
 from greenroom.common.spool import Spool
 from greenroom.common.telemetry import context_from_traceparent
 from greenroom.runner.session.attach import HOST, SETUP_VARIABLE, Attachment, announce_setup_file

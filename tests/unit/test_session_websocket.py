@@ -12,7 +12,8 @@ from starlette.websockets import WebSocketDisconnected, WebSocketState
 from greenroom.common import media_frames, subjects
 from greenroom.common.broker import Message
 from greenroom.common.lifecycle import Session
-from greenroom.common.messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaKind, MediaRefused, encode
+from greenroom.common.media_messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaKind, MediaRefused
+from greenroom.common.messages import encode
 from greenroom.runner.session.transports.nats_websocket import MAX_FRAME_BYTES, MAX_INBOX_FRAMES, MediaLink
 from tests.support.memory_broker import MemoryBroker, MemoryServer
 from tests.support.session_rig import new_session

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from greenroom.common.messages import MediaKind
+from greenroom.common.media_messages import MediaKind
 
 HEAD: Final = struct.Struct(">BI")
 _CODE: Final = struct.Struct(">H")

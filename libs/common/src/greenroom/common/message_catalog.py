@@ -19,9 +19,9 @@ from greenroom.common.commands import (
     Listen,
     Listening,
 )
+from greenroom.common.media_messages import ConnectMedia, MediaAnswer
 from greenroom.common.messages import (
     CallRecord,
-    ConnectMedia,
     Decision,
     DialPlan,
     Done,
@@ -31,7 +31,6 @@ from greenroom.common.messages import (
     IdempotencyRecord,
     LeaderClaim,
     LedgerEntry,
-    MediaAnswer,
     Parked,
     PoolsAnswer,
     PoolsQuery,

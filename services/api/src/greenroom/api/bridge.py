@@ -33,7 +33,7 @@ from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Session, State
 from greenroom.common.media_frames import HEAD, Close
-from greenroom.common.messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaRefused
+from greenroom.common.media_messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaRefused
 
 _log = structlog.get_logger()
 

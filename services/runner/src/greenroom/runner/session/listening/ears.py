@@ -18,7 +18,8 @@ from greenroom.common.commands import Listen, Listening
 from greenroom.common.errors import BrokerUnavailable, GreenroomError
 from greenroom.common.lifecycle import Session
 from greenroom.common.media_frames import MalformedFrame
-from greenroom.common.messages import EventType, MediaKind, decode, encode
+from greenroom.common.media_messages import MediaKind
+from greenroom.common.messages import EventType, decode, encode
 from greenroom.runner.session.audio import RATE, WIDTH
 from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.commands.muting import Muting, SupervisorAudioFrame

@@ -27,15 +27,8 @@ from greenroom.common.broker import Broker, Message, NoResponder, RequestTimeout
 from greenroom.common.errors import BrokerUnavailable, MediaAlreadyConnected, SessionEnded
 from greenroom.common.lifecycle import Session
 from greenroom.common.media_frames import Close, Join, MalformedFrame, Sequence
-from greenroom.common.messages import (
-    ConnectMedia,
-    MediaAccepted,
-    MediaAnswer,
-    MediaKind,
-    MediaRefused,
-    decode,
-    encode,
-)
+from greenroom.common.media_messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaKind, MediaRefused
+from greenroom.common.messages import decode, encode
 
 _log = structlog.get_logger()
 

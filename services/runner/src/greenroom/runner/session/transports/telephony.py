@@ -22,7 +22,7 @@ from starlette.types import Message as AsgiMessage
 
 from greenroom.common.broker import Broker
 from greenroom.common.lifecycle import Session
-from greenroom.common.messages import MediaKind
+from greenroom.common.media_messages import MediaKind
 from greenroom.common.secrets import SecretBox
 from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.transports import telephony_wire as wire
