@@ -22,8 +22,8 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import msgspec
 
 from greenroom.common import commands, messages
-from greenroom.common.message_catalog import CATALOG
 from greenroom.common.media_messages import MediaKind
+from greenroom.common.message_catalog import CATALOG
 from greenroom.common.messages import ExternalEvent
 
 FOLDER: Final = Path(__file__).parent / "golden"
