@@ -13,7 +13,8 @@ from greenroom.common.recording_keys import open_keys
 from greenroom.common.settings import load, redacted
 from greenroom.recorder.settings import RecorderSettings
 
-OLD, NEW = os.urandom(32), os.urandom(32)
+# The same in all workers: they are in names of tests.
+OLD, NEW = bytes(range(32)), bytes(range(32, 64))
 ENV = {"ACME_1": base64.b64encode(OLD).decode(), "ACME_2": base64.b64encode(NEW).decode() + "\n", "SHORT": "YWJj"}
 SERVICES = (ApiSettings, RecorderSettings)
 
