@@ -64,6 +64,20 @@ def test_a_module_tells_about_its_bot(modules: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "rehearsed"),
+    [
+        ("says_nothing", "", False),
+        ("says_so", "REHEARSE = True", True),
+        ("has_secrets", "REHEARSE = True; SECRETS = ('A_KEY',)", False),
+        ("sets_something", "REHEARSE = True; import os; os.environ['GREETING'] = 'Hi'", False),
+    ],
+)
+def test_a_bot_is_rehearsed_if_it_says_that_it_may(modules: Path, name: str, text: str, rehearsed: bool) -> None:  # noqa: FBT001
+    """Only one that asks for it, and has nothing that the other bots mustn't see."""
+    assert load(write(modules, name, f"{text}\n{GOOD}")).rehearse is rehearsed
+
+
+@pytest.mark.parametrize(
     ("name", "text", "error"),
     [
         ("bot_imports_missing", "import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),

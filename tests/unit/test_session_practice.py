@@ -6,6 +6,7 @@ import pytest
 from pipecat.runner.types import WebSocketRunnerArguments
 
 from greenroom.common.broker import Message
+from greenroom.runner.discovery import BotFunction
 from greenroom.runner.session import practice
 from greenroom.runner.session.attach import SETUP_VARIABLE, announce_setup_file
 from greenroom.runner.session.context import SessionContext
@@ -74,3 +75,23 @@ async def test_a_rehearsal_needs_no_broker(monkeypatch: pytest.MonkeyPatch) -> N
     await rehearse(RunnerSettings())
     assert len(begun) == practice._REHEARSALS
     assert asyncio.all_tasks() == tasks
+
+
+async def test_bots_that_may_be_rehearsed_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bot that says so is begun before there is a caller, in the zygote and in each process; others aren't."""
+    begun: list[str] = []
+
+    def named(name: str) -> BotFunction:
+        async def bot(arguments: WebSocketRunnerArguments) -> None:
+            begun.append(name)
+            await practice._bot(arguments)
+
+        return bot
+
+    monkeypatch.setattr(practice, "_REHEARSALS", 2)
+    await rehearse(RunnerSettings(), named("mine"))
+    assert begun == ["mine", "mine"]
+    bots = {"mine": named("mine"), "other": named("other")}
+    context = SessionContext(runner_id="r", settings=RunnerSettings(), bots=bots, rehearsed=("mine",))
+    assert await practise(context, MemoryServer().connect()) is None
+    assert begun == ["mine"] * 3

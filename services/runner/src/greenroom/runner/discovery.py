@@ -6,7 +6,9 @@ A bot is Pipecat's `async def bot(runner_args)`. Its module may also define
   Schema of a request's `body`);
 - `SECRETS`, names of what it needs in its environment and nobody else may see (`isolation.secrets`);
 - `warm()`, plain or async: called once before any session is forked, so that what it loads is shared by all.
-  It must leave no thread and no open connection behind.
+  It must leave no thread and no open connection behind;
+- `REHEARSE = True`: the bot may be run with nobody there, and canceled when its pipeline runs, before anything is
+  forked. For bots that open no connection, load no state and tell nobody anything until a caller is there.
 """
 
 import importlib
@@ -53,6 +55,8 @@ class Bot(msgspec.Struct, frozen=True, kw_only=True):
     offer: BotOffer
     entry: BotFunction | None = None
     warm: WarmFunction | None = None
+    # Whether it may be run before there is a caller.
+    rehearse: bool = False
 
 
 class UnusableBot(Exception):
@@ -86,6 +90,8 @@ def load(spec: BotSpec) -> Bot:
         offer=msgspec.structs.replace(bot.offer, secrets=needed),
         entry=bot.entry and bot_environment.for_good(bot.entry, changes),
         warm=bot.warm and bot_environment.for_a_while(bot.warm, changes),
+        # What others mustn't see isn't there yet, and what its import has set isn't theirs either.
+        rehearse=bot.rehearse and not changes and not needed,
     )
 
 
@@ -136,7 +142,7 @@ def _load(spec: BotSpec) -> Bot:
         body_schema=_body_schema(module),
         secrets=_secrets(module),
     )
-    return Bot(offer=offer, entry=entry, warm=warm)
+    return Bot(offer=offer, entry=entry, warm=warm, rehearse=getattr(module, "REHEARSE", False) is True)
 
 
 def _description(module: ModuleType) -> str:

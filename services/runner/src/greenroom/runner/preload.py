@@ -1,10 +1,11 @@
 """What the zygote does before it forks anything: import, warm, rehearse, and make sure that it still has one thread."""
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from importlib import metadata
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ _log = structlog.get_logger()
 
 _JOIN_S: Final = 2.0
 _REHEARSAL_S: Final = 20.0
+# Needs nobody at the other end.
+_REHEARSED_OVER: Final = "websocket"
 
 type Run = Callable[[int, SessionContext], int]
 type Say = Callable[[FromZygote], None]
@@ -97,13 +100,14 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
         say(Loading(stage="order"))
         specs = await_bots()
         stages.end("order")
-    bots = [_bot(spec, order.spoiled.get(spec.name), say) for spec in specs]
+    bots = [_bot(spec, order, say) for spec in specs]
     stages.end("bots")
     context = SessionContext(
         runner_id=order.settings.runner_id,
         settings=order.settings,
         bots={bot.offer.name: bot.entry for bot in bots if bot.entry is not None},
         version=metadata.version("greenroom-runner"),
+        rehearsed=tuple(bot.offer.name for bot in bots if _may_be_rehearsed(bot)),
     )
     immortalize()
     warmup.settle()
@@ -113,12 +117,19 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
     return Preloaded(run=run, context=context)
 
 
-def _bot(spec: BotSpec, spoiled: str | None, say: Say) -> Bot:
+def _bot(spec: BotSpec, order: Prepare, say: Say) -> Bot:
     say(Loading(stage="bot", bot=spec.name))
+    spoiled = order.spoiled.get(spec.name)
     bot = _warm(_able(discovery.load(spec))) if spoiled is None else discovery.failed(spec.name, spoiled)
+    if order.rehearse and _may_be_rehearsed(bot):
+        _rehearse_beginnings(order, bot.entry)
     _require_one_thread(spec.name)
     say(Loaded(offer=bot.offer))
     return bot
+
+
+def _may_be_rehearsed(bot: Bot) -> bool:
+    return bot.rehearse and bot.entry is not None and _REHEARSED_OVER in bot.offer.transports
 
 
 def _able(bot: Bot) -> Bot:
@@ -174,17 +185,28 @@ def _rehearse(order: Prepare) -> None:
     """Rehearse a turn, as what a fork runs has it how sessions begin, and traces; first ones are slower."""
     turn: Callable[[float], Coroutine[Any, Any, bool]]
     turn = importlib.import_module("greenroom.runner.rehearsal").rehearse
-    beginning: Callable[[RunnerSettings], Coroutine[Any, Any, None]] | None
-    beginning = getattr(importlib.import_module(order.run.partition(":")[0]), "rehearse", None)
-    loguru_logger.disable("pipecat")  # nobody is to wonder about a call that wasn't
-    try:
+    with _unheard():
         if not asyncio.run(turn(_REHEARSAL_S)):
             _log.warning("rehearsal_without_answer")
-        if beginning is not None:
-            with structlog.testing.capture_logs():
-                uvloop.run(beginning(order.settings))
         tracing_rehearsal.rehearse()
-    except Exception:  # noqa: BLE001 whatever it was, calls can be made without a rehearsal
+    _rehearse_beginnings(order, None)
+
+
+def _rehearse_beginnings(order: Prepare, bot: discovery.BotFunction | None) -> None:
+    begin: Callable[[RunnerSettings, discovery.BotFunction | None], Coroutine[Any, Any, None]] | None
+    begin = getattr(importlib.import_module(order.run.partition(":")[0]), "rehearse", None)
+    if begin is not None:
+        with _unheard(), structlog.testing.capture_logs():
+            uvloop.run(begin(order.settings, bot))
+
+
+@contextlib.contextmanager
+def _unheard() -> Generator[None]:
+    """Keep Pipecat's logs back: nobody is to wonder about a call that wasn't. Calls can be made if it fails."""
+    loguru_logger.disable("pipecat")
+    try:
+        yield
+    except Exception:  # noqa: BLE001 whatever it was, it only makes the first calls slower
         _log.warning("rehearsal_failed", exc_info=True)
     finally:
         loguru_logger.enable("pipecat")

@@ -11,6 +11,7 @@ from greenroom.runner.bots._transport import TAKEN, make_worker, open_transport,
 
 DESCRIPTION: Final = "Sends the caller's audio back: for load tests and to try a line."
 TRANSPORTS: Final = TAKEN
+REHEARSE: Final = True
 BODY_SCHEMA: Final[dict[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 

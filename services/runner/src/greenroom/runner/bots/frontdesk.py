@@ -35,6 +35,7 @@ from greenroom.runner.speech.recognizer import GrammarRecognizer, recognizer
 
 DESCRIPTION: Final = "Front desk of a restaurant: books tables and passes callers on. Works offline."
 TRANSPORTS: Final = TAKEN
+REHEARSE: Final = True
 HOUSE: Final = "the Green Room restaurant"
 BODY_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",

@@ -19,9 +19,11 @@ class SessionContext:
         settings: of the runner; of these the broker's address, logs, traces and what concerns sessions are used.
         bots: by entry point name (group `greenroom.bots`), imported.
         version: of the runner, for the traces.
+        rehearsed: names of the bots that may be run with nobody there.
     """
 
     runner_id: str
     settings: RunnerSettings
     bots: Mapping[str, Bot]
     version: str = ""
+    rehearsed: tuple[str, ...] = ()

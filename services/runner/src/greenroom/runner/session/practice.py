@@ -30,6 +30,7 @@ from greenroom.common.broker import Broker, Handler, Message, Responder, Subscri
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Session
 from greenroom.runner import control
+from greenroom.runner.discovery import BotFunction
 from greenroom.runner.rehearsal import StandInModel, StandInRecognition, StandInSpeech
 from greenroom.runner.session.channel import Channel
 from greenroom.runner.session.context import SessionContext
@@ -41,13 +42,15 @@ _TIMEOUT_S: Final = 2.0
 _REHEARSAL_S: Final = 10.0
 # 8 ms each.
 _REHEARSALS: Final = 12
+# 8 ms each, too, and whoever stands by is to be there soon.
+_MOST_PRACTISED: Final = 4
 _BOT: Final = "practice"
 # Belongs to no trace.
 _TRACEPARENT: Final = f"00-{1:032x}-{1:016x}-00"
 
 
 async def practise(context: SessionContext, broker: Broker) -> str | None:
-    """Start a pipeline as a session does, and cancel it.
+    """Start a pipeline as a session does, and cancel it; then those of the bots that may be run with nobody there.
 
     Args:
         context: of this process.
@@ -62,8 +65,9 @@ async def practise(context: SessionContext, broker: Broker) -> str | None:
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             await corner.open()
-            practised = SessionContext(runner_id="", settings=context.settings, bots={_BOT: _bot})
-            await _run(practised, cast("Broker", corner), channel, theirs)
+            for bot in (_bot, *(context.bots[name] for name in context.rehearsed[:_MOST_PRACTISED])):
+                practised = SessionContext(runner_id="", settings=context.settings, bots={_BOT: bot})
+                await _run(practised, cast("Broker", corner), channel, theirs)
     except Exception as error:  # noqa: BLE001 whatever it was: if it matters, the session will meet it again
         return type(error).__name__
     finally:
@@ -73,7 +77,7 @@ async def practise(context: SessionContext, broker: Broker) -> str | None:
     return None
 
 
-async def rehearse(settings: RunnerSettings) -> None:
+async def rehearse(settings: RunnerSettings, bot: BotFunction | None = None) -> None:
     """Practise in the zygote, where there is no broker, before anything is forked from it.
 
     The interpreter specializes code that has run a few times, and so writes to it: what was done here, no fork does
@@ -81,11 +85,12 @@ async def rehearse(settings: RunnerSettings) -> None:
 
     Args:
         settings: of the runner.
+        bot: what is begun, if it isn't our own.
 
     Raises:
         TimeoutError: it didn't come to its end.
     """
-    context = SessionContext(runner_id="", settings=settings, bots={_BOT: _bot})
+    context = SessionContext(runner_id="", settings=settings, bots={_BOT: bot or _bot})
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
     try:
