@@ -18,6 +18,7 @@ from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Ended, Ending, Outcome, Ready, Started
 from greenroom.common.nats_broker import NatsBroker
+from greenroom.common.nats_client import NatsClient
 from greenroom.common.secrets import SecretBox
 from greenroom.common.spool import Spool
 from greenroom.recorder.backlog import backlog
@@ -339,7 +340,7 @@ async def test_who_has_no_password_does_not_get_in(server: DeployedNats) -> None
     """Neither with a wrong one, nor with that of another login."""
     for guess in (server.url("api").replace(password("api"), "guess"), server.url("api").replace("//api", "//admin")):
         with pytest.raises(nats.errors.Error):
-            await nats.connect(guess, allow_reconnect=False, connect_timeout=5)
+            await _try(guess)
 
 
 async def test_a_server_of_an_unknown_authority_is_not_believed(
@@ -348,7 +349,16 @@ async def test_a_server_of_an_unknown_authority_is_not_believed(
     """Without the authority's certificate nobody sends a password."""
     monkeypatch.delenv("SSL_CERT_DIR")
     with pytest.raises(ssl.SSLCertVerificationError):
-        await nats.connect(server.url("api"), allow_reconnect=False, connect_timeout=5)
+        await _try(server.url("api"))
+
+
+async def _try(url: str) -> None:
+    """Connect once, and leave nothing open."""
+    client = NatsClient()
+    try:
+        await client.connect(url, allow_reconnect=False, connect_timeout=5)
+    finally:
+        client.abort()
 
 
 @contextlib.asynccontextmanager
@@ -359,11 +369,13 @@ async def _raw(url: str) -> AsyncGenerator[tuple[Client, list[str]]]:
     async def refused(error: Exception) -> None:
         refusals.append(str(error))
 
-    client = await nats.connect(url, error_cb=refused, connect_timeout=5)
+    client = NatsClient()
     try:
+        await client.connect(url, error_cb=refused, connect_timeout=5)
         yield client, refusals
-    finally:
         await client.close()
+    finally:
+        client.abort()
 
 
 async def _listen(broker: NatsBroker, subject: str) -> asyncio.Queue[Message]:

@@ -128,6 +128,8 @@ class OutageBench:
             troubles=self.troubles,
         )
         self.audio._writing = cast("Any", Inline())
+        # The ledger says when a session was asked for, by the clock of this machine.
+        self._origin_ns = int(utcnow().timestamp() * 1e9)
 
     async def tell(self, session_id: str, number: int) -> None:
         """Publish an event."""
@@ -141,7 +143,7 @@ class OutageBench:
             AudioHeader.SEQ: str(seq),
             AudioHeader.EPOCH: "1",
             AudioHeader.POSITION: str((seq - 1) * RATE_HZ // 10),
-            AudioHeader.ORIGIN_NS: str(int(AT.timestamp() * 1e9)),
+            AudioHeader.ORIGIN_NS: str(self._origin_ns),
             AudioHeader.RATE: str(RATE_HZ),
         }
         subject = subjects.SESSION_AUDIO.format(tenant="t", session_id=session_id, track="user")

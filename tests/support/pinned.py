@@ -22,15 +22,17 @@ def pin(count: int, pin_id: str = "lobby", **fields: Any) -> Pin:
 
 async def pinned(broker: Broker) -> list[Session]:
     """Return all pinned sessions that there ever were, as they are now, by slot and generation."""
-    found: list[Session] = []
+    # A session that is written to meanwhile comes again.
+    found: dict[str, Session] = {}
     reader = await broker.read("SESSIONS", [subjects.SESSION_LIFECYCLE.wildcard()], last_per_subject=True)
     if not reader.caught_up.is_set():
         async for message in reader:
-            found.append(decode_entry(message).session)
+            session = decode_entry(message).session
+            found[session.id] = session
             if reader.caught_up.is_set():
                 break
     await reader.close()
-    return sorted((each for each in found if each.pin is not None), key=place)
+    return sorted((each for each in found.values() if each.pin is not None), key=place)
 
 
 def place(session: Session) -> tuple[int, int]:

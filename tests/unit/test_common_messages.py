@@ -11,6 +11,7 @@ from greenroom.common import (
     budgets,
     commands,
     lifecycle,
+    media_messages,
     messages,
     notices,
     peer_messages,
@@ -47,7 +48,18 @@ def test_every_struct_is_in_the_catalogue() -> None:
     """What the modules of messages define is reached from a row, or it isn't a message."""
     defined = {
         name
-        for module in (messages, budgets, commands, lifecycle, notices, peer_messages, pins, policy, post_call_messages)
+        for module in (
+            messages,
+            budgets,
+            commands,
+            lifecycle,
+            media_messages,
+            notices,
+            peer_messages,
+            pins,
+            policy,
+            post_call_messages,
+        )
         for name, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, msgspec.Struct)
     }

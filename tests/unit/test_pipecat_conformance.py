@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from pipecat.audio.vad.silero import SileroVADAnalyzer
+from pipecat.audio.vad.vad_analyzer import VADState
 from pipecat.flows import FlowManager
 from pipecat.pipeline.pipeline import Pipeline
-from pipecat.pipeline.worker import PipelineWorker
+from pipecat.pipeline.worker import IdleFrameObserver, PipelineWorker
 from pipecat.pipeline.worker_observer import WorkerObserver
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.runner import types
@@ -167,6 +169,12 @@ def _transport_of(worker: PipelineWorker) -> Any:
     return next(found(worker.pipeline))
 
 
+def _quiet_analyzer() -> Any:
+    analyzer = SileroVADAnalyzer()
+    analyzer.set_sample_rate(16_000)
+    return analyzer
+
+
 # By name, that the installed Pipecat has it, in the shape in which it is used.
 PINNED: dict[str, Callable[[Any], bool]] = {
     "_observer": lambda worker: type(worker._observer) is WorkerObserver,
@@ -181,6 +189,9 @@ PINNED: dict[str, Callable[[Any], bool]] = {
     "_chunk_queue": lambda _: len(RawAudioTrack(sample_rate=16_000)._chunk_queue) == 0,
     "_call_event_handler": lambda _: inspect.iscoroutinefunction(BaseObject._call_event_handler),
     "_set_node": lambda _: inspect.iscoroutinefunction(vars(FlowManager)["_set_node"]),
+    "_event_handlers": lambda worker: isinstance(worker.pipeline._event_handlers, dict),
+    "_vad_state": lambda _: _quiet_analyzer()._vad_state is VADState.QUIET,
+    "_idle_timeout_frames": lambda _: "self._idle_timeout_frames = " in inspect.getsource(IdleFrameObserver.__init__),
     "_register_event_handler": lambda _: (
         list(inspect.signature(BaseObject._register_event_handler).parameters) == ["self", "event_name", "sync"]
     ),

@@ -16,6 +16,7 @@ from greenroom.common.metrics import Metrics
 from greenroom.common.objects import StorageUnavailable
 from greenroom.common.topology_admin import _consumer_config, _stream_config
 from greenroom.recorder import audio, ingest, troubles
+from greenroom.recorder import parts as greenroom_parts
 from greenroom.recorder.parts import JOURNAL, Parts
 from greenroom.recorder.troubles import LIVE_AUDIO, SEALING, Troubles
 from tests.support.leaping_time import run_virtual
@@ -198,20 +199,23 @@ def test_no_space_left_on_the_device(tmp_path: Path, full: str) -> None:
 
 def test_names_of_a_batch_that_failed_are_synced_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was made in a batch the disk refused is there already for the next one: its name is synced then."""
-    parts, sync_data = Parts(tmp_path, max_open=8), [OSError(errno.ENOSPC, "full")]
+    parts, trouble = Parts(tmp_path, max_open=8), [OSError(errno.ENOSPC, "full")]
     synced: list[Path] = []
+    append = greenroom_parts._append_lines
 
-    def sync(_: int) -> None:
-        if sync_data:
-            raise sync_data.pop()
+    def append_lines(journal: int, text: bytearray) -> None:
+        if trouble:
+            raise trouble.pop()
+        append(journal, text)
 
-    monkeypatch.setattr("greenroom.recorder.parts._sync_data", sync)
-    monkeypatch.setattr("greenroom.recorder.parts.files.sync_folder", synced.append)
+    monkeypatch.setattr(greenroom_parts, "_append_lines", append_lines)
+    monkeypatch.setattr(greenroom_parts, "_sync_path", synced.append)
     with pytest.raises(OSError, match="full"):
         parts.write([pcm_chunk("user", 1, 0, b"ab")])
-    assert tmp_path / "s" not in synced
     parts.write([pcm_chunk("user", 1, 0, b"ab")])
-    assert synced[-1] == tmp_path / "s"
+    assert tmp_path / "s" not in synced
+    parts.checkpoint()
+    assert {tmp_path / "s", tmp_path} <= set(synced)
     parts.shutdown()
 
 
