@@ -93,10 +93,10 @@ async def test_without_its_key_a_delivery_waits(api: ApiWorld, keys: Path, tmp_p
     async with hooks() as there, api.client() as client:
         endpoint = (await client.post(PATH, json={"url": there.url})).json()["endpoint"]["id"]
         away = key.rename(tmp_path / "away")
+        # A test is tried once; this one has a day, before anybody tries it.
+        await client.post(f"{PATH}/{endpoint}/test")
+        await here.rows("UPDATE webhook_deliveries SET give_up_at = now() + interval '1 day'")
         async with delivering(here, secrets=WebhookSecrets.of(str(keys))):
-            await client.post(f"{PATH}/{endpoint}/test")
-            # A test is tried once; this one has a day.
-            await here.rows("UPDATE webhook_deliveries SET give_up_at = now() + interval '1 day', state = 'pending'")
             await eventually(lambda: deliveries(here, endpoint), lambda rows: rows[0]["last_error"] == "key-missing")
             assert there.seen == []
             away.rename(key)
