@@ -47,6 +47,7 @@ LEFT_OUT: Final = {
     "recorder.store._UPSERT_RECORDING": "adds a row that it is given; a conflict is found by the primary key",
     "recorder.transcripts._INSERT": "adds rows that it is given",
     "recorder.usage.store._INSERT": "adds rows that it is given",
+    "recorder.store._REMIND": "adds a row for each session that it is given; they are found by the primary key",
     "recorder.usage.store._LIVE": "is about the calls that run now, which are few, and their new events, by keys",
     "recorder.retention.store._BURY": "adds rows that it is given; a conflict is found by the primary key",
     "recorder.post_call.store._QUEUED": "adds rows that it is given; a conflict is found by the primary key",

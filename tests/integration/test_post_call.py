@@ -143,6 +143,21 @@ async def test_steps_are_those_that_were_chosen(here: World, monkeypatch: pytest
             assert set(await steps(here, entry.session)) == names
 
 
+async def test_what_was_said_comes_after_the_seal(here: World, model: Hooks) -> None:
+    """Speech that is stored late, as after a recorder's death, is told of all the same, and only once."""
+    async with here.recorder(**summarising(model)):
+        session = await a_call(here)
+        await finished(here, session, "summary")
+        assert "transcript.ready" not in await here.event_types(session)
+        for number in range(2):
+            await here.publish(session, "user_spoke", id=f"late{number}", data={"text": "A table.", "start_ms": 0})
+            await eventually(lambda: here.event_types(session), lambda types: "transcript.ready" in types)
+            await eventually(lambda: here.rows("SELECT FROM post_call_sealed"), lambda rows: not rows)
+        types = await here.event_types(session)
+    assert types.count("transcript.ready") == 1
+    assert (await steps(here, session))["summary"]["state"] == "done"
+
+
 async def test_trouble_passes(here: World, model: Hooks) -> None:
     """An error of the API, an answer that is none, and one that doesn't come: each is tried again."""
     trouble = [503, None]

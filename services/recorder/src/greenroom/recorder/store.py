@@ -87,6 +87,13 @@ UPDATE sessions SET purged_at = NULL, transcribed_at = CASE WHEN id = ANY($2::te
 WHERE id = ANY($1::text[]) AND (purged_at IS NOT NULL OR (transcribed_at IS NOT NULL AND id = ANY($2::text[])))
 """
 
+# Speech of sessions that were sealed already (it was in the hands of a recorder that died): whoever saw them then may
+# have seen nothing said, and looks again. What was told or done isn't told or done twice.
+_REMIND: Final = """
+INSERT INTO post_call_sealed (session_id) SELECT id FROM sessions WHERE id = ANY($1::text[]) AND sealed_at IS NOT NULL
+ON CONFLICT DO NOTHING
+"""
+
 # Who may still add audio to which sessions.
 _SELECT_FOR_AUDIO: Final = """
 SELECT id, tenant, document, sealed_at IS NOT NULL AS sealed FROM sessions WHERE id = ANY($1::text[])
@@ -270,7 +277,10 @@ class Transaction:
         )
         if row["rows"]:
             ids = sorted({stored.event.session_id for stored in events})
-            await self._connection.execute(_REVIVE, ids, speakers([stored.event for stored in events]))
+            heard = speakers([stored.event for stored in events])
+            await self._connection.execute(_REVIVE, ids, heard)
+            if heard:
+                await self._connection.execute(_REMIND, heard)
             await usage.mark(self._connection, ids)
         return Stored(rows=row["rows"], ended=frozenset(row["ended"]))
 
