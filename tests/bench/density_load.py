@@ -28,7 +28,9 @@ TURN_S: Final = 10.0
 _TURN_FRAMES: Final = round(TURN_S / FRAME_S)
 # Decibels below full scale.
 _ROOM_DB: Final = -60.0
-_SENTENCE: Final = "what are your opening hours"
+# The judge of turns is sure that it is over, wherever pieces of audio begin in it; of others, in this voice, it isn't,
+# and then waits for 3 s.
+_SENTENCE: Final = "I want to talk to a person"
 # Of that size is no message of a bot's but audio.
 _MIN_AUDIO_BYTES: Final = 400
 # Callers of one moment are sent one after the other; a timer of the loop is good for a millisecond.

@@ -1,6 +1,6 @@
 """A WebSocket client that costs next to nothing, so that a load generator doesn't measure itself.
 
-Speaks just enough of RFC 6455 for binary messages: client frames are masked with a key of zeros, which leaves the
+Speaks just enough of RFC 6455 for binary messages and for pings, without whose answer a server hangs up: client frames are masked with a key of zeros, which leaves the
 payload as it is.
 """
 
@@ -20,7 +20,7 @@ FRAME_S: Final = 0.02
 _GROUPS: Final = 20
 _TIMES: Final = struct.Struct(">QQ")
 _MASKED: Final = 0x80
-_BINARY_FINAL: Final = 0x82
+_BINARY_FINAL, _PING_FINAL, _PONG_FINAL = 0x82, 0x89, 0x8A
 _LENGTH_16: Final = 126
 _HEAD_SHORT, _HEAD_LONG = 2, 4
 
@@ -74,7 +74,11 @@ class Call(asyncio.Protocol):
             self._buffer = bytearray(rest)
             self.open.set_result(None)
         while (frame := self._next_frame()) is not None:
-            self.on_message(frame)
+            head, payload = frame
+            if head == _BINARY_FINAL:
+                self.on_message(payload)
+            elif head == _PING_FINAL and self._transport is not None:
+                self._transport.write(struct.pack(">BBI", _PONG_FINAL, _MASKED | len(payload), 0) + payload)
 
     def on_message(self, payload: bytes) -> None:
         """Time a frame that came back."""
@@ -104,7 +108,8 @@ class Call(asyncio.Protocol):
             self._transport.write(struct.pack(">BBIH", 0x88, _MASKED | 2, 0, 1000))
             self._transport.close()
 
-    def _next_frame(self) -> bytes | None:
+    def _next_frame(self) -> tuple[int, bytes] | None:
+        """Return the next frame's first byte and its payload, once it is whole."""
         buffer = self._buffer
         if len(buffer) < _HEAD_SHORT:
             return None
@@ -115,7 +120,7 @@ class Call(asyncio.Protocol):
             length, start = int.from_bytes(buffer[2:4], "big"), _HEAD_LONG
         if len(buffer) < start + length:
             return None
-        frame = bytes(buffer[start : start + length])
+        frame = (buffer[0], bytes(buffer[start : start + length]))
         del buffer[: start + length]
         return frame
 
