@@ -48,10 +48,10 @@ class Report:
         self.console.print(table)
 
     def write(self, path: Path) -> None:
-        """Write all figures as JSON, over those of an earlier run with the same keys."""
-        known: dict[str, float] = {}
+        """Write all figures as JSON, over those of an earlier run with the same keys; what isn't finite is null."""
+        known: dict[str, float | None] = {}
         if path.exists():
-            known = msgspec.json.decode(path.read_bytes(), type=dict[str, float])
+            known = msgspec.json.decode(path.read_bytes(), type=dict[str, float | None])
         known |= {row.key: row.value for row in self.rows}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.json.format(msgspec.json.encode(known, order="sorted"), indent=2) + b"\n")

@@ -1,7 +1,7 @@
 """A WebSocket client that costs next to nothing, so that a load generator doesn't measure itself.
 
-Speaks just enough of RFC 6455 for binary messages and for pings, without whose answer a server hangs up: client frames are masked with a key of zeros, which leaves the
-payload as it is.
+Speaks just enough of RFC 6455 for binary messages, and for pings, without whose answer a server hangs up. Client frames
+are masked with a key of zeros, which leaves the payload as it is.
 """
 
 import asyncio

@@ -101,6 +101,7 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
         specs = await_bots()
         stages.end("order")
     bots = [_bot(spec, order, say) for spec in specs]
+    warmup.import_late_parts()
     stages.end("bots")
     context = SessionContext(
         runner_id=order.settings.runner_id,

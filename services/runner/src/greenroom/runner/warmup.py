@@ -27,6 +27,21 @@ _log = structlog.get_logger()
 # HTTP clients that build a TLS context for each client object; the module that looks `create_ssl_context` up.
 _HTTP_CLIENTS: Final = ("httpx._transports.default", "httpx2._transports.default")
 _POLL_S: Final = 0.005
+# Smart Turn has 8 MB, Silero 2.
+_LARGE_BYTES: Final = 4 << 20
+# Of an arena, at the end of a run.
+_GIVE_BACK: Final = "memory.enable_memory_arena_shrinkage"
+# What packages import when it is first asked for: else in each session, in the caller's first turn.
+_LATE_PARTS: Final = {
+    "anyio": ("anyio._backends._asyncio",),
+    "openai": (
+        "openai.resources.audio.audio",
+        "openai.resources.audio.speech",
+        "openai.resources.audio.transcriptions",
+        "openai.resources.chat.chat",
+        "openai.resources.chat.completions.completions",
+    ),
+}
 _ASKED_FOR: Final = ("importlib_resources",)
 
 type TlsKey = tuple[bool, str | None, str | None]
@@ -36,19 +51,21 @@ def share_models() -> None:
     """Make every `onnxruntime.InferenceSession` of one model file with the same options one and the same object.
 
     A session has no state of its own between two runs (what Silero remembers is kept outside and passed in), and
-    `run` may be called from several threads. Options that were left open become one thread and no memory arena:
-    threads don't survive a fork, and an arena keeps what it once had.
+    `run` may be called from several threads. Options that were left open become one thread: threads don't survive a
+    fork. A small model gets no memory arena, which would keep what it once had. A large one has what it needs for a run
+    laid out in one: block by block the kernel would hand it 50 MB of pages, a third of what the run takes. Afterwards
+    it gives them back.
     """
     runtime: Any = importlib.import_module("onnxruntime")
     if not issubclass(runtime.InferenceSession, _Shared):
-        runtime.InferenceSession = _shared_type(runtime.InferenceSession, runtime.SessionOptions)
+        runtime.InferenceSession = _shared_type(runtime.InferenceSession, runtime.SessionOptions, runtime.RunOptions)
 
 
 class _Shared:
     """Marks the class that `share_models` puts in place."""
 
 
-def _shared_type(base: Any, options_type: Any) -> type:
+def _shared_type(base: Any, options_type: Any, run_options_type: Any) -> type:
     built: dict[tuple[object, ...], Any] = {}
 
     class SharedInferenceSession(_Shared, base):
@@ -64,18 +81,30 @@ def _shared_type(base: Any, options_type: Any) -> type:
         def __init__(self, model: object, sess_options: Any = None, *args: object, **kwargs: object) -> None:
             if not getattr(self, "_greenroom_loaded", False):
                 options = _frugal(options_type() if sess_options is None else sess_options)
+                gives_back = options.enable_cpu_mem_arena and _is_large(model)
+                options.enable_cpu_mem_arena = gives_back
                 base.__init__(self, model, options, *args, **kwargs)
+                self._run_options: Any = None
+                if gives_back:
+                    self._run_options = run_options_type()
+                    self._run_options.add_run_config_entry(_GIVE_BACK, "cpu:0")
                 self._greenroom_loaded = True
+
+        def run(self, output_names: object, input_feed: object, run_options: Any = None) -> Any:
+            return base.run(self, output_names, input_feed, run_options or self._run_options)
 
     SharedInferenceSession.__name__ = SharedInferenceSession.__qualname__ = base.__name__
     return SharedInferenceSession
 
 
 def _frugal(options: Any) -> Any:
-    options.enable_cpu_mem_arena = False
     options.intra_op_num_threads = options.intra_op_num_threads or 1
     options.inter_op_num_threads = options.inter_op_num_threads or 1
     return options
+
+
+def _is_large(model: object) -> bool:
+    return isinstance(model, str | Path) and Path(model).stat().st_size >= _LARGE_BYTES
 
 
 def _model_key(model: object, options: Any, *args: object, **kwargs: object) -> tuple[object, ...] | None:
@@ -99,6 +128,16 @@ def settle_missing_modules() -> None:
     for name in _ASKED_FOR:
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = None  # pyright: ignore[reportArgumentType] - what the import system takes for "none"
+
+
+def import_late_parts() -> None:
+    """Import what packages that are there would import later, of those that bots are made with."""
+    for package, parts in _LATE_PARTS.items():
+        if package in sys.modules:
+            for part in parts:
+                # Another version may have it elsewhere; then it comes as late as ever.
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(part)
 
 
 def share_tls_contexts() -> None:

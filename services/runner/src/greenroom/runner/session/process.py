@@ -33,6 +33,7 @@ from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.flows import watch_flows
 from greenroom.runner.session.live import LiveSession
 from greenroom.runner.session.practice import practise, rehearse
+from greenroom.runner.session.spectra import compute_spectra_piecewise
 from greenroom.runner.session.turns import SpanLabels
 from greenroom.runner.session.voice import look_for_voices_inline
 from greenroom.runner.warmup import settle
@@ -61,6 +62,7 @@ def warm() -> None:
     announce_setup_file()
     watch_flows()
     look_for_voices_inline()
+    compute_spectra_piecewise()
     offer_cloud_module()
 
 
@@ -79,6 +81,7 @@ def run(control_fd: int, context: SessionContext) -> int:
     announce_setup_file()
     watch_flows()
     look_for_voices_inline(skip_quiet=context.settings.vad_skips_quiet)
+    compute_spectra_piecewise()
     tracing = setup_tracing(f"greenroom-{SERVICE}", name, None, version=context.version)
     # The loop isn't closed: whatever a bot has left running on it, or in threads, ends with the process.
     return loop.run_until_complete(_SessionProcess(control_fd, context, name, tracing).main())
