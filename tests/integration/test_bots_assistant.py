@@ -1,7 +1,10 @@
 """The assistant against a server that speaks OpenAI's wire format."""
 
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
+import openai
 import pytest
 from pipecat.runner.types import WebSocketRunnerArguments
 
@@ -98,3 +101,19 @@ async def test_without_a_key_there_is_no_call(monkeypatch: pytest.MonkeyPatch) -
     arguments = WebSocketRunnerArguments(websocket=None)  # pyright: ignore[reportArgumentType]
     with pytest.raises(assistant.MissingKey, match="OPENAI_API_KEY"):
         await assistant.bot(arguments)
+
+
+async def test_a_connection_outlasts_what_callers_say(stub: OpenAIStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute after an answer the next question goes over the same connection."""
+    passed_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_s)
+    monkeypatch.setattr("httpcore2._async.http11.time", clock)
+    async with (
+        assistant.make_client() as http_client,
+        openai.AsyncOpenAI(base_url=stub.url, api_key=KEY, http_client=http_client) as client,
+    ):
+        for _ in range(2):
+            await client.chat.completions.create(model="stub-1", messages=[{"role": "user", "content": QUESTION}])
+            passed_s += 30.0
+    first, second = (request.port for request in stub.asked(CHAT))
+    assert first == second is not None

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.parser import BytesParser
 from typing import Any, Final
 
@@ -84,6 +84,8 @@ class Received:
     path: str
     body: dict[str, Any]
     file: bytes = b""
+    # Of the client: another one is another connection.
+    port: int | None = None
 
 
 class OpenAIStub:
@@ -146,7 +148,7 @@ class OpenAIStub:
 
     async def _trouble(self, request: Request, received: Received) -> tuple[Response | None, bool]:
         """Note the request; return the refusal, if it is refused, and whether its answer is to break off."""
-        self.received.append(received)
+        self.received.append(replace(received, port=request.client.port if request.client is not None else None))
         if request.headers.get("authorization") != f"Bearer {self.key}":
             return _error(401, "Incorrect API key provided"), False
         pending = self.trouble[received.path]

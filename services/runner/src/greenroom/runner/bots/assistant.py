@@ -71,6 +71,9 @@ _LLM_TIMEOUT_S: Final = 10.0
 # A transcript comes as a whole; speech comes as it is made.
 _AUDIO_TIMEOUT_S: Final = 15.0
 _RETRIES: Final = 1
+# Callers listen and think for longer than the 5 s after which the client would hang up on an idle server: the next
+# answer would wait for handshakes. What the server has closed meanwhile isn't used again.
+_KEEPALIVE_S: Final = 300.0
 _TOOL_TIMEOUT_S: Final = 10.0
 _END_OF_TURN_S: Final = 0.6
 # What speech of OpenAI's is made of, in Hz; the transport resamples it.
@@ -95,9 +98,20 @@ async def bot(runner_args: RunnerArguments) -> None:
     if not key:
         raise MissingKey("OPENAI_API_KEY isn't set: the assistant can neither hear, think nor speak without it")
     # Pipecat's services leave connections open when they end; what is one client here is closed here.
-    async with openai.DefaultAsyncHttpxClient(timeout=_timeout(_AUDIO_TIMEOUT_S)) as http_client:
+    async with make_client() as http_client:
         access = {"api_key": key, "base_url": os.environ.get("OPENAI_BASE_URL") or None, "http_client": http_client}
         await _hold_call(runner_args, access)
+
+
+def make_client() -> openai.DefaultAsyncHttpxClient:
+    """Return a client for all that a call asks for, which stays connected while the caller speaks."""
+    usual = openai.DEFAULT_CONNECTION_LIMITS
+    limits = type(usual)(
+        max_connections=usual.max_connections,
+        max_keepalive_connections=usual.max_keepalive_connections,
+        keepalive_expiry=_KEEPALIVE_S,
+    )
+    return openai.DefaultAsyncHttpxClient(timeout=_timeout(_AUDIO_TIMEOUT_S), limits=limits)
 
 
 async def _hold_call(runner_args: RunnerArguments, access: dict[str, Any]) -> None:
