@@ -266,8 +266,8 @@ def _recorder(found: Sample) -> Iterator[Query]:
     since = found.now - timedelta(days=found.now.day - 1)
     yield _query(f"{used}_SPENT", [TENANT, QUIET_TENANT], ["*", AGENT], [since] * 2, [found.now] * 2, ["EUR"] * 2)
     calls = "recorder.post_call.store."
-    yield _query(f"{calls}_NEXT_SEALED")
-    yield _query(f"{calls}_NOTE", found.session, "summary", "done", None, None)
+    yield _query(f"{calls}_NEXT_SEALED", 60.0)
+    yield _query(f"{calls}_NOTE", found.session, "summary", "done", None, None, 1)
     yield _query(f"{calls}_CALL", found.session, TENANT)
     yield _query(f"{calls}_LINES", found.session)
     hooks = "recorder.webhooks.store."

@@ -88,10 +88,10 @@ WHERE id = ANY($1::text[]) AND (purged_at IS NOT NULL OR (transcribed_at IS NOT 
 """
 
 # Speech of sessions that were sealed already (it was in the hands of a recorder that died): whoever saw them then may
-# have seen nothing said, and looks again. What was told or done isn't told or done twice.
+# have seen less said, and looks again. What was told isn't told twice. Whoever looks at the same time as we store this
+# waits until we are done (`post_call/store.py`), as nothing says that we have seen the seal.
 _REMIND: Final = """
 INSERT INTO post_call_sealed (session_id) SELECT id FROM sessions WHERE id = ANY($1::text[]) AND sealed_at IS NOT NULL
-ON CONFLICT DO NOTHING
 """
 
 # Who may still add audio to which sessions.

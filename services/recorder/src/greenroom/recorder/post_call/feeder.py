@@ -54,11 +54,15 @@ class Feeder:
             if sealed.lines:
                 await self._tell(sealed)
             for step in sealed.steps:
-                wanted = PostCall(tenant=sealed.tenant, session_id=sealed.session_id, step=step, at=utcnow())
+                again = step in sealed.queued
+                wanted = PostCall(
+                    tenant=sealed.tenant, session_id=sealed.session_id, step=step, at=utcnow(), again=again
+                )
+                told = ("post-call", sealed.session_id, step, *([str(sealed.lines)] if again else []))
                 await self._broker.append(
                     subjects.POST_CALL.format(tenant=sealed.tenant, session_id=sealed.session_id, step=step),
                     messages.encode(wanted),
-                    msg_id=derived_id("post-call", sealed.session_id, step),
+                    msg_id=derived_id(*told),
                 )
         return True
 

@@ -46,7 +46,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(Protocol):
-    """Makes something of a call. It may run more than once for one call, and has to bear that."""
+    """Makes something of a call. It may run more than once for one call, and has to bear that.
+
+    One that has an attribute `repeatable` that is true is made again, and its result replaced, when something that was
+    said is stored after it was done; any other isn't.
+    """
 
     async def run(self, call: Call) -> dict[str, Any] | None:
         """Return what is to be kept of it, as JSON; None: nothing.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +19,7 @@ from greenroom.common.metrics import Metrics
 from greenroom.common.post_call_messages import PostCall
 from greenroom.recorder.database import UnstorableRow
 from greenroom.recorder.post_call.step import Step, StepRefused
-from greenroom.recorder.post_call.store import StepStore
+from greenroom.recorder.post_call.store import Begun, StepStore
 
 _log = structlog.get_logger()
 
@@ -32,6 +33,8 @@ LONGEST_DELAY_S: Final = 1800.0
 MAX_RESULT_BYTES: Final = 64 * 1024
 AWAY_RETRY_S: Final = 2.0
 _WAIT_S: Final = 1.0
+# For so long one that is to be made again waits for a recorder that has it: its result isn't lost meanwhile.
+AGAIN_WITHIN: Final = timedelta(hours=1)
 
 
 def delay_s(attempts: int) -> float:
@@ -121,21 +124,36 @@ class StepRunner:
             raise
 
     async def _run(self, delivery: Delivery, wanted: PostCall) -> None:
-        begun = await self._store.begin(wanted.session_id, wanted.step, wanted.tenant)
-        if begun.state == "done":  # and the acknowledgement was lost, or the event
-            await self._tell(wanted, "done", result=begun.result)
+        if wanted.again and not await self._may_run_again(delivery, wanted):
+            return
+        begun = await self._store.begin(wanted.session_id, wanted.step, wanted.tenant, again=wanted.again)
+        if begun.state == "done":  # and the acknowledgement was lost, or the event; or nothing more was said
+            await self._tell(wanted, "done", begun.lines, result=begun.result)
             await delivery.ack()
             return
         try:
             result = await self._attempt(wanted)
         except _Failed as failed:
-            await self._fail(delivery, wanted, failed, begun.attempts)
+            await self._fail(delivery, wanted, failed, begun)
             return
-        await self._store.note(wanted.session_id, wanted.step, "done", result=result)
-        await self._tell(wanted, "done", result=result)
+        session_id, step = wanted.session_id, wanted.step
+        if await self._store.note(session_id, step, "done", result=result, lines=begun.lines):
+            await self._tell(wanted, "done", begun.lines, result=result)
         await delivery.ack()
-        self._attempts.inc(step=wanted.step, result="done")
-        _log.info("post_call_done", step=wanted.step, session_id=wanted.session_id, tenant=wanted.tenant)
+        self._attempts.inc(step=step, result="done")
+        _log.info("post_call_done", step=step, session_id=session_id, tenant=wanted.tenant, lines=begun.lines)
+
+    async def _may_run_again(self, delivery: Delivery, wanted: PostCall) -> bool:
+        """Return whether a step that was queued before can be made again; else settle the message."""
+        step = self._steps.get(wanted.step)
+        if step is None and utcnow() - wanted.at < AGAIN_WITHIN:  # another recorder may have it
+            await delivery.nak(FIRST_DELAY_S)
+            return False
+        if not getattr(step, "repeatable", False):
+            _log.info("post_call_left_as_it_was", step=wanted.step, session_id=wanted.session_id)
+            await delivery.ack()
+            return False
+        return True
 
     async def _attempt(self, wanted: PostCall) -> dict[str, Any] | None:
         step = self._steps.get(wanted.step)
@@ -157,10 +175,11 @@ class StepRunner:
             raise _Failed(type(error).__name__) from error
         return _checked(result)
 
-    async def _fail(self, delivery: Delivery, wanted: PostCall, failed: _Failed, attempts: int) -> None:
+    async def _fail(self, delivery: Delivery, wanted: PostCall, failed: _Failed, begun: Begun) -> None:
+        attempts = begun.attempts
         final = failed.final or attempts >= MAX_ATTEMPTS
         state = "failed" if final else "pending"
-        await self._store.note(wanted.session_id, wanted.step, state, error=failed.error)
+        counts = await self._store.note(wanted.session_id, wanted.step, state, error=failed.error)
         self._attempts.inc(step=wanted.step, result="failed" if final else "again")
         _log.warning(
             "post_call_failed",
@@ -173,20 +192,28 @@ class StepRunner:
         if not final:
             await delivery.nak(delay_s(attempts))
             return
-        await self._tell(wanted, "failed", error=failed.error)
+        if counts:
+            await self._tell(wanted, "failed", begun.lines, error=failed.error)
         await self._park(delivery, f"{wanted.step}: {failed.error}, after {attempts} attempts")
 
     async def _tell(
-        self, wanted: PostCall, state: str, *, result: dict[str, Any] | None = None, error: str | None = None
+        self,
+        wanted: PostCall,
+        state: str,
+        lines: int | None,
+        *,
+        result: dict[str, Any] | None = None,
+        error: str | None = None,
     ) -> None:
+        made_of = [] if lines is None else [str(lines)]
         event = Event(
-            id=derived_id("post-call", wanted.session_id, wanted.step, state),
+            id=derived_id("post-call", wanted.session_id, wanted.step, state, *made_of),
             tenant=wanted.tenant,
             session_id=wanted.session_id,
             type=f"post_call.{wanted.step}",
             at=utcnow(),
             source="recorder",
-            data={"step": wanted.step, "state": state, "result": result, "error": error},
+            data={"step": wanted.step, "state": state, "result": result, "error": error, "lines": lines},
         )
         subject = subjects.SESSION_EVENT.format(tenant=event.tenant, session_id=event.session_id, type=event.type)
         await self._broker.append(subject, messages.encode(event), msg_id=event.id)

@@ -49,6 +49,8 @@ class Summary:
         prompt: what the model is to do.
     """
 
+    repeatable: Final = True
+
     def __init__(self, client: httpx.AsyncClient, *, url: str, model: str, key: str, prompt: str) -> None:
         self._client = client
         self._url = f"{url.rstrip('/')}/chat/completions"
