@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from greenroom.common.errors import SettingsInvalid
 from greenroom.common.webhook_secrets import ENCRYPTED, WebhookKeyMissing, WebhookSecrets, WebhookSecretUnreadable
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -59,6 +60,22 @@ def test_it_opens_where_it_belongs_only(secrets: WebhookSecrets, tmp_path: Path)
         secrets.open("u", "e", kept)
     with pytest.raises(WebhookSecretUnreadable):
         secrets.open("t", "e", f"{ENCRYPTED}no base64")
+
+
+def test_keys_may_be_in_the_environment(secrets: WebhookSecrets, tmp_path: Path) -> None:
+    """By references, beside the folder or instead of it; a variable that isn't set stops the start."""
+    env = {"T_2": base64.b64encode(os.urandom(32)).decode()}
+    old = secrets.seal("t", "e", SECRET)
+    both = WebhookSecrets.of(str(tmp_path), ["t.2=env:T_2"], env)
+    new = both.seal("t", "e", SECRET)
+    assert both.open("t", "e", old) == SECRET
+    alone = WebhookSecrets.of(None, ["t.2=env:T_2"], env)
+    assert alone.encrypts
+    assert alone.open("t", "e", new) == SECRET
+    with pytest.raises(WebhookKeyMissing):
+        alone.open("t", "e", old)
+    with pytest.raises(SettingsInvalid, match="GREENROOM_WEBHOOK_KEYS: the variable T_3 "):
+        WebhookSecrets.of(None, ["t.3=env:T_3"], env)
 
 
 def test_keys_change(secrets: WebhookSecrets, tmp_path: Path) -> None:

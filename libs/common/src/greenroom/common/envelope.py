@@ -10,7 +10,7 @@ to whose file it is and how long: a file in another one's place doesn't open. Th
 keys can be changed: new files take the newest one, old files keep theirs.
 
 Keys are files in a folder, `{tenant}.{number}.key`, with 32 bytes in base64, or variables of the environment (see
-`greenroom.common.recording_keys`). The highest number is the newest.
+`greenroom.common.tenant_keys`). The highest number is the newest.
 """
 
 import base64

@@ -9,7 +9,8 @@ A key is named in what it has encrypted; a newer one takes what comes then, and 
 
 import base64
 import binascii
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Final, Self
 
 import msgspec
@@ -18,23 +19,29 @@ import structlog
 from greenroom.common.envelope import SEGMENT_BYTES, Keys, Opened, RecordingKeyMissing, RecordingTampered, encrypt
 from greenroom.common.errors import GreenroomError
 from greenroom.common.settings import Env
+from greenroom.common.tenant_keys import WEBHOOKS, open_keys
 
 _log = structlog.get_logger()
 
 ENCRYPTED: Final = "enc1:"
 
-# A setting of all who have to know. (A plain alias: settings are read by their types.)
+# Settings of all who have to know. (Plain aliases: settings are read by their types.)
 WebhookKeysDir = Annotated[
     str | None,
     Env(help="Folder of keys that secrets of webhooks are encrypted with, {tenant}.{number}.key; unset: they aren't"),
 ]
+WebhookKeys = Annotated[
+    tuple[str, ...],
+    Env(help="Keys for those that are in the environment, beside or instead of the folder, like acme.1=env:ACME_KEY"),
+]
 
 
 class WebhookKeyMissing(GreenroomError):
-    """The key that a tenant's webhook secrets are encrypted with isn't in GREENROOM_WEBHOOK_KEYS_DIR, or is no key.
+    """The key that a tenant's webhook secrets are encrypted with isn't there, or is no key.
 
-    Keys are files `{tenant}.{number}.key` with 32 bytes in base64 (`openssl rand -base64 32`), the same for the api and
-    the recorder. Deliveries wait for a day; secrets whose key is gone for good have to be rotated.
+    Keys are files `{tenant}.{number}.key` in GREENROOM_WEBHOOK_KEYS_DIR, or variables that GREENROOM_WEBHOOK_KEYS
+    refers to, with 32 bytes in base64 (`openssl rand -base64 32`), the same for the api and the recorder. Deliveries
+    wait for a day; secrets whose key is gone for good have to be rotated.
     """
 
     code = "webhook-key-missing"
@@ -62,11 +69,23 @@ class WebhookSecrets:
         self._keys = keys
 
     @classmethod
-    def of(cls, keys_dir: str | None) -> Self:
-        """Return it by its setting; that there are no keys is said, once."""
-        if not keys_dir:
-            _log.info("webhook_secrets_not_encrypted", setting="GREENROOM_WEBHOOK_KEYS_DIR")
-        return cls(Keys(Path(keys_dir).absolute()) if keys_dir else None)
+    def of(
+        cls, keys_dir: str | None, references: Iterable[str] = (), env: Mapping[str, str] = MappingProxyType({})
+    ) -> Self:
+        """Return it by its settings; that there are no keys is said, once.
+
+        Args:
+            keys_dir: where files of keys are, if anywhere.
+            references: keys that are in the environment.
+            env: the environment.
+
+        Raises:
+            SettingsInvalid: a variable isn't there, or holds no key; its value isn't shown.
+        """
+        keys = open_keys(keys_dir or None, references, env, setting=WEBHOOKS)
+        if keys is None:
+            _log.info("webhook_secrets_not_encrypted", settings=f"{WEBHOOKS}_DIR, {WEBHOOKS}")
+        return cls(keys)
 
     @property
     def encrypts(self) -> bool:
@@ -101,7 +120,7 @@ class WebhookSecrets:
         if not kept.startswith(ENCRYPTED):
             return kept
         if self._keys is None:
-            raise WebhookKeyMissing("GREENROOM_WEBHOOK_KEYS_DIR isn't set.")
+            raise WebhookKeyMissing(f"Neither {WEBHOOKS}_DIR nor {WEBHOOKS} is set.")
         try:
             sealed = base64.b64decode(kept.removeprefix(ENCRYPTED), validate=True)
             opened = Opened(sealed, self._keys, tenant=tenant, context=_context(tenant, endpoint_id))

@@ -10,9 +10,9 @@ from greenroom.api.carriers.settings import CarrierSettings
 from greenroom.api.ice import IceServers
 from greenroom.api.numbers import answering, secret_bytes
 from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allowed
-from greenroom.common.recording_keys import parse_references
 from greenroom.common.settings import Env
-from greenroom.common.webhook_secrets import WebhookKeysDir
+from greenroom.common.tenant_keys import WEBHOOKS, parse_references
+from greenroom.common.webhook_secrets import WebhookKeys, WebhookKeysDir
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 
@@ -117,11 +117,13 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
     webhook_allow: WebhookAllow = ()
     webhook_allow_http: WebhookAllowHttp = False
     webhook_keys_dir: WebhookKeysDir = None
+    webhook_keys: WebhookKeys = ()
 
     def __post_init__(self) -> None:
         """Check what can't be said by types."""
         check_allowed(self.webhook_allow)
         parse_references(self.recording_keys)
+        parse_references(self.webhook_keys, WEBHOOKS)
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"GREENROOM_ALLOWED_ORIGINS: {origin!r} isn't an origin like https://app.example.org")

@@ -17,7 +17,7 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.metrics import Metrics
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.objects import open_bucket
-from greenroom.common.recording_keys import open_keys
+from greenroom.common.tenant_keys import open_keys
 from greenroom.recorder import audio, ingest, migrate, side_work
 from greenroom.recorder.audio import AudioIngest
 from greenroom.recorder.backlog import Watch, backlog

@@ -6,10 +6,10 @@ import msgspec
 
 from greenroom.common.consumer import MAX_BATCH_BYTES
 from greenroom.common.outbound import WebhookAllow, WebhookAllowHttp, check_allowed
-from greenroom.common.recording_keys import parse_references
 from greenroom.common.recordings import Format, Layout
 from greenroom.common.settings import Env, ServiceSettings
-from greenroom.common.webhook_secrets import WebhookKeysDir
+from greenroom.common.tenant_keys import WEBHOOKS, parse_references
+from greenroom.common.webhook_secrets import WebhookKeys, WebhookKeysDir
 from greenroom.recorder.retention.times import parse_at, parse_zone
 
 WORK: Final = ("keep", "webhooks", "post-call")
@@ -117,6 +117,7 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     webhook_allow: WebhookAllow = ()
     webhook_allow_http: WebhookAllowHttp = False
     webhook_keys_dir: WebhookKeysDir = None
+    webhook_keys: WebhookKeys = ()
 
     def __post_init__(self) -> None:
         """Check what can't be said by types."""
@@ -131,6 +132,7 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
                 raise ValueError(msg) from error
         check_allowed(self.webhook_allow)
         parse_references(self.recording_keys)
+        parse_references(self.webhook_keys, WEBHOOKS)
         if "summary" in {*self.post_call_steps, *self.post_call_offered} and not self.summary_model:
             raise ValueError("GREENROOM_SUMMARY_MODEL has to be set for the step `summary`")
         if not self.summary_url.startswith(("http://", "https://")):

@@ -6,6 +6,7 @@ what is to be stored doesn't wait for it.
 
 import asyncio
 import contextlib
+import os
 from typing import Final
 
 from greenroom.common.broker import Broker
@@ -46,7 +47,7 @@ async def run(*, broker: Broker, settings: RecorderSettings, metrics: Metrics) -
                 exits = Exits.of(settings.webhook_allow, http=settings.webhook_allow_http)
                 sender = Sender(exits, resolve=resolver)
                 parts.push_async_callback(sender.close)
-                secrets = WebhookSecrets.of(settings.webhook_keys_dir)
+                secrets = WebhookSecrets.of(settings.webhook_keys_dir, settings.webhook_keys, os.environ)
                 tasks.create_task(
                     Deliverer(WebhookStore(pool), sender, metrics, secrets=secrets).run(), name="webhooks"
                 )

@@ -66,7 +66,7 @@ from greenroom.api.webhook_endpoints import Endpoints
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
 from greenroom.common.outbound import Exits
-from greenroom.common.recording_keys import open_keys
+from greenroom.common.tenant_keys import open_keys
 from greenroom.common.webhook_secrets import WebhookSecrets
 
 
@@ -96,7 +96,7 @@ def all_routes(
 ) -> list[HTTPRouteHandler]:
     """Return all routes of HTTP; `schema` gives their OpenAPI document."""
     shelf = shelf_of(settings.recordings_dir, settings.recordings_url, link_s=settings.recording_link_s)
-    endpoints = Endpoints(store, WebhookSecrets.of(settings.webhook_keys_dir))
+    endpoints = Endpoints(store, WebhookSecrets.of(settings.webhook_keys_dir, settings.webhook_keys, os.environ))
     vault = Vault(shelf, open_keys(settings.recording_keys_dir, settings.recording_keys, os.environ))
     return [
         *session_routes(sessions, store, settings.public_url),

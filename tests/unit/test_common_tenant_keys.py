@@ -1,4 +1,4 @@
-"""Keys of recordings that the environment holds, by reference."""
+"""Keys of tenants that the environment holds, by reference: for recordings and for secrets of webhooks."""
 
 import base64
 import os
@@ -9,14 +9,15 @@ import pytest
 from greenroom.api.settings import ApiSettings
 from greenroom.common.envelope import SEGMENT_BYTES, TAG_BYTES, Keys, Opened, RecordingKeyMissing, context_of, encrypt
 from greenroom.common.errors import SettingsInvalid
-from greenroom.common.recording_keys import open_keys
 from greenroom.common.settings import load, redacted
+from greenroom.common.tenant_keys import open_keys
 from greenroom.recorder.settings import RecorderSettings
 
 # The same in all workers: they are in names of tests.
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
 ENV = {"ACME_1": base64.b64encode(OLD).decode(), "ACME_2": base64.b64encode(NEW).decode() + "\n", "SHORT": "YWJj"}
 SERVICES = (ApiSettings, RecorderSettings)
+SETTINGS = ("GREENROOM_RECORDING_KEYS", "GREENROOM_WEBHOOK_KEYS")
 
 
 def keys(*references: str, folder: Path | None = None, required: bool = False) -> Keys:
@@ -74,21 +75,23 @@ def test_a_variable_without_a_key_stops_the_start(reference: str, says: str) -> 
 
 
 @pytest.mark.parametrize("settings", SERVICES)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(
     "value", [ENV["ACME_1"], f"acme.1={ENV['ACME_1']}", "acme=env:A", "acme.x=env:A", "a.1=env:A,a.1=env:B"]
 )
-def test_what_is_no_reference_is_refused(settings: type[RecorderSettings | ApiSettings], value: str) -> None:
+def test_what_is_no_reference_is_refused(settings: type[RecorderSettings | ApiSettings], name: str, value: str) -> None:
     """A key in the place of a reference isn't repeated in the error."""
-    env = {"DATABASE_URL": "postgresql://localhost/x", "GREENROOM_RECORDING_KEYS": value}
-    with pytest.raises(SettingsInvalid, match="GREENROOM_RECORDING_KEYS") as caught:
+    env = {"DATABASE_URL": "postgresql://localhost/x", name: value}
+    with pytest.raises(SettingsInvalid, match=name) as caught:
         load(settings, env)
     assert ENV["ACME_1"].rstrip("=") not in str(caught.value)
 
 
 @pytest.mark.parametrize("settings", SERVICES)
-def test_settings_show_the_reference_alone(settings: type[RecorderSettings | ApiSettings]) -> None:
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_show_the_reference_alone(settings: type[RecorderSettings | ApiSettings], name: str) -> None:
     """The setting may be shown: it says where the key is, not what it is."""
-    env = {"DATABASE_URL": "postgresql://localhost/x", "GREENROOM_RECORDING_KEYS": "acme.1=env:ACME_1", **ENV}
+    env = {"DATABASE_URL": "postgresql://localhost/x", name: "acme.1=env:ACME_1", **ENV}
     shown = redacted(load(settings, env))
-    assert shown["recording_keys"] == ("acme.1=env:ACME_1",)
+    assert shown[name.removeprefix("GREENROOM_").lower()] == ("acme.1=env:ACME_1",)
     assert ENV["ACME_1"] not in repr(shown)
