@@ -1,12 +1,15 @@
 """The jobs of deploy/nomad: read by two parsers, checked against a table of Nomad's attributes, and by rules."""
 
+import re
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from greenroom.api.settings import ApiSettings
 from greenroom.common.lifecycle import Limits
-from greenroom.common.settings import load
+from greenroom.common.settings import describe, load
+from greenroom.recorder.settings import RecorderSettings
 from greenroom.runner.settings import RunnerSettings
 from greenroom.scheduler.launchers.nomad_names import JobNames
 from greenroom.scheduler.settings import SchedulerSettings
@@ -68,6 +71,40 @@ def test_no_job_declares_what_it_does_not_use(name: str) -> None:
     """Every declared variable is used."""
     text = path_of(name).read_text()
     assert [variable for variable in jobspec.variables_of(parsed(name)) if f"var.{variable}" not in text] == []
+
+
+# What is a secret, or belongs to one: the variables of the groups have it, under its own name.
+BESIDE_SECRETS: Final = re.compile(
+    r"GREENROOM_(TWILIO|TELNYX|PLIVO|EXOTEL|VOBIZ|DAILY)_|LIVEKIT_|GREENROOM_TURN_SECRET$|GREENROOM_SUMMARY_KEY$"
+)
+# What is the same for every installation, or set there by who has measured something.
+DEFAULTS_DO: Final = re.compile(
+    r"GREENROOM_(LOG_LEVEL|TRACE_CONTENT|CALL_(ANSWER|HOLD_PAUSE)_S|TURN_LIFETIME_S|RECORDING_LINK_S|API_MAX_\w+|MEDIA_\w+"
+    r"|WEBHOOK_ALLOW_HTTP|WEBHOOK_KEYS_DIR|RECORDING_KEYS_DIR|RECORDING_MISSING_S|DATABASE_CONNECTIONS|EVENT_BATCH\w*"
+    r"|AUDIO_BATCH|MAX_OPEN_PARTS|SEAL_AT_ONCE|BUDGET_INTERVAL_S|PURGE_GRACE_S|RECORDER_WORK|POST_CALL_TIMEOUT_S"
+    r"|POST_CALL_AT_ONCE|SUMMARY_PROMPT)$"
+)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("api", ApiSettings), ("recorder", RecorderSettings)])
+def test_what_an_installation_has_to_say_has_a_variable(
+    name: str, settings: type[ApiSettings | RecorderSettings]
+) -> None:
+    """Each setting is given by the job, or is beside the secrets, or is left to its default; and nothing is both."""
+    known = {row.env for row in describe(settings)}
+    given = jobspec_rules.variables_of(main_task(job_of(name))).keys() & known
+    beside, left = ({one for one in known if pattern.match(one)} for pattern in (BESIDE_SECRETS, DEFAULTS_DO))
+    assert known - given - beside - left == set()
+    assert (given & beside, given & left, beside & left) == (set(), set(), set())
+
+
+@pytest.mark.parametrize("name", ["api", "recorder"])
+def test_what_both_have_to_know_is_said_once(name: str) -> None:
+    """Recordings, keys and webhooks are the same for the api and the recorder, by the same variables, described."""
+    text = path_of(name).read_text()
+    for variable in ("recordings_url", "recording_keys", "webhook_keys", "webhook_allow"):
+        assert re.search(rf"\bGREENROOM_{variable.upper()} += var\.{variable}\n", text)
+        assert jobspec.variables_of(parsed(name))[variable]["description"]
 
 
 def test_in_production_a_deployment_cuts_no_call_of_usual_length() -> None:

@@ -58,6 +58,36 @@ variable "call_progress_deadline" {
   type = string
 }
 
+variable "recordings_url" {
+  type        = string
+  description = "Bucket of sealed recordings: s3://…, gs://… or az://…; empty: the folder. Its credentials are in the variables of the groups."
+}
+
+variable "recording_keys" {
+  type        = string
+  description = "Keys of recordings, by reference: acme.1=env:ACME_KEY_1. The keys are in the variables of the groups, under these names."
+}
+
+variable "webhook_keys" {
+  type        = string
+  description = "Keys of webhooks' secrets, by reference: acme.1=env:ACME_KEY_1. The keys are in the variables of the groups."
+}
+
+variable "webhook_allow" {
+  type        = string
+  description = "Hosts and networks that webhooks may go to though their addresses aren't public."
+}
+
+variable "ice_servers" {
+  type        = string
+  description = "STUN servers that browsers ask for their own address: stun:stun.example.org:3478."
+}
+
+variable "turn_urls" {
+  type        = string
+  description = "TURN servers that browsers may be relayed by; GREENROOM_TURN_SECRET is in the variable of the group."
+}
+
 job "api" {
   namespace   = var.namespace
   datacenters = var.datacenters
@@ -188,6 +218,12 @@ job "api" {
         GREENROOM_PUBLIC_URL      = var.public_url
         GREENROOM_ALLOWED_ORIGINS = var.allowed_origins
         GREENROOM_RECORDINGS_DIR  = "/recordings"
+        GREENROOM_RECORDINGS_URL  = var.recordings_url
+        GREENROOM_RECORDING_KEYS  = var.recording_keys
+        GREENROOM_WEBHOOK_KEYS    = var.webhook_keys
+        GREENROOM_WEBHOOK_ALLOW   = var.webhook_allow
+        GREENROOM_ICE_SERVERS     = var.ice_servers
+        GREENROOM_TURN_URLS       = var.turn_urls
         SSL_CERT_FILE             = "/etc/ssl/certs/ca-certificates.crt"
         SSL_CERT_DIR              = "${NOMAD_SECRETS_DIR}/ca"
       }
@@ -207,8 +243,8 @@ job "api" {
         EOT
       }
 
-      # Of transports: GREENROOM_DAILY_API_KEY, LIVEKIT_URL and the like, under the settings' own names; the variable of the
-      # group, so that what an installation doesn't use isn't there.
+      # Of transports: GREENROOM_DAILY_API_KEY, LIVEKIT_URL and the like; keys; and settings that have no variable here,
+      # under their own names; the variable of the group, so that what an installation doesn't use isn't there.
       template {
         destination = "${NOMAD_SECRETS_DIR}/transports.env"
         env         = true

@@ -33,6 +33,71 @@ variable "recorder_memory" {
   type = number
 }
 
+variable "recordings_url" {
+  type        = string
+  description = "Bucket of sealed recordings: s3://…, gs://… or az://…; empty: the folder. Its credentials are in the variables of the groups."
+}
+
+variable "recording_keys" {
+  type        = string
+  description = "Keys of recordings, by reference: acme.1=env:ACME_KEY_1. The keys are in the variables of the groups, under these names."
+}
+
+variable "webhook_keys" {
+  type        = string
+  description = "Keys of webhooks' secrets, by reference: acme.1=env:ACME_KEY_1. The keys are in the variables of the groups."
+}
+
+variable "webhook_allow" {
+  type        = string
+  description = "Hosts and networks that webhooks may go to though their addresses aren't public."
+}
+
+variable "recording_format" {
+  type        = string
+  description = "wav, flac or opus, where the agent has no other."
+}
+
+variable "recording_layout" {
+  type        = string
+  description = "stereo, mixed or tracks, where the agent has no other."
+}
+
+variable "recording_keys_required" {
+  type        = string
+  description = "true: recordings of a tenant without a key wait for one; false: they aren't encrypted."
+}
+
+variable "post_call_steps" {
+  type        = string
+  description = "Steps after each call: summary, or names of plug-ins in the image."
+}
+
+variable "post_call_offered" {
+  type        = string
+  description = "Further steps, for those of which a tenant or agent has chosen them."
+}
+
+variable "summary_url" {
+  type        = string
+  description = "API like OpenAI's that writes summaries; its key is GREENROOM_SUMMARY_KEY in the variable of the group."
+}
+
+variable "summary_model" {
+  type        = string
+  description = "Model that writes summaries; has to be set for the step summary."
+}
+
+variable "retention_at" {
+  type        = string
+  description = "When the daily run of retention is due."
+}
+
+variable "retention_zone" {
+  type        = string
+  description = "On whose clocks: a name of the time-zone database."
+}
+
 job "recorder" {
   namespace   = var.namespace
   datacenters = var.datacenters
@@ -171,14 +236,27 @@ job "recorder" {
       }
 
       env {
-        GREENROOM_INSTANCE_ID     = "${NOMAD_ALLOC_ID}"
-        GREENROOM_LOG_FORMAT      = "json"
-        GREENROOM_HEALTH_HOST     = "0.0.0.0"
-        GREENROOM_HEALTH_PORT     = "8081"
-        GREENROOM_DRAIN_TIMEOUT_S = "60"
-        GREENROOM_RECORDINGS_DIR  = "/recordings"
-        SSL_CERT_FILE             = "/etc/ssl/certs/ca-certificates.crt"
-        SSL_CERT_DIR              = "${NOMAD_SECRETS_DIR}/ca"
+        GREENROOM_INSTANCE_ID             = "${NOMAD_ALLOC_ID}"
+        GREENROOM_LOG_FORMAT              = "json"
+        GREENROOM_HEALTH_HOST             = "0.0.0.0"
+        GREENROOM_HEALTH_PORT             = "8081"
+        GREENROOM_DRAIN_TIMEOUT_S         = "60"
+        GREENROOM_RECORDINGS_DIR          = "/recordings"
+        GREENROOM_RECORDINGS_URL          = var.recordings_url
+        GREENROOM_RECORDING_KEYS          = var.recording_keys
+        GREENROOM_WEBHOOK_KEYS            = var.webhook_keys
+        GREENROOM_WEBHOOK_ALLOW           = var.webhook_allow
+        GREENROOM_RECORDING_FORMAT        = var.recording_format
+        GREENROOM_RECORDING_LAYOUT        = var.recording_layout
+        GREENROOM_RECORDING_KEYS_REQUIRED = var.recording_keys_required
+        GREENROOM_POST_CALL_STEPS         = var.post_call_steps
+        GREENROOM_POST_CALL_OFFERED       = var.post_call_offered
+        GREENROOM_SUMMARY_URL             = var.summary_url
+        GREENROOM_SUMMARY_MODEL           = var.summary_model
+        GREENROOM_RETENTION_AT            = var.retention_at
+        GREENROOM_RETENTION_ZONE          = var.retention_zone
+        SSL_CERT_FILE                     = "/etc/ssl/certs/ca-certificates.crt"
+        SSL_CERT_DIR                      = "${NOMAD_SECRETS_DIR}/ca"
       }
 
       template {
@@ -194,7 +272,7 @@ job "recorder" {
         EOT
       }
 
-      # Of a bucket, of steps after calls and the like, under the settings' own names; the variable of the group, so that
+      # Credentials of a bucket, keys, and settings that have no variable here, under their own names; the variable of the group, so that
       # what an installation doesn't use isn't there.
       template {
         destination = "${NOMAD_SECRETS_DIR}/options.env"

@@ -26,6 +26,10 @@ api_tags        = []
 public_url      = ""
 allowed_origins = ""
 
+# Empty: none.
+ice_servers = ""
+turn_urls   = ""
+
 scheduler_count  = 1
 scheduler_cpu    = 200
 scheduler_memory = 256
@@ -50,6 +54,23 @@ cold_max_run_duration = "130m"
 recorder_count  = 1
 recorder_cpu    = 200
 recorder_memory = 256
+
+# Of the recorder and the api alike; empty: none. Secrets are in variables of Nomad, see README.md.
+recordings_url = ""
+recording_keys = ""
+webhook_keys   = ""
+webhook_allow  = ""
+
+# What becomes of calls that are over.
+recording_format        = "wav"
+recording_layout        = "stereo"
+recording_keys_required = "false"
+post_call_steps         = ""
+post_call_offered       = ""
+summary_url             = "https://api.openai.com/v1"
+summary_model           = ""
+retention_at            = "03:30"
+retention_zone          = "Europe/Berlin"
 
 nats_count   = 1
 nats_storage = "2GB"

@@ -31,6 +31,10 @@ api_tags        = []
 public_url      = "https://voice.example.org"
 allowed_origins = ""
 
+# Empty: none.
+ice_servers = ""
+turn_urls   = ""
+
 scheduler_count  = 3
 scheduler_cpu    = 1000
 scheduler_memory = 512
@@ -57,6 +61,23 @@ cold_max_run_duration = "140m"
 recorder_count  = 2
 recorder_cpu    = 1000
 recorder_memory = 512
+
+# Of the recorder and the api alike; empty: none. Secrets are in variables of Nomad, see README.md.
+recordings_url = ""
+recording_keys = ""
+webhook_keys   = ""
+webhook_allow  = ""
+
+# What becomes of calls that are over.
+recording_format        = "wav"
+recording_layout        = "stereo"
+recording_keys_required = "false"
+post_call_steps         = ""
+post_call_offered       = ""
+summary_url             = "https://api.openai.com/v1"
+summary_model           = ""
+retention_at            = "03:30"
+retention_zone          = "Europe/Berlin"
 
 nats_count   = 3
 nats_storage = "50GB"
