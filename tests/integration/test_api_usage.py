@@ -336,6 +336,41 @@ async def test_a_currency_that_was_left_keeps_nobody_from_the_new_one(client: ht
     assert problem_of(await client.put("/v1/budgets/c", json=BUDGET))["code"] == "currency-mismatch"
 
 
+async def test_a_deleted_price_leaves_its_place_to_none_in_another_currency(client: httpx.AsyncClient) -> None:
+    """Neither a common one nor an older one comes to bear on a budget; without the budget, or with the same, it may."""
+
+    async def delete(price: dict[str, Any]) -> str:
+        key = {name: price[name] for name in ("tenant", "provider", "model", "unit", "valid_from") if name in price}
+        answer = await client.delete("/v1/prices", params=key)
+        return problem_of(answer)["code"] if answer.is_error else "done"
+
+    own = {**PRICE, "tenant": "acme", "currency": "EUR"}
+    spare = {**own, "unit": "stt_s"}
+    newer = {**spare, "valid_from": "2026-06-01T00:00:00Z"}
+    old = {**spare, "currency": "USD", "valid_from": "2026-02-01T00:00:00Z"}
+    await client.put("/v1/prices", json={"prices": [PRICE, own, old, newer]})
+    budget = {**BUDGET, "currency": "EUR"}
+    assert (await client.put("/v1/budgets/b", json=budget)).status_code == 200
+    assert await delete(own) == "currency-mismatch"
+    assert await delete(newer) == "currency-mismatch"
+    assert len((await client.get("/v1/prices")).json()["prices"]) == 4
+    # What is past bears on nothing, and another one in the same currency may take its place.
+    assert await delete(old) == "done"
+    assert await delete(newer) == "done"
+    assert await delete(newer) == "price-not-found"
+    await client.put("/v1/prices", json={"prices": [{**PRICE, "currency": "EUR"}]})
+    assert await delete(own) == "done"
+    # A common price, too, may have had others in its place.
+    common = {**PRICE, "unit": "tts_chars"}
+    past = {**common, "valid_from": "2020-01-01T00:00:00Z"}
+    assert (await client.delete("/v1/budgets/b")).status_code == 204
+    await client.put("/v1/prices", json={"prices": [past, {**common, "currency": "EUR"}]})
+    assert (await client.put("/v1/budgets/b", json=budget)).status_code == 200
+    assert await delete(common) == "currency-mismatch"
+    assert (await client.delete("/v1/budgets/b")).status_code == 204
+    assert await delete(common) == "done"
+
+
 def spent(**fields: Any) -> Spent:
     """Return how a budget of the tenant `acme` stands."""
     now = utcnow()

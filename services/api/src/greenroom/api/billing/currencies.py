@@ -1,10 +1,12 @@
 """Budgets and prices in one currency: nothing is converted, so what a budget holds has to be priced in its own.
 
-Looked at whenever a budget or prices are set, in their transaction, one after the other: neither can slip past.
+Looked at whenever a budget or prices are set, or a price is deleted, in their transaction, one after the other: none of
+these can slip past.
 A common price isn't looked at for a tenant that has its own of the same provider and unit in its place.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from greenroom.common.errors import GreenroomError
@@ -45,13 +47,25 @@ WHERE price.tenant <> '*' OR NOT EXISTS (
 ORDER BY budget.id LIMIT 1
 """
 
+# Budgets that a price of a tenant ($1, `*`: of all), provider ($2) and unit ($3) may bear on, where there are such
+# prices in another currency.
+_CONCERNED: Final = """
+SELECT id, tenant, currency FROM budgets AS budget
+WHERE $1 IN (tenant, '*') AND EXISTS (
+    SELECT FROM prices
+    WHERE tenant IN (budget.tenant, '*') AND provider = $2 AND unit = $3 AND currency <> budget.currency
+)
+ORDER BY id
+"""
+
 
 class CurrencyMismatch(GreenroomError):
     """A budget and the prices that its tenant's sessions are billed by would be in different currencies.
 
     Nothing is converted: what is priced in another currency wouldn't count for the budget. Set prices in the budget's
-    currency first, and none in another (a tenant's own prices stand in the place of common ones). To change the
-    currency, delete the budget, replace the prices, and make the budget anew.
+    currency first, and none in another (a tenant's own prices stand in the place of common ones: where one is deleted,
+    the common one would hold again). To change the currency, delete the budget, replace the prices, and make the budget
+    anew.
     """
 
     code = "currency-mismatch"
@@ -87,6 +101,35 @@ async def check_prices(connection: Any, keys: Sequence[tuple[str, str, str, str,
     row = await connection.fetchrow(_PASSED, *(list(column) for column in zip(*keys, strict=True)))
     if row is not None:
         raise CurrencyMismatch(f"Budget {row['id']} is in {row['currency']}, and a price would be in {row['other']}.")
+
+
+@asynccontextmanager
+async def deleting(connection: Any, tenant: str, provider: str, unit: str) -> AsyncGenerator[None]:
+    """Make sure that a price that is deleted in the block leaves its place to none in another currency than budgets'.
+
+    Args:
+        connection: of the transaction.
+        tenant: of the price; `*`: of all.
+        provider: of the price.
+        unit: the same.
+
+    Raises:
+        CurrencyMismatch: it does.
+    """
+    await connection.execute(_ONE_BY_ONE)
+    concerned = await connection.fetch(_CONCERNED, tenant, provider, unit)
+    before = {row["tenant"]: await _billed(connection, row["tenant"]) for row in concerned}
+    yield
+    after = {each: await _billed(connection, each) for each in before}
+    for row in concerned:
+        if come := after[row["tenant"]] - before[row["tenant"]] - {row["currency"]}:
+            raise CurrencyMismatch(
+                f"Budget {row['id']} is in {row['currency']}, and {_named(sorted(come))} would come into force."
+            )
+
+
+async def _billed(connection: Any, tenant: str) -> set[str]:
+    return {row["currency"] for row in await connection.fetch(_OF_TENANT, tenant)}
 
 
 def _named(currencies: Sequence[str]) -> str:

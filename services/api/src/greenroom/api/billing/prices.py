@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from greenroom.api.billing import keyset
-from greenroom.api.billing.currencies import check_prices
+from greenroom.api.billing.currencies import check_prices, deleting
 from greenroom.api.billing.schemas import Price, PricePage
 from greenroom.api.store import Store
 from greenroom.common.budgets import plain
@@ -103,8 +103,14 @@ class Prices:
 
         Raises:
             PriceNotFound: there is none of this key and time.
+            CurrencyMismatch: one in another currency than a budget's would come into force.
         """
-        async with self._store.connection("delete_price") as connection:
+        tenant, provider, _, unit, _ = key
+        async with (
+            self._store.connection("delete_price") as connection,
+            connection.transaction(),
+            deleting(connection, tenant, provider, unit),
+        ):
             if await connection.fetchval(_DELETE, *key) is None:
                 raise PriceNotFound
 

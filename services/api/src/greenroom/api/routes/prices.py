@@ -89,7 +89,10 @@ def price_routes(prices: Prices) -> list[HTTPRouteHandler]:
         opt={"scope": ADMIN},
         status_code=_NO_CONTENT,
         summary="Delete a price",
-        responses={_NO_CONTENT: ResponseSpec(None, description="It is gone"), **problems(PriceNotFound)},
+        responses={
+            _NO_CONTENT: ResponseSpec(None, description="It is gone"),
+            **problems(PriceNotFound, CurrencyMismatch),
+        },
     )
     async def delete_price(
         request: AnyRequest,
@@ -100,7 +103,10 @@ def price_routes(prices: Prices) -> list[HTTPRouteHandler]:
         model: FromQuery[str] = EACH,
         tenant: FromQuery[str] = EACH,
     ) -> Response[None]:
-        """Delete the price of this key and time; what was used since costs what the price before it says."""
+        """Delete the price of this key and time; what was used since costs what the price before it says.
+
+        It is refused where a price in another currency than that of a budget would hold in its place.
+        """
         only_query(request, "provider", "unit", "valid_from", "model", "tenant")
         _no_nul(provider, model, tenant)
         since = utc(valid_from)
