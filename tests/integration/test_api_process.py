@@ -20,6 +20,7 @@ from greenroom.common.clock import utcnow
 from greenroom.common.messages import BotOffer, Heartbeat
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools import keys
+from greenroom.recorder.migrate import migrate, migrations
 from tests.support.api_world import PATIENCE_S, eventually
 
 
@@ -73,13 +74,14 @@ async def an_api(nats_url: str, dsn: str, **env: str) -> AsyncGenerator[ApiProce
 
 
 async def test_it_waits_for_the_topology_serves_and_stops(nats_url: str, database: str) -> None:
-    """Started before its streams are made it isn't ready, then it is; SIGTERM ends it in order."""
+    """Started before its streams are made it isn't ready, and says why; then it is; SIGTERM ends it in order."""
     async with an_api(nats_url, database) as api:
         listening = await api.logged("api_listening")
         url = f"http://{listening['host']}:{listening['port']}"
         await api.logged("topology_awaited")
         async with httpx.AsyncClient(base_url=url) as client:
-            assert (await client.get("/readyz")).json()["reasons"] == {"service": "starting"}
+            reasons = (await client.get("/readyz")).json()["reasons"]
+            assert reasons == {"service": "starting", "topology": "topology-missing"}
             broker = await NatsBroker.connect(nats_url, name="test")
             await topology_admin.apply(broker)
             await broker.close()
@@ -91,6 +93,33 @@ async def test_it_waits_for_the_topology_serves_and_stops(nats_url: str, databas
             api.process.send_signal(signal.SIGTERM)
             await api.logged("service_stopped")
         assert await api.ended() == 0
+
+
+async def test_it_waits_for_the_schema(nats_url: str, empty_database: str) -> None:
+    """Started before `greenroom migrate` it isn't ready and names what is missing, to who asks too; then it is."""
+    files = migrations()
+    broker = await NatsBroker.connect(nats_url, name="test")
+    await topology_admin.apply(broker)
+    await broker.close()
+    await migrate(empty_database, files=[file for file in files if file.name < "0013"])
+    key = await keys.create(empty_database, tenant="default", name="test", scopes=("admin",))
+    async with an_api(nats_url, empty_database) as api:
+        listening = await api.logged("api_listening")
+        awaited = await api.logged("schema_awaited")
+        assert awaited["missing"].split(", ")[0].startswith("0013_")
+        url, headers = f"http://127.0.0.1:{listening['port']}", {"authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers) as client:
+            answer = await client.get("/readyz")
+            assert (answer.status_code, answer.json()["reasons"]["schema"]) == (503, "schema-not-migrated")
+            # What needs what is missing says so; what doesn't goes on.
+            answer = await client.get("/v1/post-call")
+            assert (answer.status_code, answer.json()["code"]) == (503, "schema-not-migrated")
+            assert (await client.get("/v1/prices")).status_code == 200
+            assert (await client.get("/v1/status")).json()["problems"]["schema"] == "schema-not-migrated"
+            await migrate(empty_database)
+            ready = await eventually(lambda: client.get("/readyz"), lambda answer: answer.status_code == 200)
+            assert ready.json()["reasons"] == {}
+            assert (await client.get("/v1/post-call")).json() == {"choices": []}
 
 
 async def test_open_connections_do_not_keep_it_from_stopping(nats_url: str, database: str) -> None:

@@ -374,6 +374,17 @@ class DatabaseUnavailable(GreenroomError):
     default_retry_after_s = 2.0
 
 
+class SchemaNotMigrated(DatabaseUnavailable):
+    """PostgreSQL is there, but its schema isn't that of this version: a table or a column is missing.
+
+    Run `greenroom migrate` of this version, before its services start: docs/runbooks/upgrade.md. What doesn't need
+    what is missing goes on; nothing is lost.
+    """
+
+    code = "schema-not-migrated"
+    title = "The database has to be migrated"
+
+
 class SchedulerUnavailable(GreenroomError):
     """No scheduler leads, so nothing is placed. Requests are kept; start a scheduler or read its log."""
 

@@ -8,17 +8,16 @@ from typing import Final
 import structlog
 
 from greenroom.api.parts import Parts
+from greenroom.api.prerequisites import Prerequisites
 from greenroom.api.server import listen, make_server
 from greenroom.api.settings import ApiSettings
 from greenroom.api.store import open_store
-from greenroom.common import topology_admin
-from greenroom.common.errors import BrokerUnavailable, TopologyMissing
+from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.service import Service, run_service
 
 _log = structlog.get_logger()
 
-_TOPOLOGY_RETRY_S: Final = 0.5
 _STARTED_POLL_S: Final = 0.01
 _STREAMS_TIMEOUT_S: Final = 1.0
 
@@ -41,6 +40,7 @@ async def serve(service: Service[ApiSettings]) -> None:
         closing.push_async_callback(store.close)
 
         service.readiness.add("broker", lambda: None if broker.connected else BrokerUnavailable.code)
+        prerequisites = Prerequisites(broker, store, service.readiness)
         parts = Parts(
             broker=broker, store=store, settings=settings, metrics=service.metrics, readiness=service.readiness
         )
@@ -56,23 +56,13 @@ async def serve(service: Service[ApiSettings]) -> None:
             await asyncio.sleep(_STARTED_POLL_S)
         host, port = listening.getsockname()[:2]
         _log.info("api_listening", host=host, port=port)
-        await _wait_for_topology(broker, service)
+        await prerequisites.streams(service.stopping)
+        if not await prerequisites.look_at_schema():
+            service.spawn("schema", prerequisites.schema())
         service.mark_ready()
         await service.drained.wait()
         server.should_exit = True
         await asyncio.wait([serving])
-
-
-async def _wait_for_topology(broker: NatsBroker, service: Service[ApiSettings]) -> None:
-    """Return once the streams are there, or the service stops; somebody runs `greenroom topology apply` meanwhile."""
-    while not service.stopping.is_set():
-        try:
-            await topology_admin.check(broker)
-        except (TopologyMissing, BrokerUnavailable) as error:
-            _log.warning("topology_awaited", code=error.code, detail=error.detail)
-            await asyncio.sleep(_TOPOLOGY_RETRY_S)
-        else:
-            return
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ SELECT session_id, path, format, duration_s, channels, rate, bytes, sha256, mani
 FROM recordings WHERE session_id = $1
 """
 
+APPLIED_MIGRATIONS: Final = "SELECT name FROM schema_migrations"
 SCHEMA_VERSION: Final = "SELECT name FROM schema_migrations ORDER BY name DESC LIMIT 1"
 
 

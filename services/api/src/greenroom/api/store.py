@@ -18,10 +18,11 @@ from opentelemetry.trace import SpanKind
 from greenroom.api import sql
 from greenroom.api.sql import SessionFilter
 from greenroom.common import telemetry
-from greenroom.common.errors import DatabaseUnavailable
+from greenroom.common.errors import DatabaseUnavailable, SchemaNotMigrated
 from greenroom.common.lifecycle import Limits, OnLoss, Session
 from greenroom.common.messages import BotOffer
 from greenroom.common.recordings import RecordingChoice
+from greenroom.common.schema import MIGRATIONS
 
 # A page of events takes 2 ms; whoever waits longer than this waits for a server that is in trouble.
 _STATEMENT_TIMEOUT_S: Final = 5.0
@@ -42,6 +43,8 @@ _AWAY: Final = (
     asyncpg.InterfaceError,  # the connection was closed under the statement
     asyncpg.InternalClientError,  # the server has said goodbye, and hasn't closed the connection yet
 )
+# A table or column of a later migration than the database has.
+_NOT_MIGRATED: Final = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
 
 
 class UnstorableAgent(Exception):
@@ -212,6 +215,15 @@ class Store:
         row = await self._row("schema_version", sql.SCHEMA_VERSION)
         return row["name"] if row else None
 
+    async def missing_migrations(self) -> list[str]:
+        """Return the migrations of this version that aren't applied, in order."""
+        async with self.connection("missing_migrations") as connection:
+            try:
+                applied = {row["name"] for row in await connection.fetch(sql.APPLIED_MIGRATIONS)}
+            except asyncpg.UndefinedTableError:
+                applied = set[str]()
+        return [name for name in MIGRATIONS if name not in applied]
+
     async def _row(self, name: str, query: str, *values: object) -> Any:
         async with self.connection(name) as connection:
             return await connection.fetchrow(query, *values)
@@ -237,8 +249,8 @@ class Store:
             raise DatabaseUnavailable from error
         try:
             yield connection
-        except asyncpg.UndefinedTableError as error:
-            raise DatabaseUnavailable("the database has no schema yet: run `greenroom migrate`") from error
+        except _NOT_MIGRATED as error:
+            raise SchemaNotMigrated("run `greenroom migrate`") from error
         except _AWAY as error:
             raise DatabaseUnavailable from error
         finally:
