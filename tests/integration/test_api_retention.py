@@ -7,12 +7,11 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from click.testing import CliRunner, Result
 
 from greenroom.common.ids import uuid7
-from greenroom.devtools.cli import cli
 from greenroom.devtools.client import ApiProblem
-from tests.support.api_world import READY, ApiWorld, eventually, problem_of, running_api
+from tests.support.api_world import READY, ApiWorld, eventually, problem_of
+from tests.support.shell import command, commanded_api
 
 RULE = {"recordings_days": 30, "events_days": 90, "sessions_days": 365}
 
@@ -20,10 +19,7 @@ RULE = {"recordings_days": 30, "events_days": 90, "sessions_days": 365}
 @pytest.fixture
 async def world(nats_url: str, database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[ApiWorld]:
     """A running api that the commands talk to."""
-    async with running_api(nats_url, database) as running:
-        monkeypatch.setenv("GREENROOM_API_URL", running.url)
-        monkeypatch.setenv("GREENROOM_API_KEY", await running.key())
-        monkeypatch.setenv("COLUMNS", "200")
+    async with commanded_api(nats_url, database, monkeypatch) as running:
         yield running
 
 
@@ -41,14 +37,6 @@ async def rows(world: ApiWorld, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row.values()) for row in await connection.fetch(query)]
     finally:
         await connection.close()
-
-
-async def command(*arguments: str) -> Result:
-    """Run a command as from a shell."""
-    result = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 async def ended(world: ApiWorld, tenant: str = "default") -> str:

@@ -1,19 +1,17 @@
 """Tenants on real servers: who there is, who may decide about them, and what becomes of a suspended one's sessions."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
-from click.testing import CliRunner, Result
 
 from greenroom.common.ids import uuid7
 from greenroom.common.policy import Policy
-from greenroom.devtools.cli import cli
 from greenroom.devtools.client import ApiProblem
 from tests.support.api_world import ApiWorld, eventually, problem_of, running_api, until
+from tests.support.shell import command, commanded_api
 
 WISH = {"agent": "echo"}
 
@@ -21,10 +19,7 @@ WISH = {"agent": "echo"}
 @pytest.fixture
 async def world(nats_url: str, database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[ApiWorld]:
     """A running api that the commands talk to."""
-    async with running_api(nats_url, database) as running:
-        monkeypatch.setenv("GREENROOM_API_URL", running.url)
-        monkeypatch.setenv("GREENROOM_API_KEY", await running.key())
-        monkeypatch.setenv("COLUMNS", "200")
+    async with commanded_api(nats_url, database, monkeypatch) as running:
         yield running
 
 
@@ -33,14 +28,6 @@ async def admin(world: ApiWorld) -> AsyncGenerator[httpx.AsyncClient]:
     """A client that may administer."""
     async with world.client("admin") as given:
         yield given
-
-
-async def command(*arguments: str) -> Result:
-    """Run a command as from a shell."""
-    result = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 async def refused(client: httpx.AsyncClient) -> bool:

@@ -1,23 +1,21 @@
 """`greenroom transcript`, `bundle` and `search`, against a running api."""
 
-import asyncio
 import json
 import zipfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from greenroom.common.errors import SessionNotFound
 from greenroom.common.lifecycle import Outcome
 from greenroom.common.metrics import Metrics
-from greenroom.devtools.cli import cli
 from greenroom.devtools.client import ApiProblem, ApiUnreachable
 from greenroom.devtools.reading import marked
 from greenroom.recorder import database
 from greenroom.recorder.transcripts import Transcriber
 from tests.support.api_world import ApiWorld, running_api
+from tests.support.shell import command
 from tests.support.spoken_calls import speak
 
 
@@ -28,14 +26,6 @@ async def world(nats_url: str, database: str, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("GREENROOM_API_URL", running.url)
         monkeypatch.setenv("GREENROOM_API_KEY", await running.key())
         yield running
-
-
-async def command(*arguments: str) -> Result:
-    """Run a command as from a shell."""
-    result = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 async def test_transcript(world: ApiWorld) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 from rich.console import Console
 
 from greenroom.common import subjects
@@ -27,28 +26,17 @@ from greenroom.common.messages import (
 )
 from greenroom.common.pins import PinSlotState, PinState
 from greenroom.devtools import fleet, why
-from greenroom.devtools.cli import cli
 from greenroom.devtools.client import ApiProblem
 from tests.support.api_scheduler import LeadingScheduler
-from tests.support.api_world import ApiWorld, problem_of, running_api, until
+from tests.support.api_world import ApiWorld, problem_of, until
+from tests.support.shell import command, commanded_api
 
 
 @pytest.fixture
 async def world(nats_url: str, database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[ApiWorld]:
     """A running api that the commands talk to."""
-    async with running_api(nats_url, database) as running:
-        monkeypatch.setenv("GREENROOM_API_URL", running.url)
-        monkeypatch.setenv("GREENROOM_API_KEY", await running.key())
-        monkeypatch.setenv("COLUMNS", "200")
+    async with commanded_api(nats_url, database, monkeypatch) as running:
         yield running
-
-
-async def command(*arguments: str) -> Result:
-    """Run a command as from a shell."""
-    result = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 async def decide(world: ApiWorld, session_id: str, **fields: Any) -> None:

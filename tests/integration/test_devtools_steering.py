@@ -7,17 +7,16 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from greenroom.common.errors import MalformedJson
 from greenroom.common.lifecycle import Ended, Outcome
-from greenroom.devtools.cli import cli
 from greenroom.devtools.client import ApiProblem
 from greenroom.runner.control import Finished, MediaConnected, PipelineReady
 from tests.support.api_world import ApiWorld, running_api
 from tests.support.commanding import until_events
 from tests.support.session_bots import RATE, tone
 from tests.support.session_rig import HostProcess, SessionRun, Sessions
+from tests.support.shell import command
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +46,6 @@ async def run_of(stage: tuple[ApiWorld, Sessions], bot: str) -> SessionRun:
     await world.request(id=run.session.id)
     await world.make_ready(run.session.id)
     return run
-
-
-async def command(*arguments: str) -> Result:
-    """Run a command as from a shell."""
-    result = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 async def test_say_and_cmd_print_what_came_of_it(stage: tuple[ApiWorld, Sessions]) -> None:

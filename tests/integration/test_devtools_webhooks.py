@@ -12,18 +12,18 @@ from rich.console import Console
 from greenroom.devtools import webhooks
 from greenroom.devtools.cli import cli
 from greenroom.devtools.webhooks import WebhookNotChosen, WebhookNotTried
-from tests.support.api_world import ApiWorld, running_api, until
+from tests.support.api_world import ApiWorld, until
 from tests.support.recorder_world import World
+from tests.support.shell import commanded_api
 from tests.support.webhook_world import delivering, hooks
 
 
 @pytest.fixture
 async def world(nats_url: str, database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[ApiWorld]:
     """A running api that the commands talk to."""
-    async with running_api(nats_url, database, webhook_allow=("127.0.0.1",), webhook_allow_http=True) as running:
-        monkeypatch.setenv("GREENROOM_API_URL", running.url)
-        monkeypatch.setenv("GREENROOM_API_KEY", await running.key())
-        monkeypatch.setenv("COLUMNS", "200")
+    async with commanded_api(
+        nats_url, database, monkeypatch, webhook_allow=("127.0.0.1",), webhook_allow_http=True
+    ) as running:
         yield running
 
 

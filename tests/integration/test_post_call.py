@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from greenroom.recorder.post_call import Call, StepRefused, loading, step_runner
 from greenroom.recorder.post_call.loading import StepUnknown
 from greenroom.recorder.settings import WORK, RecorderSettings
 from tests.support.post_calls import ANSWER, a_call, chat_api, finished, install, steps, summarising
-from tests.support.recorder_world import World, eventually, quick_topology, world
+from tests.support.recorder_world import World, eventually, quick_topology
 from tests.support.webhook_world import Hook, Hooks, deliveries, hooks, subscribe
 
 
@@ -26,13 +25,6 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topology, "CONSUMERS", quick_topology())
     monkeypatch.setattr(step_runner, "FIRST_DELAY_S", 0.05)
     monkeypatch.setattr(step_runner, "MAX_ATTEMPTS", 3)
-
-
-@pytest.fixture
-async def here(nats_url: str, database: str, tmp_path: Path) -> AsyncGenerator[World]:
-    """A world on the servers of the run."""
-    async with world(nats_url, database, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -20,7 +19,7 @@ from greenroom.recorder.post_call.store import StepStore
 from greenroom.recorder.settings import WORK
 from greenroom.recorder.store import Store, StoredEvent
 from tests.support.post_calls import a_call, chat_api, finished, install, steps, summarising
-from tests.support.recorder_world import World, eventually, quick_topology, world
+from tests.support.recorder_world import World, eventually, quick_topology
 from tests.support.webhook_world import Hooks
 
 NOTES = "SELECT session_id FROM post_call_sealed"
@@ -31,13 +30,6 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topology, "CONSUMERS", quick_topology())
     monkeypatch.setattr(step_runner, "FIRST_DELAY_S", 0.05)
     monkeypatch.setattr(step_runner, "MAX_ATTEMPTS", 3)
-
-
-@pytest.fixture
-async def here(nats_url: str, database: str, tmp_path: Path) -> AsyncGenerator[World]:
-    """A world on the servers of the run."""
-    async with world(nats_url, database, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Recordings in an object store, on a server that speaks S3: commits, crashes and two recorders at once."""
+"""Recordings in an object store, on a server that speaks S3: crashes, refusals, links; the rest is in all_buckets."""
 
 import asyncio
 import base64
@@ -8,10 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path, PurePosixPath
 
-import msgspec
 import obstore
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -22,14 +20,9 @@ from greenroom.common.objects import ObjectStore, StorageUnavailable, open_bucke
 from greenroom.common.recordings import Format
 from greenroom.recorder import storage
 from greenroom.recorder.parts import Parts
-from greenroom.recorder.recording import Manifest, write_recording
-from greenroom.recorder.retention.recordings import BucketRecordings, RecordingOf
 from greenroom.recorder.storage import Bucket
-from tests.support.recordings import ended_session, pcm_chunk
-
-RATE = 16_000
-FOLDER = "t/2026/03/01"
-MANIFEST = f"{FOLDER}/s.json"
+from tests.support.recordings import pcm_chunk
+from tests.support.sealed_buckets import MANIFEST, RATE, content, names, seal, two_seconds
 
 
 @pytest.fixture
@@ -41,36 +34,14 @@ def store(bucket_url: str) -> ObjectStore:
 @pytest.fixture
 def parts(tmp_path: Path) -> Iterator[Parts]:
     """Parts with two seconds of audio."""
-    made = Parts(tmp_path / ".parts", max_open=8)
-    made.write([pcm_chunk("user", 1, 0, os.urandom(2 * RATE)), pcm_chunk("bot", 1, RATE, os.urandom(2 * RATE))])
+    made = two_seconds(tmp_path / ".parts")
     yield made
     made.shutdown()
 
 
-def names(store: ObjectStore) -> list[str]:
-    """Return the names of all objects."""
-    return sorted(entry["path"] for batch in obstore.list(store) for entry in batch)
-
-
-def content(store: ObjectStore, path: str) -> bytes:
-    """Return an object."""
-    return bytes(obstore.get(store, path).bytes())
-
-
-def seal(store: ObjectStore, parts: Parts, *, session_id: str = "s") -> Manifest:
-    """Seal as the recorder does."""
-    manifest = write_recording(ended_session(session_id), parts, Bucket(store), rate=RATE, form="flac")
-    assert manifest is not None
-    return manifest
-
-
-def test_a_recording_goes_into_the_bucket(store: ObjectStore, parts: Parts, tmp_path: Path) -> None:
-    """The file has its digest in its name and its type on it; the manifest names it; no draft is left on the disk."""
+def test_no_draft_is_left(store: ObjectStore, parts: Parts, tmp_path: Path) -> None:
+    """The file has its type on it in the bucket, and is nowhere else: the parts lie on the disk as they were."""
     manifest = seal(store, parts)
-    assert manifest.path == f"{FOLDER}/s.{manifest.sha256[:16]}.flac"
-    assert names(store) == sorted([MANIFEST, manifest.path])
-    assert hashlib.sha256(content(store, manifest.path)).hexdigest() == manifest.sha256
-    assert msgspec.json.decode(content(store, MANIFEST), type=Manifest) == manifest
     attributes = obstore.get(store, manifest.path).attributes
     assert attributes["Content-Type"] == "audio/flac"
     assert attributes["Content-Disposition"] == 'attachment; filename="s.flac"'
@@ -93,14 +64,6 @@ def test_large_files_go_up_in_parts(store: ObjectStore, tmp_path: Path, monkeypa
     assert str(obstore.head(store, key)["e_tag"]).strip('"').endswith("-3")
 
 
-def test_sealed_again_nothing_changes(store: ObjectStore, parts: Parts) -> None:
-    """Sealing that is begun again after any step leads to the same objects: none is written a second time."""
-    first = seal(store, parts)
-    before = {name: obstore.head(store, name) for name in names(store)}
-    assert seal(store, parts) == first
-    assert {name: obstore.head(store, name) for name in names(store)} == before
-
-
 def test_cut_off_between_audio_and_manifest(store: ObjectStore, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Audio without a manifest is no recording yet; the next try finds it there and adds the manifest."""
 
@@ -116,49 +79,6 @@ def test_cut_off_between_audio_and_manifest(store: ObjectStore, parts: Parts, mo
     manifest = seal(store, parts)
     assert names(store) == sorted([MANIFEST, audio])
     assert (manifest.path, obstore.head(store, audio)) == (audio, uploaded)
-
-
-def test_more_audio_replaces_less(store: ObjectStore, parts: Parts) -> None:
-    """What a recorder sealed too early gives way to what has all the audio, and its file is removed."""
-    early = seal(store, parts)
-    parts.write([pcm_chunk("user", 2, RATE, os.urandom(2 * RATE))])
-    late = seal(store, parts)
-    assert late.sha256 != early.sha256
-    assert names(store) == sorted([MANIFEST, late.path])
-    assert json.loads(content(store, MANIFEST))["sha256"] == late.sha256
-
-
-def test_less_audio_replaces_nothing(store: ObjectStore, parts: Parts, tmp_path: Path) -> None:
-    """A recorder that was cut off and has less takes what stands for its own result."""
-    whole = seal(store, parts)
-    stale = Parts(tmp_path / ".stale", max_open=8)
-    stale.write([pcm_chunk("user", 1, 0, bytes(2 * RATE))])
-    assert seal(store, stale) == whole
-    assert json.loads(content(store, MANIFEST))["sha256"] == whole.sha256
-    stale.shutdown()
-
-
-def test_two_at_once_do_not_overwrite_each_other(store: ObjectStore) -> None:
-    """Of two manifests that replace the same one, one is refused, and finds the other one when it tries again."""
-    bucket, path = Bucket(store), PurePosixPath(MANIFEST)
-
-    def manifest(chunks: int, file: str) -> bytes:
-        return msgspec.json.encode({"tracks": [{"chunks": chunks}], "files": [{"path": file}]})
-
-    bucket.commit(path, manifest(1, "one"))
-    decode = storage.decode
-
-    def overtaken(text: bytes) -> storage.Committed:
-        """Look at what is there, and be overtaken by another recorder meanwhile."""
-        obstore.put(store, MANIFEST, manifest(5, "theirs"))
-        return decode(text)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "decode", overtaken)
-        with pytest.raises(StorageUnavailable, match="Another recorder"):
-            bucket.commit(path, manifest(3, "ours"))
-    assert bucket.commit(path, manifest(3, "ours")) == manifest(5, "theirs")
-    assert content(store, MANIFEST) == manifest(5, "theirs")
 
 
 def test_a_storage_that_refuses(bucket_url: str, parts: Parts) -> None:
@@ -209,19 +129,6 @@ async def test_three_kinds_of_buckets(
     link = await signed_link(open_bucket(url), "t/s.flac", lifetime_s=60)
     assert link.startswith(host)
     assert mark in link
-
-
-async def test_all_of_a_session_can_be_deleted(store: ObjectStore, parts: Parts) -> None:
-    """Retention finds audio under any digest, tracks and manifest by the session's name, and nothing of another's."""
-    early = seal(store, parts)
-    obstore.put(store, f"{FOLDER}/s.user.0123456789abcdef.wav.enc", b"of a sealing that was cut off")
-    others = [f"{FOLDER}/{name}" for name in ("r.json", "s-2.json", "s2.wav", "t.wav")]
-    for name in others:
-        obstore.put(store, name, b"of others")
-    whose = RecordingOf(tenant="t", session_id="s", day=date(2026, 3, 1), path=early.path)
-    assert await BucketRecordings(store).remove(whose) == 3
-    assert names(store) == others
-    assert await BucketRecordings(store).remove(whose) == 0
 
 
 # Seals, and is killed where the test says.
@@ -277,8 +184,7 @@ async def test_killed_while_sealing(bucket_url: str, parts: Parts, tmp_path: Pat
     assert bool(drafts) == (step in {"encoding", "before-upload"})
 
     store = open_bucket(bucket_url)
-    manifest = write_recording(ended_session(), parts, Bucket(store), rate=RATE, form=form)
-    assert manifest is not None
+    manifest = seal(store, parts, form)
     assert names(store) == sorted([MANIFEST, manifest.path])
     assert hashlib.sha256(content(store, manifest.path)).hexdigest() == manifest.sha256
     assert not list((tmp_path / ".parts/s").glob("draft.*"))

@@ -1,16 +1,14 @@
 """Drain, resume and standby from the api and the shell, to a live runner."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from click.testing import CliRunner, Result
 
 from greenroom.common.lifecycle import Outcome
 from greenroom.common.messages import StartRefused
-from greenroom.devtools.cli import cli
 from tests.support.api_world import ApiWorld, eventually, problem_of, running_api
 from tests.support.runner_rig import Rig, running_runner, until
+from tests.support.shell import command
 
 type Both = tuple[ApiWorld, Rig]
 
@@ -27,14 +25,6 @@ async def both(nats_url: str, database: str, monkeypatch: pytest.MonkeyPatch) ->
 
         await eventually(heard)
         yield world, rig
-
-
-async def command(*arguments: str) -> Result:
-    """Run a command as from a shell."""
-    result = await asyncio.to_thread(CliRunner().invoke, cli, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 async def test_a_runner_is_drained_and_resumed_from_the_shell(both: Both) -> None:

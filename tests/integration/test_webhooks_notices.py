@@ -4,9 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from datetime import timedelta
-from pathlib import Path
-
-import pytest
 
 from greenroom.common import messages, subjects
 from greenroom.common.budgets import BudgetNotice, NoticeKind
@@ -16,22 +13,8 @@ from greenroom.common.notices import LIMIT_REACHED, LimitNotice
 from greenroom.common.policy import Scope
 from greenroom.recorder import database as databases
 from greenroom.recorder.webhooks.notices import Notices
-from tests.support.recorder_world import World, eventually, world
-from tests.support.webhook_world import SECRET, Hooks, deliveries, delivering, hooks, hurry, subscribe
-
-
-@pytest.fixture
-async def here(nats_url: str, database: str, tmp_path: Path) -> AsyncGenerator[World]:
-    """A world on the servers of the run."""
-    async with world(nats_url, database, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def there() -> AsyncGenerator[Hooks]:
-    """Somebody's server."""
-    async with hooks() as running:
-        yield running
+from tests.support.recorder_world import World, eventually
+from tests.support.webhook_world import SECRET, Hooks, deliveries, delivering, hurry, subscribe
 
 
 @contextlib.asynccontextmanager

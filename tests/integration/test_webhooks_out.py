@@ -1,8 +1,6 @@
 """Webhooks on a real database: what is told, in which order, and what becomes of it when something fails."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from greenroom.recorder import database as recorder_database
 from greenroom.recorder.ingest import Incoming, Ingest, decode
 from greenroom.recorder.settings import WORK
 from greenroom.recorder.store import Store, StoredSession
-from tests.support.recorder_world import World, eventually, world
+from tests.support.recorder_world import World, eventually
 from tests.support.webhook_world import (
     Hooks,
     deliveries,
@@ -24,20 +22,6 @@ from tests.support.webhook_world import (
 )
 
 LIFE = ["session.requested", "session.leased", "session.started", "session.ready", "session.ended"]
-
-
-@pytest.fixture
-async def here(nats_url: str, database: str, tmp_path: Path) -> AsyncGenerator[World]:
-    """A world on the servers of the run."""
-    async with world(nats_url, database, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def there() -> AsyncGenerator[Hooks]:
-    """Somebody's server."""
-    async with hooks() as running:
-        yield running
 
 
 async def store(here: World) -> None:

@@ -1,31 +1,16 @@
 """Webhooks over hours and days: rotation, what is given up, what is forgotten, endpoints that fail."""
 
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import pytest
 
 from greenroom.recorder import database as recorder_database
 from greenroom.recorder.webhooks import deliverer
 from greenroom.recorder.webhooks.store import WebhookStore
-from tests.support.recorder_world import World, eventually, world
+from tests.support.recorder_world import World, eventually
 from tests.support.webhook_world import SECRET, Hooks, deliveries, delivering, hooks, hurry, subscribe
 
 OLD = "whsec_b2xkZXIgdGhhbiB0aGUgb3RoZXIgb25lLCBpc24ndCBpdA=="
-
-
-@pytest.fixture
-async def here(nats_url: str, database: str, tmp_path: Path) -> AsyncGenerator[World]:
-    """A world on the servers of the run."""
-    async with world(nats_url, database, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-async def there() -> AsyncGenerator[Hooks]:
-    """Somebody's server."""
-    async with hooks() as running:
-        yield running
 
 
 @pytest.fixture
