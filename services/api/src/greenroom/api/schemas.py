@@ -134,6 +134,9 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
     info: dict[str, str] = {}
     # How a browser gets through NAT (`smallwebrtc`); only in the answer to the request.
     ice_servers: tuple[IceServer, ...] = ()
+    # A page of this service to speak with the session on, all of it in the address (`smallwebrtc`); only in the answer to
+    # the request.
+    page_url: str | None = None
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
