@@ -13,7 +13,7 @@ import uvloop
 from rich.console import Console
 
 from greenroom.common.log import configure_logging
-from tests.bench import api, cost, density, leases, media, memory, plan, queries, recorder, soak, start
+from tests.bench import api, barge_in, cost, density, leases, media, memory, plan, queries, recorder, soak, start
 from tests.bench.report import Report
 
 BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
@@ -23,6 +23,7 @@ BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "media": media.run,
     "density": density.run,
     "cost": cost.run,
+    "barge_in": barge_in.run,
     "leases": leases.run,
     "plan": plan.run,
     "recorder": recorder.run,

@@ -1,7 +1,8 @@
 """What one more call costs the processor, by process: a handful of conversations like those of `density`, for a while.
 
 Processor time is counted by the kernel, so other work on the machine disturbs it little: to compare before and after,
-`make bench only=cost`. What answers take beside it tells whether saving made the bot slower.
+`make bench only=cost`. What answers take beside it tells whether saving made the bot slower. `BENCH_INPUT_CHUNK_MS=20`
+has the user's audio reach the pipelines in pieces of that length.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from tests.bench.report import Report, median, percentile
 from tests.support.stack import RunningStack, running_stack
 
 _SESSIONS: Final = int(os.environ.get("BENCH_SESSIONS", "6"))
+_INPUT_CHUNK_MS: Final = os.environ.get("BENCH_INPUT_CHUNK_MS", "60")
 _SETTLE_S: Final = 8.0
 # Two turns of each caller.
 _MEASURE_S: Final = 20.0
@@ -26,11 +28,12 @@ _SHOWN: Final = ("session", "api", "nats", "runner", "recorder", "scheduler", "p
 
 async def run(report: Report) -> None:
     """Measure some sessions in a call."""
-    report.step(f"{_SESSIONS} conversations of {AGENT}")
+    report.step(f"{_SESSIONS} conversations of {AGENT}, the user's audio in pieces of {_INPUT_CHUNK_MS} ms")
     async with program("tests.bench.openai_server") as stub:
         env = environment((await stub.line()).strip())
         with tempfile.TemporaryDirectory() as folder:
             slots = {"GREENROOM_SLOTS": str(_SESSIONS + 4), "GREENROOM_STANDBY": "0", "GREENROOM_BRAKE": "false"}
+            slots["GREENROOM_INPUT_CHUNK_MS"] = _INPUT_CHUNK_MS
             async with (
                 running_stack(Path(folder), **slots, **env) as stack,
                 program("tests.bench.density_load") as load,

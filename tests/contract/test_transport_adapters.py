@@ -124,7 +124,7 @@ def test_known_options_are_taken(play: Play) -> None:
                 assert answer.expires_at > world.clock.now()
             else:
                 # Nothing to get in with, and nothing that could run out.
-                assert (answer.expires_at, answer.token, answer.ice_servers) == (None, None, ())
+                assert (answer.expires_at, answer.token, answer.ice_servers, answer.page_url) == (None, None, (), None)
 
     play(scenario)
 

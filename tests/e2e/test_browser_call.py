@@ -6,7 +6,6 @@ import re
 import wave
 from array import array
 from collections.abc import AsyncIterator
-from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -118,13 +117,12 @@ async def test_a_browser_finds_a_new_way(stack: RunningStack, browser: Browser, 
 
 
 async def test_the_page_of_the_api_is_enough_to_call(stack: RunningStack, browser: Browser) -> None:
-    """It needs a session and its token: both sides are heard and read, the token leaves the address, one hangs up."""
+    """The address in the answer is all it needs: both sides are heard and read, the token leaves it, one hangs up."""
     async with stack.client() as client:
         session = await client.post(
             "/v1/sessions", {"agent": "frontdesk", "transport": "smallwebrtc", "wait": "ready", "wait_timeout_s": 30}
         )
-        given = {"session": session["id"], "token": session["transport"]["token"], "ice": "[]"}
-        page = await browser.open(f"{stack.connection.api_url}/call#{urlencode(given)}")
+        page = await browser.open(session["transport"]["page_url"])
         await page.evaluate(
             "window.violations = []; addEventListener('securitypolicyviolation', (event) => violations.push(event))"
         )

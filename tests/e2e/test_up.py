@@ -48,6 +48,9 @@ async def test_up_tells_where_everything_is_refuses_a_second_one_and_stops_at_on
 
         sessions = await _run(command, "sessions", environment=environment)
         assert sessions.returncode == 0
+
+        # The runner holds a file for what it couldn't publish: the next `up` finds it.
+        assert len(list((tmp_path / "reports").glob("*.spool"))) == 1
     finally:
         began = time.monotonic()
         up.send_signal(signal.SIGINT)

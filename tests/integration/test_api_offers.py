@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import msgspec
@@ -111,7 +112,7 @@ async def code_of(response: httpx.Response) -> tuple[int, str]:
 
 
 async def test_the_answer_has_all_that_a_page_needs(world: ApiWorld) -> None:
-    """URL, a token that is no key, and servers with credentials of this session; it isn't shown again."""
+    """URL, a token that is no key, servers with the session's credentials, a page with all of it; never again."""
     session = await ask(world)
     transport = session["transport"]
     assert transport["url"] == f"{world.url}/v1/sessions/{session['id']}/offer"
@@ -121,9 +122,18 @@ async def test_the_answer_has_all_that_a_page_needs(world: ApiWorld) -> None:
         list(SETTINGS["turn_urls"]),
     ]
     assert transport["ice_servers"][1]["username"].endswith(session["id"])
+    page, _, fragment = transport["page_url"].partition("#")
+    assert page == f"{world.url}/call"
+    given = dict(parse_qsl(fragment, strict_parsing=True))
+    stun, turn = transport["ice_servers"]
+    assert (given["session"], given["token"]) == (session["id"], transport["token"])
+    assert msgspec.json.decode(given["ice"]) == [{"urls": stun["urls"]}, turn]
     async with world.client() as client:
         again = (await client.get(f"/v1/sessions/{session['id']}")).json()
+        other = (await client.post("/v1/sessions", json={"agent": "echo"})).json()
     assert (again["transport"]["token"], again["transport"]["ice_servers"]) == (None, [])
+    # Only who asks is told where, and only of what the page can speak with.
+    assert (again["transport"]["page_url"], other["transport"]["page_url"]) == (None, None)
 
 
 async def test_a_repeated_request_gets_the_same_token_and_another_key_one_of_its_own(world: ApiWorld) -> None:

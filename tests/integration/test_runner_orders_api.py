@@ -1,9 +1,15 @@
 """Drain, resume and standby from the api and the shell, to a live runner."""
 
 from collections.abc import AsyncGenerator
+from datetime import timedelta
+from typing import Any
 
+import asyncpg
+import msgspec
 import pytest
 
+from greenroom.common import audit
+from greenroom.common.clock import utcnow
 from greenroom.common.lifecycle import Outcome
 from greenroom.common.messages import StartRefused
 from tests.support.api_world import ApiWorld, eventually, problem_of, running_api
@@ -89,3 +95,67 @@ async def test_what_cannot_be_told_is_said(both: Both) -> None:
         assert await eventually(silent, lambda code: code != "runner-silent") == "runner-ambiguous"
     async with world.client("sessions:read", "sessions:write", "policy:read") as client:
         assert problem_of(await client.post(f"{base}/drain", json={}))["code"] == "forbidden"
+
+
+async def audited(world: ApiWorld, subject: str) -> list[dict[str, Any]]:
+    """Return the lines of the audit on a runner, oldest first."""
+    connection = await asyncpg.connect(world.dsn)
+    try:
+        rows = await connection.fetch("SELECT * FROM audit WHERE subject = $1 ORDER BY id", subject)
+    finally:
+        await connection.close()
+    return [{**row, "detail": msgspec.json.decode(row["detail"])} for row in rows]
+
+
+async def test_each_order_is_in_the_audit(both: Both) -> None:
+    """Who told which runner what, when and why is a line each, by the shell and by the route; refusals are none."""
+    world, rig = both
+    name, since = rig.settings.runner_id, utcnow() - timedelta(minutes=1)
+    await command("fleet", "drain", name, "--reason", "new kernel")
+    await command("fleet", "resume", name)
+    async with world.client("policy:write") as client:
+        await client.post(f"/v1/runners/{name}/drain", json={"agent_version": 3})
+        await client.post(f"/v1/runners/{name}/standby", json={"target": 1, "for_s": 30})
+        await rig.runner.drain(1.0)
+        await client.post(f"/v1/runners/{name}/resume", json={})
+    lines = await audited(world, f"{rig.settings.pool}/{name}")
+    assert [(line["action"], line["detail"]) for line in lines] == [
+        ("runner.drained", {"reason": "new kernel", "agent_version": None}),
+        ("runner.resumed", {"reason": ""}),
+        ("runner.drained", {"reason": "", "agent_version": 3}),
+        ("runner.standby_set", {"target": 1, "for_s": 30}),
+    ]
+    assert {line["tenant"] for line in lines} == {"*"}
+    assert all(since < line["at"] < utcnow() + timedelta(minutes=1) for line in lines)
+    # The first two were given with one key, the others with another; both are the api's own.
+    shell, _, route, last = (line["actor"] for line in lines)
+    assert shell != route == last
+    connection = await asyncpg.connect(world.dsn)
+    try:
+        keys = {audit.key_actor(row["id"]) for row in await connection.fetch("SELECT id FROM api_keys")}
+    finally:
+        await connection.close()
+    assert {shell, route} <= keys
+
+
+async def test_who_was_not_answered_is_in_the_audit(nats_url: str, database: str) -> None:
+    """A runner that is gone may have obeyed before: the line says that it didn't answer."""
+    async with running_api(nats_url, database, first=False) as world, world.client("policy:write") as client:
+
+        async def silent() -> str:
+            await world.beat(runner_id="ghost")
+            return problem_of(await client.post("/v1/runners/ghost/drain", json={}))["code"]
+
+        await eventually(silent, lambda code: code == "runner-silent")
+        (line,) = await audited(world, "default/ghost")
+    assert (line["action"], line["detail"]["answered"]) == ("runner.drained", False)
+
+
+async def test_without_the_audit_nobody_is_told_anything(both: Both) -> None:
+    """While a line can't be written the order isn't given: the answer is a problem, and the runner goes on."""
+    world, rig = both
+    await world.execute("ALTER TABLE audit RENAME TO audit_away")
+    async with world.client("policy:write") as client:
+        answer = await client.post(f"/v1/runners/{rig.settings.runner_id}/drain", json={})
+    assert answer.is_server_error
+    assert not rig.now.draining

@@ -271,6 +271,16 @@ def cold_runners_run_once(job: Body, site: Site) -> Iterator[str]:
             yield f"{name}: max_run_duration cuts the longest call"
 
 
+def reports_outlive_a_restart(job: Body, site: Site) -> Iterator[str]:
+    """A task that is started again finds what it had still to publish: the allocation's directory stays, no other."""
+    for name, group, task in tasks_of(job):
+        if "reports_dir" not in getattr(_kind_of(task, site), "__struct_fields__", ()):
+            continue
+        kept = str(block(task, "env").get("GREENROOM_REPORTS_DIR", ""))
+        if block(group, "restart").get("attempts") != 0 and not kept.startswith("${NOMAD_ALLOC_DIR}/data/"):
+            yield f"{name}: what it has still to publish is kept in {kept or 'memory only'}"
+
+
 RULES: Final[tuple[Rule, ...]] = (
     deadlines_in_order,
     time_to_stop,
@@ -288,6 +298,7 @@ RULES: Final[tuple[Rule, ...]] = (
     kinds_of_jobs,
     cold_starts,
     cold_runners_run_once,
+    reports_outlive_a_restart,
 )
 
 

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from aioice import ice
-from aiortc import RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, MediaStreamTrack
 from av import AudioFrame, AudioResampler
 
@@ -83,15 +83,16 @@ class RtcCaller:
 
     Args:
         exchange: brings the offer to the session.
+        configuration: which ways the connection may take; any that there is without it.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, configuration: RTCConfiguration | None = None) -> None:
         self._exchange = exchange
         self.voice = Voice()
         self.heard = bytearray()
         self.messages: list[dict[str, Any]] = []
         self.answer: dict[str, Any] = {}
-        self.pc = RTCPeerConnection()
+        self.pc = RTCPeerConnection(configuration)
         self.channel = self.pc.createDataChannel("chat")
         self.channel.add_listener("message", self._on_message)
         self.pc.addTrack(self.voice)

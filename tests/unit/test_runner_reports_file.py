@@ -62,6 +62,18 @@ def test_what_nobody_holds_is_taken_over_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_runner_of_the_same_name_takes_over_too(tmp_path: Path) -> None:
+    """Started anew with the name and the process id that it had before, it publishes what was left."""
+    before = ReportsFile.open(tmp_path, "runner")
+    before.append(waiting(1))
+    os.close(before._descriptor)
+    after = ReportsFile.open(tmp_path, "runner")
+    assert after.size == 0
+    assert [items for _, items in adopt(tmp_path, own=after.path, now=time.time())] == [[waiting(1)]]
+    after.append(waiting(2))
+    assert list(decoded(after.path.read_bytes())) == [waiting(2)]
+
+
 def test_what_is_older_than_a_day_is_dropped(tmp_path: Path) -> None:
     """It isn't published, and doesn't lie there for ever."""
     file = ReportsFile.open(tmp_path, "gone")

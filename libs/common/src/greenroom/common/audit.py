@@ -39,6 +39,11 @@ class Action(enum.StrEnum):
     TENANT_SUSPENDED = "tenant.suspended"
     TENANT_RESUMED = "tenant.resumed"
 
+    # An operator told a runner something, and it obeyed; with `answered` false nobody knows.
+    RUNNER_DRAINED = "runner.drained"
+    RUNNER_RESUMED = "runner.resumed"
+    RUNNER_STANDBY_SET = "runner.standby_set"
+
 
 class Connection(Protocol):
     """What is needed of a connection to PostgreSQL (asyncpg comes without types)."""
@@ -63,7 +68,7 @@ async def write(
         actor: who: see `key_actor`; of a service its name.
         action: what was done.
         tenant: whose; `*`: of each.
-        subject: to what: a session's id, or `{tenant}/{agent}`.
+        subject: to what: a session's id, `{tenant}/{agent}`, or `{pool}/{runner}`.
         detail: numbers, names and times; no content of sessions.
     """
     text = msgspec.json.encode(detail).decode()

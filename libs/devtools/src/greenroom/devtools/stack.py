@@ -80,6 +80,11 @@ class Stack:
         return Path(self._env.get("GREENROOM_RECORDINGS_DIR") or self.folder / "recordings")
 
     @property
+    def reports_dir(self) -> Path:
+        """Where runners keep what they have still to publish, unless the environment says otherwise."""
+        return self.folder / "reports"
+
+    @property
     def launched_dir(self) -> Path:
         """Where the scheduler keeps what it knows of the runners that it launched, and their logs."""
         return Path(self._env.get(growing.FOLDER) or self.folder / "launched")
@@ -197,6 +202,8 @@ class Stack:
             "GREENROOM_DRAIN_TIMEOUT_S": "2",
             # The keys of whoever tries a bot out are in his shell, under their own names.
             "GREENROOM_SECRETS_PLAIN": "true",
+            # What a runner that is killed has still to publish is published when the next one starts.
+            "GREENROOM_REPORTS_DIR": str(self.reports_dir.absolute()),
             **self._env,
             "NATS_URL": self.nats_url,
             "DATABASE_URL": self.database_url,

@@ -134,6 +134,8 @@ class Transport(msgspec.Struct, frozen=True, kw_only=True):
     info: dict[str, str] = {}
     # How a browser gets through NAT (`smallwebrtc`); only in the answer to the request.
     ice_servers: tuple[IceServer, ...] = ()
+    # A page of this service to speak with the session on, complete with the token (`smallwebrtc`); only in the answer.
+    page_url: str | None = None
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import functools
 import math
-import socket
-from importlib import metadata
 from typing import Final
 
 import msgspec
@@ -15,7 +13,6 @@ from opentelemetry.trace import SpanContext
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.clock import Clock
-from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import (
@@ -34,6 +31,7 @@ from greenroom.runner.closing_time import ClosingTime
 from greenroom.runner.control import Assign, ToSession
 from greenroom.runner.guard import Guard
 from greenroom.runner.handover import first_of
+from greenroom.runner.heartbeats import Heartbeats
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.isolation.callout import Issuer
 from greenroom.runner.isolation.secrets import Secrets
@@ -50,9 +48,8 @@ from greenroom.runner.supervisor import NoProcess, Supervisor
 
 _log = structlog.get_logger()
 
-HEARTBEAT_S: Final = 1.0
-# Changes within this time of a heartbeat go into one.
-COALESCE_S: Final = 0.05
+# How often the processes of sessions are looked at.
+_LOOK_AT_PROCESSES_S: Final = 1.0
 # Ledger messages of a session's own subject come at once; this is for those that were missed in an outage.
 _LOOK_S: Final = 5.0
 
@@ -126,16 +123,12 @@ class Runner:
             changed=self._changed,
             on_usage=self._sizing.note,
         )
-        self._beat = asyncio.Event()
+        self._heartbeats = Heartbeats(settings, broker=broker, clock=clock, in_a_hurry=lambda: self._pool.in_a_hurry)
         self._timer = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._closing = ClosingTime(self._slots, self._empty, clock=clock, changed=self._changed)
-        self._beats = 0
-        self._started_at = clock.now()
-        self._host, self._version = socket.gethostname(), metadata.version("greenroom-runner")
         self._claim = settings.claimed
-        self._labels = settings.label_values
         supervisor.on_change = self._changed
 
     async def run(self) -> None:
@@ -159,7 +152,7 @@ class Runner:
             if self._claim is None:
                 served.append(await serve(command.format(name="start", **tokens), self._on_start))
             try:
-                await self._send_heartbeats(subjects.RUNNER_HEARTBEAT.format(**tokens))
+                await self._heartbeats.send(self.heartbeat)
             finally:
                 self._pool.close()
                 for subscription in served:
@@ -292,7 +285,7 @@ class Runner:
                     self._guard.stuck(session)
                 session.obey(due)
         self._timer.set()
-        self._beat.set()
+        self._heartbeats.changed()
         self._pool.wake()
         self._instruments.slots.set(self._capacity())
         self._instruments.sessions.set(len(self._slots))
@@ -313,7 +306,7 @@ class Runner:
         """Read what others may have written about our sessions while we were cut off, and see whose loop hangs."""
         was_connected, look_at = True, 0.0
         while True:
-            await self._clock.sleep(HEARTBEAT_S)
+            await self._clock.sleep(_LOOK_AT_PROCESSES_S)
             now, connected = self._clock.monotonic(), self._broker.connected
             self._sizing.look(now)
             self._sizing.forget(frozenset(self._sessions))
@@ -357,27 +350,9 @@ class Runner:
 
     # ------------------------------------------------------------------------ what it tells
 
-    async def _send_heartbeats(self, subject: str) -> None:
-        while True:
-            self._beat.clear()
-            with contextlib.suppress(BrokerUnavailable):
-                await self._broker.publish(subject, encode(self.heartbeat()))
-            await self._clock.sleep(COALESCE_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_S - COALESCE_S):
-                    await self._beat.wait()
-                    if self._pool.in_a_hurry:
-                        # All schedulers and api instances hear it, who have a start to see to: it takes no longer.
-                        await self._clock.sleep(COALESCE_S)
-
     def heartbeat(self) -> Heartbeat:
         """Return what there is to tell now."""
-        self._beats += 1
-        return Heartbeat(
-            runner_id=self._settings.runner_id,
-            pool=self._settings.pool,
-            at=self._clock.now(),
-            seq=self._beats,
+        return self._heartbeats.next(
             slots=self._capacity(),
             density=self._sizing.densities(),
             sessions=self._slots.sessions(),
@@ -386,13 +361,6 @@ class Runner:
             bots=self.offers,
             load=self._load.sample(),
             brake=self._load.brake,
-            labels=self._labels,
-            instance=self._settings.instance,
-            ordinal=self._settings.ordinal,
-            claim=self._claim.id if self._claim else None,
-            host=self._host,
-            version=self._version,
-            started_at=self._started_at,
         )
 
     @property

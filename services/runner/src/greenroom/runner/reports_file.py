@@ -1,10 +1,11 @@
 """What a runner has to publish, on disk beside memory, so that it outlives a runner that is killed.
 
-    reports/{runner}-{pid}.spool    records, each: length, CRC-32, the message (msgpack)
+    reports/{runner}-{id}.spool    records, each: length, CRC-32, the message (msgpack)
 
 A runner appends what it is to publish to a file of its own, and empties it when the broker has everything. It holds a
 lock on it as long as it lives: whoever starts on the host next takes over the files that nobody holds. What was
-published already but not emptied yet is published again under the same id, and stored once.
+published already but not emptied yet is published again under the same id, and stored once. Names are never used
+again: a container that is restarted has the same runner in it, and the same process id.
 
 Nothing is synced: a killed process loses nothing of what it has written, only a host that falls does. The files hold
 what was said in calls: they are the runner's alone, sessions can't read them, and what is older than a day is dropped.
@@ -22,6 +23,7 @@ from typing import Final, Self
 import msgspec
 import structlog
 
+from greenroom.common.ids import uuid7
 from greenroom.common.spool import DEFAULT_MAX_BYTES, Waiting
 
 _log = structlog.get_logger()
@@ -51,12 +53,14 @@ class ReportsFile:
     def open(cls, folder: Path, runner_id: str) -> Self:
         """Make the file of a runner. Raises `OSError`."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / f"{runner_id}-{os.getpid()}{SUFFIX}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        made = cls(path, descriptor)
-        made.size = os.fstat(descriptor).st_size
-        return made
+        while True:
+            path = folder / f"{runner_id}-{uuid7()}{SUFFIX}"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(path, descriptor):
+                return cls(path, descriptor)
+            # Another that starts took it over before it was held.
+            os.close(descriptor)
 
     def append(self, item: Waiting) -> None:
         """Keep a message; one that can't be kept is in memory still."""
@@ -135,7 +139,7 @@ def adopt(folder: Path, *, own: Path, now: float) -> Iterator[tuple[Path, list[W
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(descriptor)
-            if not os.path.exists(path) or not os.path.samestat(status, os.stat(path)):  # noqa: PTH110, PTH116
+            if not _is_at(path, descriptor):
                 continue
             waiting = list(decoded(_read(descriptor, status.st_size)))
             if now - status.st_mtime > MAX_AGE_S and waiting:
@@ -147,6 +151,14 @@ def adopt(folder: Path, *, own: Path, now: float) -> Iterator[tuple[Path, list[W
             _log.info("reports_left_alone", file=path.name, why=os.strerror(error.errno or 0))
         finally:
             os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether an open file is the one that has this name still."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _read(descriptor: int, size: int) -> bytes:

@@ -1,11 +1,18 @@
 """A page on which somebody speaks with one session, served as it is: nothing is built, nothing comes from elsewhere."""
 
+from collections.abc import Iterable
 from importlib import resources
 from typing import Final
+from urllib.parse import quote, urlencode
 
+import msgspec
+
+from greenroom.api.schemas import IceServer
+
+PATH: Final = "/call"
 # Path, file, and what kind of file it is; all are UTF-8.
 FILES: Final = {
-    "/call": ("call.html", "text/html"),
+    PATH: ("call.html", "text/html"),
     "/call.js": ("call.js", "text/javascript"),
     "/call.css": ("call.css", "text/css"),
 }
@@ -25,3 +32,17 @@ HEADERS: Final = {
 def read(name: str) -> bytes:
     """Return a file of the page."""
     return (resources.files(__name__) / name).read_bytes()
+
+
+def url(origin: str, session_id: str, token: str, servers: Iterable[IceServer]) -> str:
+    """Return where somebody speaks with a session; what lets him in is behind `#`, which browsers send to no server.
+
+    Args:
+        origin: of this service as clients reach it.
+        session_id: which session.
+        token: opens it.
+        servers: of STUN and TURN.
+    """
+    ice = [{name: value for name, value in msgspec.structs.asdict(server).items() if value} for server in servers]
+    given = {"session": session_id, "token": token, "ice": msgspec.json.encode(ice).decode()}
+    return f"{origin}{PATH}#{urlencode(given, quote_via=quote)}"

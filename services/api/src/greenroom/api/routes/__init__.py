@@ -113,7 +113,7 @@ def all_routes(
         *search_routes(reading),
         *export_routes(reading),
         *recording_routes(sessions, store, vault),
-        *runner_order_routes(RunnerOrders(broker, fleet)),
+        *runner_order_routes(RunnerOrders(broker, fleet, store)),
         *agent_routes(agents, fleet, store),
         *queue_routes(scheduler),
         *limit_routes(policies, scheduler),

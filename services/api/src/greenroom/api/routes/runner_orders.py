@@ -18,7 +18,7 @@ from greenroom.common.messages import Drain, Resume, SetStandby
 
 _OK: Final = 200
 
-type Reason = Annotated[str, Meta(max_length=200, description="Why, for the runner's log")]
+type Reason = Annotated[str, Meta(max_length=200, description="Why, for the audit; no content of sessions")]
 
 
 class DrainWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

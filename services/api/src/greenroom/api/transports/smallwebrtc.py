@@ -4,6 +4,7 @@ from typing import Any, Final, override
 
 import msgspec
 
+from greenroom.api import call_page
 from greenroom.api.ice import IceServers
 from greenroom.api.offers import TRANSPORT
 from greenroom.api.peer_tokens import PeerTokens
@@ -57,11 +58,14 @@ class SmallWebRTCAdapter(Adapter):
         if again and public.expires_at is not None and public.expires_at > self._clock.now():
             # For whoever repeats the request with another key of the tenant, which has a token of its own.
             await self._tokens.issue(caller.secret, caller.tenant, session_id)
+        token = self._tokens.text(caller.secret, caller.tenant, session_id)
+        servers = self._ice.for_user(session_id, self._clock.now())
         return msgspec.structs.replace(
             public,
             url=asked.origin + PATH.format(session_id=session_id),
-            token=self._tokens.text(caller.secret, caller.tenant, session_id),
-            ice_servers=self._ice.for_user(session_id, self._clock.now()),
+            token=token,
+            ice_servers=servers,
+            page_url=call_page.url(asked.origin, session_id, token, servers),
         )
 
     @override

@@ -1,6 +1,6 @@
 """Audio from the user in larger pieces: a pipeline does the same for each piece, however long it is.
 
-Clients send 20 ms at a time. With 60 ms a session takes little more than half of the processor, and what the user says
+Clients send 20 ms at a time. With 60 ms a session takes two thirds of the processor, and what the user says
 is heard 40 ms later at most: a fraction of the 200 ms that voice detection waits before it believes in a pause.
 
 Where frames come through an edge it is asked to send as many in one message as make a piece (`Packs`): they wait there

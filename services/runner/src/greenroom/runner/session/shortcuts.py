@@ -27,6 +27,8 @@ from pipecat.transports.websocket.fastapi import FastAPIWebsocketOutputTransport
 from pipecat.turns.user_turn_completion_mixin import UserTurnCompletionLLMServiceMixin
 from pipecat.utils.tracing.turn_trace_observer import TurnTraceObserver
 
+from greenroom.runner.session import deaf_services
+
 # Classes whose frame handling does nothing with the user's audio but pass it on; a conformance test looks at them.
 DEAF: Final[frozenset[type]] = frozenset(
     {
@@ -106,7 +108,7 @@ def _is_deaf(processor: FrameProcessor) -> bool:
     watched = any(handlers[name].handlers for name in handlers if name.endswith(("_process_frame", "_push_frame")))
     own = any(name in vars(processor) for name in _DECIDES)
     deciding = [kind for kind in type(processor).__mro__ if any(name in vars(kind) for name in _DECIDES)]
-    return not watched and not own and all(kind in DEAF for kind in deciding)
+    return not watched and not own and all(kind in DEAF or deaf_services.is_one(kind) for kind in deciding)
 
 
 def _of(kinds: tuple[type, ...], observer: object) -> bool:
