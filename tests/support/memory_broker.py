@@ -358,6 +358,10 @@ class _Pull:
                 return batch
             await self._consumer.backlog.signal.wait(min(left_s, self._consumer.wait_s(loop.time())))
 
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            await delivery.ack()
+
     async def close(self) -> None:
         """Nothing is held for it."""
 

@@ -92,6 +92,10 @@ class Pull(Protocol):
         """
         ...
 
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge what this has fetched, all at once."""
+        ...
+
     async def close(self) -> None:
         """Stop pulling."""
         ...

@@ -10,6 +10,7 @@
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -37,6 +38,8 @@ _BROKER_RETRY_S: Final = 0.25
 # What has come meanwhile is there at once; where nothing has, this is how long that takes to find out.
 _GATHER_S: Final = 0.05
 _TOPOLOGY_RETRY_S: Final = 0.5
+# Decoding so many takes a millisecond at most: nobody else on the loop has to wait for longer.
+_DECODED_AT_ONCE: Final = 100
 # What a stream takes, and its headers on the way.
 _LARGEST_MESSAGE: Final = 576 * 1024
 # What one batch may hold in memory: 500 messages of the largest size would be 250 MB, usual ones are 400 bytes each.
@@ -84,6 +87,17 @@ class _Item[T]:
         self.value = value
 
 
+class _Taken[T]:
+    """Messages in hand: those that decode, and those that don't, with what was raised."""
+
+    __slots__ = ("bad", "deliveries", "items")
+
+    def __init__(self, deliveries: Sequence[Delivery]) -> None:
+        self.deliveries = deliveries
+        self.items: list[_Item[T]] = []
+        self.bad: list[tuple[Delivery, Exception]] = []
+
+
 class Consumer[T]:
     """Feeds a durable consumer's messages to a handler, in batches.
 
@@ -126,7 +140,8 @@ class Consumer[T]:
         self._max_wait_s = max_wait_s
         self._linger_s = linger_s
         self._ahead = ahead
-        self._next: asyncio.Task[Sequence[Delivery]] | None = None
+        self._pull: Pull | None = None
+        self._next: asyncio.Task[_Taken[T]] | None = None
 
     async def run_once_there(self) -> None:
         """Consume until canceled, once stream and consumer are there: made while the service waits for them."""
@@ -143,35 +158,37 @@ class Consumer[T]:
         Raises:
             TopologyMissing: the stream or the consumer isn't there at the start.
         """
-        pull = await self._open()
+        pull = self._pull = await self._open()
         try:
             while True:
                 try:
-                    deliveries = await self._take(pull)
+                    taken = await self._take(pull)
                 except BrokerUnavailable:
                     await asyncio.sleep(_BROKER_RETRY_S)
                     continue
-                if deliveries:
-                    if self._ahead and deliveries[-1].message.pending:
-                        self._next = asyncio.create_task(self._fetch(pull, linger_s=0.0))
-                    await self._process(deliveries)
+                if taken.deliveries:
+                    if self._ahead and taken.deliveries[-1].message.pending:
+                        self._next = asyncio.create_task(self._fetch_ahead(pull))
+                    await self._process(taken)
                 elif not self._broker.connected:
                     await asyncio.sleep(_BROKER_RETRY_S)
         finally:
             await self._leave_next(0.0)
             await pull.close()
 
-    async def _take(self, pull: Pull) -> Sequence[Delivery]:
+    async def _take(self, pull: Pull) -> _Taken[T]:
         if self._next is None:
-            return await self._fetch(pull, linger_s=self._linger_s)
+            taken = _Taken[T](await self._fetch(pull, linger_s=self._linger_s))
+            self._decode_into(taken, taken.deliveries)
+            return taken
         try:
             # Who is canceled here leaves it where it is, to be put back.
-            deliveries = await asyncio.shield(self._next)
+            taken = await asyncio.shield(self._next)
         except BrokerUnavailable:
             self._next = None
             raise
         self._next = None
-        return deliveries
+        return taken
 
     async def _leave_next(self, pause_s: float) -> None:
         """Put back what was taken ahead, if anything was."""
@@ -181,7 +198,28 @@ class Consumer[T]:
         task.cancel()
         (taken,) = await asyncio.gather(task, return_exceptions=True)
         if not isinstance(taken, BaseException):
-            await _put_back(taken, pause_s)
+            await _put_back(taken.deliveries, pause_s)
+
+    async def _fetch_ahead(self, pull: Pull) -> _Taken[T]:
+        """Fetch and decode while the batch before is handled, with turns for others in between.
+
+        Canceled while it decodes, it returns what it has, to be put back.
+        """
+        taken = _Taken[T](await self._fetch(pull, linger_s=0.0))
+        for some in itertools.batched(taken.deliveries, _DECODED_AT_ONCE):
+            self._decode_into(taken, some)
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                break
+        return taken
+
+    def _decode_into(self, taken: _Taken[T], deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            try:
+                taken.items.append(_Item(delivery, self._decode(delivery.message)))
+            except Exception as error:  # noqa: BLE001 - a message that decode chokes on must not end the loop
+                taken.bad.append((delivery, error))
 
     async def _fetch(self, pull: Pull, *, linger_s: float) -> Sequence[Delivery]:
         first = await pull.fetch(self._max_batch, self._max_wait_s, max_bytes=self._max_batch_bytes)
@@ -203,19 +241,16 @@ class Consumer[T]:
             except BrokerUnavailable:
                 await asyncio.sleep(_BROKER_RETRY_S)
 
-    async def _process(self, deliveries: Sequence[Delivery]) -> None:
-        batch: list[_Item[T]] = []
-        for delivery in deliveries:
-            try:
-                batch.append(_Item(delivery, self._decode(delivery.message)))
-            except Drop as drop:
-                await self._park(delivery, drop.reason)
-            except Exception:  # noqa: BLE001 - a message that decode chokes on must not end the loop
-                await self._failed([delivery])
-        if not batch:
+    async def _process(self, taken: _Taken[T]) -> None:
+        for delivery, error in taken.bad:
+            if isinstance(error, Drop):
+                await self._park(delivery, error.reason)
+            else:
+                await self._failed([delivery], error)
+        if not taken.items:
             return
         self.counts.batches += 1
-        if pause_s := await self._try(batch):
+        if pause_s := await self._try(taken.items):
             # What would come next needs the same thing that is away: leave it with the broker for as long, which
             # also keeps the order of what was put back.
             await self._leave_next(pause_s)
@@ -240,11 +275,11 @@ class Consumer[T]:
             if len(batch) > 1:
                 return await self._try_each(batch)
             await self._park(deliveries[0], drop.reason)
-        except Exception:  # noqa: BLE001 - whatever a handler raises, the loop goes on and counts it
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises, the loop goes on and counts it
             often = max(delivery.message.deliveries for delivery in deliveries) >= _ALONE_FROM
             if often and len(batch) > 1:
                 return await self._try_each(batch)
-            delay_s = await self._failed(deliveries)
+            delay_s = await self._failed(deliveries, error)
             # By now it is known whether it is this message: then others needn't wait for it.
             return 0.0 if often else delay_s
         else:
@@ -253,8 +288,8 @@ class Consumer[T]:
 
     async def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         self.counts.handled += len(deliveries)
-        for delivery in deliveries:
-            await delivery.ack()
+        if self._pull is not None:
+            await self._pull.acknowledge(deliveries)
 
     async def _try_each(self, batch: list[_Item[T]]) -> float:
         """Have the messages of a batch handled one by one, until what they need turns out to be away."""
@@ -272,13 +307,15 @@ class Consumer[T]:
                 return pause_s
         return 0.0
 
-    async def _failed(self, deliveries: Sequence[Delivery]) -> float:
-        """Count and put back what raised something unforeseen; to be called where it was caught."""
+    async def _failed(self, deliveries: Sequence[Delivery], error: Exception) -> float:
+        """Count and put back what raised something unforeseen."""
         self.counts.failed += len(deliveries)
         tries = max(delivery.message.deliveries for delivery in deliveries)
         # The exponent is bounded too: a float ends at 2 ** 1024, and there are that many tries in a night.
         delay_s = min(_FIRST_BACKOFF_S * 2 ** min(tries - 1, 16), _MAX_BACKOFF_S)
-        _log.exception("consumer_failed", consumer=self._name, messages=len(deliveries), again_in_s=delay_s)
+        _log.error(
+            "consumer_failed", consumer=self._name, messages=len(deliveries), again_in_s=delay_s, exc_info=error
+        )
         await _put_back(deliveries, delay_s)
         return delay_s
 

@@ -4,6 +4,8 @@
 what is there, which the server ends with a status, then for whatever comes, which it ends with the first message. Each
 request has a reply subject of its own, so that the end of an earlier one isn't taken for the end of this one; messages
 that came to an earlier one are as good as any, and are taken first.
+
+Messages are taken raw, and a batch is acknowledged in one piece: see `nats_parser`.
 """
 
 import asyncio
@@ -14,15 +16,14 @@ from typing import Any, Final, Self
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from greenroom.common.broker import Delivery, Message
 from greenroom.common.errors import BrokerUnavailable
-from greenroom.common.nats_message import received
+from greenroom.common.nats_client import NatsClient
+from greenroom.common.nats_message import FROM_A_STREAM, delivered, status_of
+from greenroom.common.nats_parser import RawMessage
 
-_STATUS: Final = "Status"
 _NOTHING_THERE: Final = "404"
 _TIME_IS_UP: Final = "408"
 _CONFLICT: Final = "409"
@@ -39,23 +40,21 @@ class _Refused(Exception):
 class NatsPull:
     """See `broker.Pull`. Made by `open`."""
 
-    def __init__(self, client: Client, stream: str, consumer: str) -> None:
+    def __init__(self, client: NatsClient, stream: str, consumer: str) -> None:
         self._client = client
         self._subject: Final = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._inbox: Final = client.new_inbox()
         self._requests = 0
-        self._came: collections.deque[Msg] = collections.deque()
+        self._came: collections.deque[RawMessage] = collections.deque()
         self._news = asyncio.Event()
         self._subscription: Subscription | None = None
 
     @classmethod
-    async def open(cls, client: Client, stream: str, consumer: str) -> Self:
+    async def open(cls, client: NatsClient, stream: str, consumer: str) -> Self:
         """Return the pull side of a consumer that is there."""
         pull = cls(client, stream, consumer)
-        # What may come is bounded by what is asked for: the client mustn't drop any of it.
-        pull._subscription = await client.subscribe(
-            f"{pull._inbox}.*", cb=pull._receive, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
+        # What may come is bounded by what is asked for.
+        pull._subscription = await client.subscribe_raw(f"{pull._inbox}.*", pull._receive)
         return pull
 
     async def fetch(self, max_messages: int, wait_s: float, *, max_bytes: int | None = None) -> Sequence[Delivery]:
@@ -79,6 +78,11 @@ class NatsPull:
         self._require_connection()
         return taken or ()
 
+    async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """See `Pull.acknowledge`."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._client.publish_empty([each.reply for each in deliveries if isinstance(each, NatsDelivery)])
+
     async def close(self) -> None:
         """See `Pull.close`."""
         if self._subscription is not None:
@@ -99,11 +103,12 @@ class NatsPull:
                     while not self._came:
                         self._news.clear()
                         await self._news.wait()
-                    msg = self._came.popleft()
-                    if not _is_status(msg):
-                        taken.append(NatsDelivery(msg))
-                    elif msg.subject == reply:
-                        if not taken and _too_large(msg):
+                    raw = self._came.popleft()
+                    status = status_of(raw)
+                    if status is None:
+                        taken.append(NatsDelivery(self._client, raw))
+                    elif raw.subject == reply.encode():
+                        if not taken and _too_large(*status):
                             # One message alone is more than the bound: it comes alone.
                             return await self._ask({"batch": 1, "no_wait": True}, 1, _ANSWER_S)
                         break
@@ -113,14 +118,16 @@ class NatsPull:
         """Return what came to earlier requests."""
         taken: list[Delivery] = []
         while self._came and len(taken) < max_messages:
-            msg = self._came.popleft()
-            if not _is_status(msg):
-                taken.append(NatsDelivery(msg))
+            raw = self._came.popleft()
+            if status_of(raw) is None:
+                taken.append(NatsDelivery(self._client, raw))
         return taken
 
-    async def _receive(self, msg: Msg) -> None:
-        self._came.append(msg)
-        self._news.set()
+    def _receive(self, raw: RawMessage) -> None:
+        # Whoever knows the inbox can write to it; what is neither from a stream nor a status is none of ours.
+        if raw.reply.startswith(FROM_A_STREAM) or status_of(raw) is not None:
+            self._came.append(raw)
+            self._news.set()
 
     def _require_connection(self) -> None:
         # Without one a fetch would time out as if nothing had come.
@@ -128,18 +135,12 @@ class NatsPull:
             raise BrokerUnavailable("the connection to NATS is down")
 
 
-def _is_status(msg: Msg) -> bool:
-    return not msg.data and msg.headers is not None and _STATUS in msg.headers and not msg.reply.startswith("$JS.ACK.")
-
-
-def _too_large(status: Msg) -> bool:
+def _too_large(code: str, text: str) -> bool:
     """Return whether a request without any message was ended by its bound in bytes.
 
     Raises:
         _Refused: it was ended by something that isn't in the order of things.
     """
-    headers = status.headers or {}
-    code, text = headers.get(_STATUS, ""), headers.get("Description", "")
     if code in {_NOTHING_THERE, _TIME_IS_UP}:
         return False
     if code == _CONFLICT and text.lower() == _TOO_LARGE:
@@ -150,11 +151,12 @@ def _too_large(status: Msg) -> bool:
 class NatsDelivery:
     """See `broker.Delivery`."""
 
-    __slots__ = ("_message", "_msg")
+    __slots__ = ("_client", "_message", "reply")
 
-    def __init__(self, msg: Msg) -> None:
-        self._msg = msg
-        self._message = received(msg)
+    def __init__(self, client: NatsClient, raw: RawMessage) -> None:
+        self.reply: Final = raw.reply
+        self._client = client
+        self._message = delivered(raw)
 
     @property
     def message(self) -> Message:
@@ -164,9 +166,10 @@ class NatsDelivery:
     async def ack(self) -> None:
         """See `Delivery.ack`. An acknowledgement that is lost brings the message again: handlers are idempotent."""
         with contextlib.suppress(nats.errors.Error):
-            await self._msg.ack()
+            await self._client.publish_empty([self.reply])
 
     async def nak(self, delay_s: float) -> None:
         """See `Delivery.nak`."""
+        wish = b"-NAK" + (b' {"delay": %d}' % int(delay_s * 1e9) if delay_s else b"")
         with contextlib.suppress(nats.errors.Error):
-            await self._msg.nak(delay=delay_s)
+            await self._client.publish(self.reply.decode(), wish)

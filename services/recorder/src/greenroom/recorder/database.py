@@ -66,6 +66,11 @@ class _PoolConnection(asyncpg.Connection):
         with self._whole_or_gone():
             return await super().fetchval(*args, **options)
 
+    async def copy_records_to_table(self, *args: Any, **options: Any) -> Any:
+        """See `asyncpg.Connection.copy_records_to_table`."""
+        with self._whole_or_gone():
+            return await super().copy_records_to_table(*args, **options)
+
     @contextmanager
     def _whole_or_gone(self) -> Generator[None]:
         """Give up a connection that asyncpg is confused by: it would be handed out again and again.

@@ -34,7 +34,7 @@ from greenroom.common.messages import LedgerEntry
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import UnstorableRow
 from greenroom.recorder.retention.sweep import forget_events
-from greenroom.recorder.store import Store, StoredEvent, StoredSession, Transaction
+from greenroom.recorder.store import Store, Stored, StoredBefore, StoredEvent, StoredSession, Transaction
 
 _log = structlog.get_logger()
 
@@ -62,6 +62,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
     stored: StoredEvent
     step: Step | None = None
+    # Whether it was delivered before: then it may be stored already.
+    again: bool = False
 
     @property
     def session_id(self) -> str:
@@ -86,7 +88,7 @@ def decode(message: Message) -> Incoming:
         event = decode_event(message)
     except MalformedEvent as error:
         raise Drop(f"malformed: {error}") from error
-    return Incoming(stored=StoredEvent(event=event, stream_seq=message.stream_seq))
+    return Incoming(stored=StoredEvent(event=event, stream_seq=message.stream_seq), again=message.deliveries > 1)
 
 
 def _decode_transition(message: Message, tenant: str, session_id: str) -> Incoming:
@@ -102,6 +104,7 @@ def _decode_transition(message: Message, tenant: str, session_id: str) -> Incomi
     return Incoming(
         stored=StoredEvent(event=event_of(entry), stream_seq=message.stream_seq),
         step=Step(entry=entry, revision=message.stream_seq, written_on=int(written_on)),
+        again=message.deliveries > 1,
     )
 
 
@@ -163,23 +166,31 @@ class Ingest:
         began_ns, began = time.time_ns(), time.monotonic()
         ordered = sorted(batch, key=lambda item: item.stored.stream_seq)
         try:
-            async with self._store.transaction() as transaction:
-                ordered = await self._without_erased(transaction, ordered)
-                known = await transaction.sessions(item.session_id for item in ordered)
-                changed = await self._fold(ordered, known)
-                await transaction.save_sessions(changed)
-                stored = await transaction.add_events([item.stored for item in ordered])
+            try:
+                done = await self._store_all(ordered, new=not any(item.again for item in ordered))
+            except StoredBefore:
+                done = await self._store_all(ordered, new=False)
         except (DatabaseUnavailable, BrokerUnavailable) as error:
             _log.warning("batch_not_stored", code=error.code, messages=len(batch), again_in_s=AWAY_RETRY_S)
             raise Retry(AWAY_RETRY_S) from error
         except UnstorableRow as error:
             raise Drop(str(error)) from error
-        self._rows.inc(len(changed), table="sessions")
+        ordered, changed, stored = done
+        self._rows.inc(changed, table="sessions")
         self._rows.inc(stored.rows, table="session_events")
         self._duplicates.inc(len(ordered) - stored.rows)
         self._batch_rows.observe(len(ordered))
         self._batch_s.observe(time.monotonic() - began)
         self._after_commit(ordered, stored.ended, began_ns)
+
+    async def _store_all(self, batch: list[Incoming], *, new: bool) -> tuple[list[Incoming], int, Stored]:
+        """Store a batch in one transaction; return what was to be stored of it, the sessions changed, and the rest."""
+        async with self._store.transaction() as transaction:
+            kept = await self._without_erased(transaction, batch)
+            known = await transaction.sessions(item.session_id for item in kept)
+            changed = await self._fold(kept, known)
+            await transaction.save_sessions(changed)
+            return kept, len(changed), await transaction.add_events([item.stored for item in kept], new=new)
 
     async def _without_erased(self, transaction: Transaction, batch: list[Incoming]) -> list[Incoming]:
         """Return what is to be stored of a batch; what came late of erased sessions is forgotten by the broker too."""

@@ -57,10 +57,11 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
         msgspec.Meta(ge=2),
         Env(help="Connections to PostgreSQL at most, beside 4 for webhooks and steps", unit="connections"),
     ] = 6
-    # PostgreSQL takes 500 rows in 10 ms; larger ones only add to what one poisonous row makes us repeat.
+    # Where there is a backlog: each transaction is a sync of the disk and a dozen round trips, which 2,000 rows share.
+    # PostgreSQL takes them in 50 ms.
     event_batch: Annotated[
         int, msgspec.Meta(ge=1, le=5000), Env(help="Messages stored in one transaction at most", unit="messages")
-    ] = 500
+    ] = 2000
     # Usual messages have 400 bytes; the largest, half a megabyte each, aren't held by the hundred.
     event_batch_bytes: Annotated[
         int,
