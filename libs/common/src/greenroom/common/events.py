@@ -49,10 +49,10 @@ def decode_event(message: Message) -> Event:
         given = messages.decode(message.data, _OwnEvent if _is_own(tokens["type"]) else ExternalEvent)
     except msgspec.MsgspecError as error:
         raise MalformedEvent(str(error)) from error
-    for name in ("tenant", "session_id", "type"):
+    for name, said in tokens.items():
         value = getattr(given, name)
-        if value is not None and value != tokens[name]:
-            raise MalformedEvent(f"{name} is {value!r}, the subject says {tokens[name]!r}")
+        if value is not None and value != said:
+            raise MalformedEvent(f"{name} is {value!r}, the subject says {said!r}")
     event_id = given.id or message.headers.get("Nats-Msg-Id") or derived_id(message.subject, str(message.stream_seq))
     if max(len(event_id), len(given.source)) > _MAX_NAME:
         raise MalformedEvent(f"`id` and `source` have at most {_MAX_NAME} characters")
@@ -76,6 +76,8 @@ def _is_own(event_type: str) -> bool:
 
 
 def _utc(at: datetime) -> datetime:
+    if at.tzinfo is UTC:
+        return at
     if at.tzinfo is None:
         raise MalformedEvent("`at` has no time zone")
     try:

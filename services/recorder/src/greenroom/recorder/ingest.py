@@ -43,6 +43,7 @@ CONSUMER: Final = "recorder-sessions"
 # messages in 15 ms, and a transaction for each of them took half of what the machine had left for it.
 LINGER_S: Final = 0.25
 EXPECTED_LAST: Final = "Nats-Expected-Last-Subject-Sequence"
+_LIFECYCLE: Final = ".lifecycle"
 # While PostgreSQL is away; messages wait in the broker meanwhile.
 AWAY_RETRY_S: Final = 1.0
 BATCH_ROWS_BUCKETS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
@@ -82,7 +83,8 @@ def decode(message: Message) -> Incoming:
     Raises:
         Drop: it is malformed.
     """
-    if tokens := subjects.SESSION_LIFECYCLE.parse(message.subject):
+    # Most are events, and taking a subject apart takes longer than looking at its end.
+    if message.subject.endswith(_LIFECYCLE) and (tokens := subjects.SESSION_LIFECYCLE.parse(message.subject)):
         return _decode_transition(message, tokens["tenant"], tokens["session_id"])
     try:
         event = decode_event(message)
@@ -190,7 +192,12 @@ class Ingest:
             known = await transaction.sessions(item.session_id for item in kept)
             changed = await self._fold(kept, known)
             await transaction.save_sessions(changed)
-            return kept, len(changed), await transaction.add_events([item.stored for item in kept], new=new)
+            stored = await transaction.add_events(
+                [item.stored for item in kept],
+                ended={id_ for id_, stored in known.items() if stored.session.ended},
+                new=new,
+            )
+            return kept, len(changed), stored
 
     async def _without_erased(self, transaction: Transaction, batch: list[Incoming]) -> list[Incoming]:
         """Return what is to be stored of a batch; what came late of erased sessions is forgotten by the broker too."""

@@ -5,7 +5,7 @@ will.
 """
 
 import re
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -270,11 +270,15 @@ class Transaction:
             [stored.revision for stored in ordered],
         )
 
-    async def add_events(self, events: Sequence[StoredEvent], *, new: bool = False) -> Stored:
+    async def add_events(
+        self, events: Sequence[StoredEvent], *, ended: Collection[str] | None = None, new: bool = False
+    ) -> Stored:
         """Store events whose sessions are stored; those that are there already are passed over.
 
         Args:
             events: what happened.
+            ended: those of the sessions that are over by now, and so may have been sealed, purged or counted; None: it
+                isn't known.
             new: none of them has been stored yet, as far as anybody knows. Then they are copied, which takes half as
                 long, and can't pass over anything.
 
@@ -282,9 +286,10 @@ class Transaction:
             StoredBefore: that was wrong.
         """
         stored = await self._copy(events) if new else await self._insert(events)
-        if stored.rows:
-            ids = sorted({stored.event.session_id for stored in events})
-            heard = speakers([stored.event for stored in events])
+        late = events if ended is None else [each for each in events if each.event.session_id in ended]
+        if stored.rows and late:
+            ids = sorted({each.event.session_id for each in late})
+            heard = speakers([each.event for each in late])
             await self._connection.execute(_REVIVE, ids, heard)
             if heard:
                 await self._connection.execute(_REMIND, heard)
