@@ -203,6 +203,27 @@ async def test_what_is_acknowledged_does_not_come_again_and_what_is_not_does(con
     await second.close()
 
 
+async def test_what_is_acknowledged_together_does_not_come_again(connect: Connect) -> None:
+    """A part of what was fetched is acknowledged in one piece; the other part is still to be decided on."""
+    broker = await connect()
+    for number in range(50):
+        await broker.append(EVENT, str(number).encode(), headers={"Number": str(number)})
+    pull = await broker.pull("SESSIONS", "recorder-sessions")
+    deliveries = await pull.fetch(50, 2)
+    assert [each.message.headers["Number"] for each in deliveries] == [str(number) for number in range(50)]
+    await pull.acknowledge(deliveries[10:])
+    await pull.acknowledge([])
+    for delivery in deliveries[:10]:
+        await delivery.nak(0.0)
+    await settle()
+    again = await pull.fetch(50, 2)
+    assert sorted(int(each.message.data) for each in again) == list(range(10))
+    await pull.acknowledge(again)
+    await settle()
+    assert not await pull.fetch(50, 0.1)
+    await pull.close()
+
+
 async def test_a_work_queue_forgets_what_is_acknowledged(broker: Broker) -> None:
     """Audio is gone from the broker once the recorder has it, and not before."""
     await broker.append(AUDIO, b"pcm")

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from greenroom.common import messages, subjects, topology
 from greenroom.common.clock import utcnow
@@ -102,6 +103,19 @@ async def test_duplicates(here: World) -> None:
         await ingest.handle(everything)
         await ingest.handle(everything[2:])
     assert await here.event_types(session) == [*A_CALL, "user_spoke", "session.ended"]
+
+
+async def test_partly_stored(here: World) -> None:
+    """A batch that is taken for new, and of which some is stored already, adds the rest; nothing is stored twice."""
+    session = await a_call(here, 5)
+    async with an_ingest(here) as ingest:
+        everything = await incoming(here)
+        await ingest.handle(everything[3:6])
+        assert not any(item.again for item in everything)
+        await ingest.handle(everything)
+        await ingest.handle([replace(item, again=True) for item in everything])
+    assert await here.event_types(session) == [*A_CALL, *["user_spoke"] * 5, "session.ended"]
+    assert (await here.stored(session))["state"] == "ended"
 
 
 async def test_any_order(here: World) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from greenroom.recorder.audio import RATE_HZ, AudioIngest
 from greenroom.recorder.chunk_log import Chunk
 from greenroom.recorder.ingest import Ingest
 from greenroom.recorder.parts import Parts
-from greenroom.recorder.store import AudioPermit, Store, Stored, StoredEvent, StoredSession
+from greenroom.recorder.store import AudioPermit, Store, Stored, StoredBefore, StoredEvent, StoredSession
 from greenroom.recorder.troubles import Troubles
 from tests.support.memory_broker import MemoryServer
 
@@ -64,11 +64,19 @@ class MemoryStore:
         """Take documents."""
         self.known.update({stored.session.id: stored.session for stored in sessions})
 
-    async def add_events(self, events: Sequence[StoredEvent]) -> Stored:
-        """Take events; what is there already stays."""
-        new = {event.stream_seq: event for event in events if event.stream_seq not in self.events}
-        self.events.update(new)
-        return Stored(rows=len(new), ended=frozenset())
+    async def add_events(
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        ended: Collection[str] | None = None,  # noqa: ARG002 nothing is sealed or counted here
+        new: bool = False,
+    ) -> Stored:
+        """Take events; what is there already stays, and is refused where all are said to be new."""
+        fresh = {event.stream_seq: event for event in events if event.stream_seq not in self.events}
+        if new and len(fresh) < len(events):
+            raise StoredBefore
+        self.events.update(fresh)
+        return Stored(rows=len(fresh), ended=frozenset())
 
     async def audio_permits(self, ids: Iterable[str]) -> dict[str, AudioPermit]:
         """Return what is known of sessions."""

@@ -8,7 +8,7 @@ import structlog.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greenroom.common.consumer import Retry
+from greenroom.common.consumer import Drop, Retry
 from tests.support.consumer_world import NAME, STREAM, World, consuming, raising
 from tests.support.leaping_time import run_virtual
 
@@ -206,6 +206,39 @@ def test_what_was_taken_ahead_waits_with_what_failed() -> None:
         (first_at, first), (again_at, again), (_, second) = world.batches
         assert [first, again, second] == [texts[:10], texts[:10], texts[10:]]
         assert 3 <= again_at - first_at < 4
+
+    run_virtual(scenario())
+
+
+def test_what_is_being_decoded_ahead_comes_again_with_what_failed() -> None:
+    """The first batch fails before the next one is decoded to its end: that one is put back as a whole."""
+
+    async def scenario() -> None:
+        world = World(ahead=True, max_batch=500)
+        world.verdict = raising(Retry(3), times=1)
+        texts = [str(number) for number in range(1000)]
+        await world.publish(*texts)
+        async with consuming(world):
+            await asyncio.sleep(20)
+            (first_at, _), (again_at, again), (_, second) = world.batches
+        assert [*again, *second] == texts
+        assert 3 <= again_at - first_at < 4
+        assert world.unsettled == 0
+
+    run_virtual(scenario())
+
+
+def test_one_among_many_is_found_in_few_tries() -> None:
+    """Of 1,024 messages one is poisonous: nobody is tried alone but those beside it."""
+
+    async def scenario() -> None:
+        world = World(max_batch=1024)
+        world.verdict = raising(Drop("poison"), "700")
+        await world.publish(*(str(number) for number in range(1024)))
+        async with consuming(world):
+            await asyncio.sleep(20)
+        assert len(world.batches) == 21
+        assert (world.consumer.counts.handled, world.consumer.counts.parked, world.unsettled) == (1023, 1, 0)
 
     run_virtual(scenario())
 

@@ -262,7 +262,7 @@ class Consumer[T]:
 
         Args:
             batch: what is tried.
-            apart: it is a part of one that can't be handled as a whole: whatever goes wrong, look for whose fault it is.
+            apart: it is a part of one that can't be handled as a whole; whatever goes wrong, find out by whose fault.
         """
         deliveries = [item.delivery for item in batch]
         if not apart:
@@ -320,9 +320,7 @@ class Consumer[T]:
         tries = max(delivery.message.deliveries for delivery in deliveries)
         # The exponent is bounded too: a float ends at 2 ** 1024, and there are that many tries in a night.
         delay_s = min(_FIRST_BACKOFF_S * 2 ** min(tries - 1, 16), _MAX_BACKOFF_S)
-        _log.error(
-            "consumer_failed", consumer=self._name, messages=len(deliveries), again_in_s=delay_s, exc_info=error
-        )
+        _log.error("consumer_failed", consumer=self._name, messages=len(deliveries), again_in_s=delay_s, exc_info=error)
         await _put_back(deliveries, delay_s)
         return delay_s
 
