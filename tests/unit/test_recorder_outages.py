@@ -200,22 +200,22 @@ def test_no_space_left_on_the_device(tmp_path: Path, full: str) -> None:
 def test_names_of_a_batch_that_failed_are_synced_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was made in a batch the disk refused is there already for the next one: its name is synced then."""
     parts, trouble = Parts(tmp_path, max_open=8), [OSError(errno.ENOSPC, "full")]
-    synced: list[Path] = []
-    append = greenroom_parts._append_lines
+    synced: list[str] = []
+    append = greenroom_parts._append
 
-    def append_lines(journal: int, text: bytearray) -> None:
+    def append_unless_full(journal: int, text: bytearray) -> None:
         if trouble:
             raise trouble.pop()
         append(journal, text)
 
-    monkeypatch.setattr(greenroom_parts, "_append_lines", append_lines)
+    monkeypatch.setattr(greenroom_parts, "_append", append_unless_full)
     monkeypatch.setattr(greenroom_parts, "_sync_path", synced.append)
     with pytest.raises(OSError, match="full"):
         parts.write([pcm_chunk("user", 1, 0, b"ab")])
     parts.write([pcm_chunk("user", 1, 0, b"ab")])
-    assert tmp_path / "s" not in synced
+    assert str(tmp_path / "s") not in synced
     parts.checkpoint()
-    assert {tmp_path / "s", tmp_path} <= set(synced)
+    assert {str(tmp_path / "s"), str(tmp_path)} <= set(synced)
     parts.shutdown()
 
 
