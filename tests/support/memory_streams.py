@@ -153,7 +153,8 @@ class MemoryConsumer:
         What is larger than `max_bytes` stays where it is, and so does what is behind it.
         """
         stored = self.backlog.stream.messages
-        self._again_at = {seq: at for seq, at in self._again_at.items() if seq in stored}  # the others were purged
+        if not self._again_at.keys() <= stored.keys():  # some were purged
+            self._again_at = {seq: at for seq, at in self._again_at.items() if seq in stored}
         due = min((seq for seq, at in self._again_at.items() if at <= now), default=None)
         message = stored[due] if due is not None else None
         if message is None and len(self._again_at) < self.config.max_ack_pending:

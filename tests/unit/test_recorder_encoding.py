@@ -2,6 +2,7 @@
 
 import array
 import itertools
+import os
 import resource
 import tempfile
 from collections.abc import Iterator
@@ -16,12 +17,12 @@ from numpy.typing import NDArray
 
 from greenroom.common.lifecycle import Session
 from greenroom.common.recordings import FORMATS, LAYOUTS, Format, Layout, RecordingChoice
-from greenroom.recorder import mixing
+from greenroom.recorder import files, mixing
 from greenroom.recorder.chunk_log import Chunk
 from greenroom.recorder.encoding import encode
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.recording import write_recording
-from greenroom.recorder.storage import Folder
+from greenroom.recorder.storage import Folder, digest_of
 from tests.support.recordings import ended_session, pcm_chunk
 
 RATE = 16_000
@@ -165,3 +166,28 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path, form: Format) -> N
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert (tmp_path / "long").stat().st_size > 9 * (tmp_path / "short").stat().st_size > 100_000
     assert grown_kib < 8 * 1024
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_digest_is_that_of_the_file(tmp_path: Path, form: Format) -> None:
+    """What is said of a file was digested while it was written, or behind that: it is what the disk has."""
+    sha256 = encode(tmp_path / "file", form, blocks(1), channels=2, samples=0, rate=RATE)
+    assert sha256 == digest_of(tmp_path / "file")
+
+
+def test_a_long_file_goes_to_the_disk_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel hears every 16 MiB that the file may be written, is given what there is, and changes nothing of it."""
+    handed_over: list[tuple[int, int]] = []
+    minutes, let_go = 15, files.let_go
+
+    def hand_over(file: int, start: int, size: int) -> None:
+        assert os.fstat(file).st_size == start + size
+        handed_over.append((start, size))
+        let_go(file, start, size)
+
+    monkeypatch.setattr(files, "let_go", hand_over)
+    sha256 = encode(tmp_path / "file", "wav", blocks(minutes), channels=2, samples=0, rate=RATE)
+    frames = b"".join(block.tobytes() for block in blocks(minutes))
+    assert len(handed_over) == len(frames) // (16 * 1024 * 1024) == 3
+    assert (tmp_path / "file").read_bytes()[-len(frames) :] == frames
+    assert sha256 == digest_of(tmp_path / "file")

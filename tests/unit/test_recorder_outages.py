@@ -4,20 +4,25 @@ import asyncio
 import errno
 import os
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from greenroom.common import topology
-from greenroom.common.lifecycle import Requested
+from greenroom.common.ledger import Entry
+from greenroom.common.lifecycle import Ended, Outcome, Requested
 from greenroom.common.metrics import Metrics
 from greenroom.common.objects import StorageUnavailable
 from greenroom.common.topology_admin import _consumer_config, _stream_config
 from greenroom.recorder import audio, ingest, troubles
 from greenroom.recorder import parts as greenroom_parts
 from greenroom.recorder.parts import JOURNAL, Parts
+from greenroom.recorder.put_off import FIRST_S, LONGEST_S, ROOM_PER_S, PutOff
 from greenroom.recorder.troubles import LIVE_AUDIO, SEALING, Troubles
 from tests.support.leaping_time import run_virtual
 from tests.support.outage_bench import OutageBench, known_session, pcm_of
@@ -90,6 +95,64 @@ def test_audio_that_only_postgres_knows_of_does_not_hold_up_the_rest(tmp_path: P
             ]
 
     run_virtual(scenario())
+
+
+def test_much_audio_that_only_postgres_knows_of_does_not_hold_up_the_rest(tmp_path: Path) -> None:
+    """Thousands of chunks of sessions that ended wait for PostgreSQL; live ones are stored in time, then all of them.
+
+    The ledger isn't asked of each chunk, and what waits comes again less and less often.
+    """
+    bench, old, many = OutageBench(tmp_path), [known_session(f"old{number}") for number in range(21)], 100
+    asked: Counter[str] = Counter()
+
+    async def scenario() -> None:
+        ledger = bench.audio._ledger
+        last = ledger.last
+
+        async def counted(tenant: str, session_id: str) -> Entry | None:
+            asked[session_id] += 1
+            return await last(tenant, session_id)
+
+        ledger.last = counted
+        await ledger.create(Requested(session=known_session("live")))
+        for session in old:
+            await ledger.advance(
+                await ledger.create(Requested(session=session)),
+                Ended(by="api", epoch=0, outcome=Outcome.CANCELED, reason="client-canceled"),
+            )
+            for seq in range(1, many + 1):
+                await bench.speak(session.id, seq)
+        bench.store.away = True
+        async with bench.running():
+            for seq in range(1, 9):
+                await bench.speak("live", seq)
+                await asyncio.sleep(2)
+                assert bench.heard("live") == b"".join(map(pcm_of, range(1, seq + 1)))
+            assert bench.waiting("AUDIO") == len(old) * many
+            assert asked.total() < len(old) + 2 * 20
+            tried = bench.audio.consumer.counts.retried
+            await asyncio.sleep(20)
+            assert bench.audio.consumer.counts.retried - tried < 20 * 2 * ROOM_PER_S
+            bench.store.away, bench.store.known = False, {session.id: session for session in old}
+            await asyncio.sleep(LONGEST_S + 5)
+            assert all(bench.heard(session.id) == b"".join(map(pcm_of, range(1, many + 1))) for session in old)
+            assert bench.waiting("AUDIO") == 0
+
+    run_virtual(scenario())
+
+
+@given(chunks=st.integers(1, 1_000_000))
+def test_what_is_put_off_settles(chunks: int) -> None:
+    """However much waits, it soon comes no more often than there is room for, or than every 30 s; then soon again."""
+    put_off, now, wait_s = PutOff(), 0.0, 0.0
+    for _ in range(10):
+        wait_s = put_off.wait_s(chunks, now)
+        assert FIRST_S <= wait_s <= LONGEST_S
+        now += wait_s
+    assert wait_s == LONGEST_S or chunks / wait_s <= ROOM_PER_S
+    assert wait_s == FIRST_S or chunks / wait_s >= ROOM_PER_S / 4
+    put_off.over()
+    assert put_off.wait_s(1, now) == FIRST_S
 
 
 def test_a_disk_full_for_eleven_minutes(tmp_path: Path) -> None:
@@ -200,22 +263,22 @@ def test_no_space_left_on_the_device(tmp_path: Path, full: str) -> None:
 def test_names_of_a_batch_that_failed_are_synced_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was made in a batch the disk refused is there already for the next one: its name is synced then."""
     parts, trouble = Parts(tmp_path, max_open=8), [OSError(errno.ENOSPC, "full")]
-    synced: list[Path] = []
-    append = greenroom_parts._append_lines
+    synced: list[str] = []
+    append = greenroom_parts._append
 
-    def append_lines(journal: int, text: bytearray) -> None:
+    def append_unless_full(journal: int, text: bytearray) -> None:
         if trouble:
             raise trouble.pop()
         append(journal, text)
 
-    monkeypatch.setattr(greenroom_parts, "_append_lines", append_lines)
+    monkeypatch.setattr(greenroom_parts, "_append", append_unless_full)
     monkeypatch.setattr(greenroom_parts, "_sync_path", synced.append)
     with pytest.raises(OSError, match="full"):
         parts.write([pcm_chunk("user", 1, 0, b"ab")])
     parts.write([pcm_chunk("user", 1, 0, b"ab")])
-    assert tmp_path / "s" not in synced
+    assert str(tmp_path / "s") not in synced
     parts.checkpoint()
-    assert {tmp_path / "s", tmp_path} <= set(synced)
+    assert {str(tmp_path / "s"), str(tmp_path)} <= set(synced)
     parts.shutdown()
 
 

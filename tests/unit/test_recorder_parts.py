@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -107,9 +107,12 @@ def after_a_power_cut(root: Path, kept: Path) -> None:
         (kept / segment.name).write_bytes(segment.read_bytes())
 
 
-def content(root: Path) -> dict[str, bytes]:
-    """Return the files of sessions, by name."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("*/*")}
+def content(root: Path) -> dict[str, list[bytes]]:
+    """Return the lines of the files of sessions, by name; journals may have empty ones."""
+    return {
+        str(path.relative_to(root)): [line for line in path.read_bytes().splitlines() if line]
+        for path in root.glob("*/*")
+    }
 
 
 def test_a_batch_is_synced_once(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,16 +189,50 @@ def test_a_sync_that_failed_is_not_believed(parts: Parts, tmp_path: Path, monkey
     assert not ChunkLog(tmp_path / "parts").segments()
 
 
+def test_a_batch_whose_sync_failed_is_not_stored(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the disk didn't sync is an OSError, whatever the files have; what is stored next doesn't stand behind it."""
+    root = tmp_path / "parts"
+    parts.write([chunk(1, b"aa", position=0)])
+
+    def refuses(_: int) -> None:
+        raise OSError(errno.EIO, "refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chunk_log, "sync_data", refuses)
+        with pytest.raises(OSError, match="refused"):
+            parts.write([chunk(2, b"bb", position=1)])
+    parts.write([chunk(2, b"bb", position=1)])
+    _, behind = ChunkLog(root).segments()
+    assert [read.pcm for read in chunk_log.read(behind)] == [b"bb"]
+
+
+def test_what_the_disk_takes_by_halves_is_whole(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that takes a few bytes at a time gets all of them, in the log and in the files."""
+    write, pwrite = os.write, os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", lambda file, pieces: write(file, b"".join(pieces)[:7]))
+        patch.setattr(os, "write", lambda file, data: write(file, bytes(data)[:5]))
+        patch.setattr(os, "pwrite", lambda file, data, offset: pwrite(file, bytes(data)[:3], offset))
+        parts.write([chunk(1, b"aabbccdd", position=1)])
+    assert (tmp_path / "parts/s/user.1.pcm").read_bytes() == b"\0\0aabbccdd"
+    assert [note.seq for note in parts.journal("s")] == [1]
+    (segment,) = ChunkLog(tmp_path / "parts").segments()
+    assert [read.pcm for read in chunk_log.read(segment)] == [b"aabbccdd"]
+
+
 def test_half_a_record_hides_nothing(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a disk was full in the middle of a record, what is stored later is found all the same."""
     write = os.write
 
-    def full(file: int, data: bytes) -> int:
-        write(file, bytes(data)[:7])
+    def has_room_for_7_bytes(file: int, pieces: Sequence[bytes]) -> int:
+        return write(file, b"".join(pieces)[:7])
+
+    def full(_file: int, _data: bytes) -> int:
         raise OSError(errno.ENOSPC, "full")
 
     parts.write([chunk(1, b"aa", position=0)])
     with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", has_room_for_7_bytes)
         patch.setattr(os, "write", full)
         with pytest.raises(OSError, match="full"):
             parts.write([chunk(2, b"bb", position=1)])

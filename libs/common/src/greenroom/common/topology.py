@@ -156,7 +156,8 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
         name="recorder-audio",
         filters=(subjects.SESSION_AUDIO.wildcard(),),
         description="The recorder stores audio.",
-        max_ack_pending=2_000,
+        # It asks for what it can hold; this is how much may wait for PostgreSQL without holding up the rest.
+        max_ack_pending=100_000,
     ),
     Consumer(
         stream="POSTCALL",

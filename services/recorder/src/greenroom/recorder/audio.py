@@ -2,7 +2,8 @@
 
 It needs the ledger only, not PostgreSQL, for a session that is alive: audio is kept while the database is away. Audio
 of a session that has ended and that this recorder hasn't met waits for the database, by itself: whatever else is in a
-batch is stored. Whatever the disk refuses waits in the broker.
+batch is stored, and the more of it waits, the less often it is looked at (`put_off.py`). The broker lets 100,000 chunks
+wait so; what comes after those waits too. Whatever the disk refuses waits in the broker.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from greenroom.common.messages import AudioHeader
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.chunk_log import Chunk
 from greenroom.recorder.parts import Parts
+from greenroom.recorder.put_off import PutOff
 from greenroom.recorder.store import AudioPermit, Store
 from greenroom.recorder.timeline import NS, SAMPLE_BYTES, TRACKS, ChunkNote, Track
 from greenroom.recorder.troubles import LIVE_AUDIO, Troubles
@@ -156,6 +158,9 @@ class AudioIngest:
         self._behind = False
         # When PostgreSQL, which was away, is worth asking again, on the clock of the loop.
         self._ask_at = 0.0
+        # Which sessions the ledger has closed, of which PostgreSQL, which was away, has to tell the rest.
+        self._untold: set[tuple[str, str]] = set()
+        self._put_off = PutOff()
         # Of its own: what others do in threads may wait for a storage that is away, and audio mustn't wait with it. One
         # is for batches, one for the log's being emptied.
         self._writing = ThreadPoolExecutor(2, thread_name_prefix="audio")
@@ -229,9 +234,11 @@ class AudioIngest:
             self._open_files.set(self._parts.open_files)
         if untold:
             self._behind = True
-            _log.warning("audio_not_stored", code=DatabaseUnavailable.code, chunks=len(untold), again_in_s=AWAY_RETRY_S)
-        if untold or frozen:
-            raise Retry(AWAY_RETRY_S if untold else FROZEN_RETRY_S, only=[*untold, *frozen])
+            wait_s = self._put_off.wait_s(len(untold), asyncio.get_running_loop().time())
+            _log.warning("audio_not_stored", code=DatabaseUnavailable.code, chunks=len(untold), again_in_s=wait_s)
+            raise Retry(wait_s, only=[*untold, *frozen])
+        if frozen:
+            raise Retry(FROZEN_RETRY_S, only=frozen)
 
     async def _sorted(self, batch: Sequence[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
         """Return what of a batch is to be stored, and what only PostgreSQL could tell of, which is away.
@@ -299,6 +306,8 @@ class AudioIngest:
     async def _permit(self, chunk: Chunk) -> Permit:
         permit = self._permits.get(chunk.session_id)
         if permit is None:
+            if (chunk.tenant, chunk.session_id) in self._untold:
+                self._require_database()
             permit = await self._look_up(chunk.tenant, chunk.session_id)
             self._permits[chunk.session_id] = permit
             while len(self._permits) > MAX_PERMITS:
@@ -312,7 +321,12 @@ class AudioIngest:
             entry = None  # garbage in its place, which will be parked; what was stored before it still holds
         if entry is not None and not entry.session.ended:
             return _permit_of(entry.session)
-        stored = await self._stored(session_id)
+        try:
+            stored = await self._stored(session_id)
+        except DatabaseUnavailable:
+            if entry is not None and len(self._untold) < MAX_PERMITS:
+                self._untold.add((tenant, session_id))
+            raise
         if stored is not None and stored.sealed:
             return Permit(refused="the recording is sealed")
         known = entry or stored
@@ -327,14 +341,19 @@ class AudioIngest:
 
     async def _stored(self, session_id: str) -> AudioPermit | None:
         """Return what PostgreSQL knows of a session; while it is away, it is asked once in a while, not for each."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._ask_at:
-            raise DatabaseUnavailable("PostgreSQL was away just now")
+        self._require_database()
         try:
-            return (await self._store.audio_permits([session_id])).get(session_id)
+            stored = (await self._store.audio_permits([session_id])).get(session_id)
         except DatabaseUnavailable:
-            self._ask_at = loop.time() + AWAY_RETRY_S
+            self._ask_at = asyncio.get_running_loop().time() + AWAY_RETRY_S
             raise
+        self._untold.clear()
+        self._put_off.over()
+        return stored
+
+    def _require_database(self) -> None:
+        if asyncio.get_running_loop().time() < self._ask_at:
+            raise DatabaseUnavailable("PostgreSQL was away just now")
 
 
 def _permit_of(session: Session) -> Permit:

@@ -56,24 +56,31 @@ class ChunkLog:
         self._current: tuple[Path, int] | None = None
 
     def append(self, chunks: Sequence[Chunk]) -> Path:
-        """Store chunks, which are durable when this returns, and return the segment they are in.
+        """Write chunks, which are durable with the next `sync`, and return the segment they are in.
 
         Raises:
-            OSError: the disk is full, or worse; some of them may be stored.
+            OSError: the disk is full, or worse; some of them may be written.
         """
         try:
             segment, file = self._current = self._current or self._begin()
             for first in range(0, len(chunks), _WRITTEN_AT_ONCE):
-                records = b"".join(
-                    piece for chunk in chunks[first : first + _WRITTEN_AT_ONCE] for piece in _record(chunk)
+                _write_all(
+                    file, [piece for chunk in chunks[first : first + _WRITTEN_AT_ONCE] for piece in _record(chunk)]
                 )
-                _write_all(file, records)
-            sync_data(file)
         except BaseException:
             # It may end in half a record: what comes next must not stand behind that.
             self.end_segment()
             raise
         return segment
+
+    def sync(self) -> None:
+        """Have what was appended on the disk. May run in another thread, as long as nothing is appended.
+
+        Raises:
+            OSError: it may not be there; what follows doesn't belong behind it.
+        """
+        if self._current is not None:
+            sync_data(self._current[1])
 
     def end_segment(self) -> None:
         """Begin a new segment with the next chunk."""
@@ -132,10 +139,13 @@ def _record(chunk: Chunk) -> tuple[bytes, bytes, bytes]:
     return _HEAD.pack(len(place), len(chunk.pcm), zlib.crc32(chunk.pcm, zlib.crc32(place))), place, chunk.pcm
 
 
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
+def _write_all(file: int, pieces: Sequence[bytes]) -> None:
+    written, size = os.writev(file, pieces), sum(map(len, pieces))
+    if written < size:
+        # Nearly always the device is full, and this says so.
+        view = memoryview(b"".join(pieces))[written:]
+        while view:
+            view = view[os.write(file, view) :]
 
 
 # macOS has none; it syncs some more then.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenroom.common.recordings import Layout
+from greenroom.recorder import files
 from greenroom.recorder.timeline import SAMPLE_BYTES, TRACKS, Part, Track
 
 # The tracks that are heard on each channel, from the left.
@@ -99,4 +100,6 @@ def _read(file: io.FileIO, position: int, count: int) -> Frames:
     filled = 0
     while filled < len(view) and (got := file.readinto(view[filled:])):
         filled += got
+    # A part is read once.
+    files.let_go(file.fileno(), position * SAMPLE_BYTES, filled)
     return samples

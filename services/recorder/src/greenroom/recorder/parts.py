@@ -17,7 +17,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import batched, islice
 from pathlib import Path
 from typing import Final
 
@@ -48,15 +48,19 @@ class Parts:
 
     def __init__(self, root: Path, *, max_open: int) -> None:
         self._root = root
+        # The paths of files are texts: making and comparing `Path`s took as long as writing.
+        self._folder: Final = str(root.absolute())
         self._max_open = max_open
-        self._files: OrderedDict[Path, int] = OrderedDict()
+        self._files: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
         self._checkpointing = threading.Lock()
         self._log = ChunkLog(root)
         # Of our segments, those whose chunks are all in the files; and what of the files isn't synced.
         self._written: set[Path] = set()
-        self._dirty: set[Path] = set()
+        self._dirty: set[str] = set()
         self._syncing = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="fdatasync")
+        # Of its own: a batch doesn't wait for the files of a checkpoint.
+        self._syncing_log = ThreadPoolExecutor(1, thread_name_prefix="fdatasync-log")
 
     @property
     def open_files(self) -> int:
@@ -71,10 +75,15 @@ class Parts:
         """
         with self._lock:
             segment = self._log.append(chunks)
+            synced = self._syncing_log.submit(self._log.sync)
             try:
-                self._write(chunks)
+                # Meanwhile. The order doesn't matter: both are done when this returns.
+                try:
+                    self._write(chunks)
+                finally:
+                    synced.result()
             except BaseException:
-                # In the log, but not acknowledged: it comes again, or is read again from there.
+                # Perhaps in the log, but not acknowledged: it comes again, or is read again from there.
                 self._log.end_segment()
                 self._written.discard(segment)
                 raise
@@ -92,14 +101,15 @@ class Parts:
             with self._lock:
                 self._log.end_segment()
                 segments = self._log.segments()
-            dirty: set[Path] = set()
+            dirty: set[str] = set()
             try:
                 for segment in segments:
                     if segment not in self._written:
                         self._write_again(segment)
                 with self._lock:
                     dirty, self._dirty = self._dirty, set()
-                for _ in self._syncing.map(_sync_path, dirty):
+                # A task a thread, not one a file: handing them over took longer than most syncs.
+                for _ in self._syncing.map(_sync_paths, batched(dirty, -(-len(dirty) // SYNC_THREADS) or 1)):
                     pass
             except BaseException:
                 with self._lock:
@@ -115,7 +125,7 @@ class Parts:
         """Close the files of one session, or of all."""
         with self._lock:
             for path in list(self._files):
-                if session_id is None or path.parent.name == session_id:
+                if session_id is None or path.startswith(f"{self._folder}/{session_id}/"):
                     os.close(self._files.pop(path))
             if session_id is None:
                 self._log.end_segment()
@@ -124,6 +134,7 @@ class Parts:
         """Close everything for good."""
         self.close()
         self._syncing.shutdown()
+        self._syncing_log.shutdown()
 
     def sessions(self) -> list[str]:
         """Return the ids of the sessions that have parts."""
@@ -142,7 +153,7 @@ class Parts:
     def journal(self, session_id: str) -> Iterator[ChunkNote]:
         """Yield what was stored of a session, in the order in which it came; some of it twice.
 
-        A line cut short by a crash is passed over: its chunk wasn't acknowledged, and came again.
+        A line cut short by a crash is passed over: its chunk wasn't acknowledged, and came again. So are empty ones.
         """
         try:
             file = (self._root / session_id / JOURNAL).open("rb", buffering=_READ_BYTES)
@@ -184,15 +195,16 @@ class Parts:
             shutil.rmtree(folder)
 
     def _write(self, chunks: Sequence[Chunk]) -> None:
-        lines: dict[Path, bytearray] = {}
+        lines: dict[str, bytearray] = {}
         for chunk in chunks:
-            note, folder = chunk.note, self._root / chunk.session_id
-            file = self._file(folder / f"{note.track}.{note.epoch}.pcm", os.O_WRONLY)
+            note, session_id = chunk.note, chunk.session_id
+            file = self._file(session_id, f"{note.track}.{note.epoch}.pcm", os.O_WRONLY)
             _write_all(file, chunk.pcm, note.position * SAMPLE_BYTES)
-            lines.setdefault(folder / JOURNAL, bytearray()).extend(msgspec.json.encode(note) + b"\n")
+            # Each time on a new line, since a crash may have cut the last one short.
+            lines.setdefault(session_id, bytearray(b"\n")).extend(_ENCODER.encode(note) + b"\n")
         # The journal speaks of what is there: it comes second.
-        for path, text in lines.items():
-            _append_lines(self._file(path, os.O_RDWR | os.O_APPEND), text)
+        for session_id, text in lines.items():
+            _append(self._file(session_id, JOURNAL, os.O_WRONLY | os.O_APPEND), text)
 
     def _write_again(self, segment: Path) -> None:
         """Write to the files what is in the log, whoever has put it there."""
@@ -204,7 +216,8 @@ class Parts:
                 finally:
                     self._close_oldest()
 
-    def _file(self, path: Path, flags: int) -> int:
+    def _file(self, session_id: str, name: str, flags: int) -> int:
+        path = f"{self._folder}/{session_id}/{name}"
         self._dirty.add(path)
         file = self._files.get(path)
         if file is not None:
@@ -213,9 +226,10 @@ class Parts:
         try:
             file = os.open(path, flags)
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = f"{self._folder}/{session_id}"
+            Path(folder).mkdir(parents=True, exist_ok=True)
             file = os.open(path, flags | os.O_CREAT, 0o640)
-            self._dirty |= {path.parent, self._root}
+            self._dirty |= {folder, self._folder}
         self._files[path] = file
         return file
 
@@ -226,23 +240,26 @@ class Parts:
 
 
 def _write_all(file: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written
+    written = os.pwrite(file, data, offset)
+    if written < len(data):
+        view = memoryview(data)
+        while view := view[written:]:
+            offset += written
+            written = os.pwrite(file, view, offset)
 
 
-def _append_lines(journal: int, text: bytearray) -> None:
-    size = os.fstat(journal).st_size
-    if size and os.pread(journal, 1, size - 1) != b"\n":
-        # A crash cut the last line short; what is appended now must not become part of it.
-        text = bytearray(b"\n") + text
+def _append(journal: int, text: bytearray) -> None:
     view = memoryview(text)
     while view:
         view = view[os.write(journal, view) :]
 
 
-def _sync_path(path: Path) -> None:
+def _sync_paths(paths: Sequence[str]) -> None:
+    for path in paths:
+        _sync_path(path)
+
+
+def _sync_path(path: str) -> None:
     """Have a file or the names in a folder on the disk; what was removed meanwhile needs it no more."""
     try:
         file = os.open(path, os.O_RDONLY)
@@ -254,4 +271,5 @@ def _sync_path(path: Path) -> None:
         os.close(file)
 
 
+_ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = msgspec.json.Decoder(ChunkNote)
