@@ -38,29 +38,32 @@ async def a_store(dsn: str) -> AsyncGenerator[tuple[Store, Transcriber, Metrics]
         await database.close_pool(pool, timeout_s=2)
 
 
+def events_of(session: Session, *events: tuple[int, str, dict[str, Any]]) -> list[StoredEvent]:
+    """Return events of a session, each with its stream sequence."""
+    return [
+        StoredEvent(
+            stream_seq=seq,
+            event=Event(
+                id=f"e{seq}",
+                tenant=session.tenant,
+                session_id=session.id,
+                type=kind,
+                at=session.requested_at,
+                seq=seq,
+                epoch=1,
+                source="session",
+                data=data,
+            ),
+        )
+        for seq, kind, data in events
+    ]
+
+
 async def add(store: Store, session: Session, *events: tuple[int, str, dict[str, Any]]) -> None:
-    """Store events of a session as the recorder does; each with its stream sequence."""
+    """Store a session and events of it as the recorder does."""
     async with store.transaction() as transaction:
         await transaction.save_sessions([StoredSession(session=session, revision=1)])
-        await transaction.add_events(
-            [
-                StoredEvent(
-                    stream_seq=seq,
-                    event=Event(
-                        id=f"e{seq}",
-                        tenant=session.tenant,
-                        session_id=session.id,
-                        type=kind,
-                        at=session.requested_at,
-                        seq=seq,
-                        epoch=1,
-                        source="session",
-                        data=data,
-                    ),
-                )
-                for seq, kind, data in events
-            ]
-        )
+        await transaction.add_events(events_of(session, *events))
 
 
 def ended(**fields: Any) -> Session:
@@ -132,6 +135,25 @@ async def test_late_speech_makes_it_anew(here: World) -> None:
         await add(store, session, said(2, "for two", 1000))
         assert await transcriber.round() == 1
     assert await kept(here, session) == [(1, "hello\nfor two\ngoodbye", [0, 1000, 2000])]
+
+
+@pytest.mark.parametrize("sealed_first", [False, True])
+async def test_speech_that_is_being_stored_is_waited_for(here: World, sealed_first: bool) -> None:  # noqa: FBT001
+    """A session isn't transcribed between what is stored of it and the commit of that; others are."""
+    async with a_store(here.dsn) as (store, transcriber, _):
+        session, other = ended(), ended()
+        await add(store, session, said(1, "hello", 0))
+        await add(store, other, said(2, "hello", 0))
+        await store.mark_sealed(other.id)
+        if sealed_first:
+            await store.mark_sealed(session.id)
+        async with store.transaction() as transaction:
+            await transaction.add_events(events_of(session, said(3, "there", 1000)))
+            if not sealed_first:
+                await store.mark_sealed(session.id)
+            assert await transcriber.round() == 1
+        assert await transcriber.round() == 1
+    assert [text for _, text, _ in await kept(here, session)] == ["hello\nthere"]
 
 
 async def test_recorders_at_once_share_the_work(here: World) -> None:

@@ -40,11 +40,13 @@ _SELECT_DUE: Final = """
 SELECT id FROM sessions WHERE sealed_at IS NOT NULL AND transcribed_at IS NULL ORDER BY ended_at DESC LIMIT $1
 """
 
-# Whoever has the row does it; others go on to the next one.
+# Whoever has the row does it; others go on to the next one. So does this one where somebody is storing an event of the
+# session, which holds its key: what is said in that would be missed, since it isn't seen yet. (FOR NO KEY UPDATE would
+# take the row all the same.)
 _LOCK: Final = """
 SELECT tenant, agent, requested_at FROM sessions
 WHERE id = $1 AND sealed_at IS NOT NULL AND transcribed_at IS NULL
-FOR NO KEY UPDATE SKIP LOCKED
+FOR UPDATE SKIP LOCKED
 """
 
 _SELECT_EVENTS: Final = """
