@@ -277,7 +277,8 @@ def _recorder(found: Sample) -> Iterator[Query]:
         ("_DUE", (60.0, 600.0, 200)),
         ("_TAKE", (TENANT, found.requested_at.date())),
         ("_FORGET", (TENANT, found.requested_at.date())),
-        ("_ADD_UP", (TENANT, found.requested_at.date())),
+        # Of which there are no sums yet.
+        ("_ADD_UP", (TENANT, found.now.date())),
     ):
         yield _query(f"recorder.usage.days.{name}", *values)
     calls = "recorder.post_call.store."

@@ -160,7 +160,7 @@ async def books(database: str) -> AsyncGenerator[Books]:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(done=st.lists(steps, max_size=12), asked=st.lists(questions, min_size=2, max_size=2))
 async def test_sums_say_what_lines_say(books: Books, done: list[Any], asked: list[Any]) -> None:
-    """After each counting, repricing, erasing and adding up, whoever is killed or comes between, each answer is exact."""
+    """After each counting, repricing, erasing and adding up, whoever dies or comes between, each answer is exact."""
     await books.empty()
     for step in done:
         await books.do(*step)

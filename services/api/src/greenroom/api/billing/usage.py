@@ -60,8 +60,9 @@ ORDER BY tenant, key, provider, model, unit, currency
 _SESSIONS: Final = """
 WITH wanted AS (
     SELECT session_id, provider, model, unit, tenant, ({key})::text COLLATE "C" AS key
-    FROM usage
-    WHERE at >= $1 AND at < $2 AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR agent = $4)
+    FROM (SELECT name FROM tenants WHERE $3::text IS NULL UNION ALL SELECT $3 WHERE $3 IS NOT NULL) AS known
+    JOIN usage ON tenant = known.name
+    WHERE at >= $1 AND at < $2 AND ($4::text IS NULL OR agent = $4)
         AND ($5::text IS NULL OR provider = $5) AND $6::text IS NOT NULL AND ($10::text IS NULL OR session_id = $10)
 ), page AS (
     SELECT DISTINCT tenant, key FROM wanted
