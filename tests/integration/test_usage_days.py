@@ -177,7 +177,7 @@ def question(group: str = "day", zone: str = "UTC", between: Any = MONTH) -> tup
 
 
 ADD_UP = ("add up",)
-HALF_A_DAY = (FIRST, FIRST + timedelta(hours=12))
+HALF_A_DAY, NEARLY_A_DAY = ((FIRST, FIRST + timedelta(hours=hours)) for hours in (12, 23.5))
 TWO = [count("s0", 3, llm_in_m1=1000), count("s2", 23.5, llm_in_m1=2000)]
 
 
@@ -185,9 +185,9 @@ TWO = [count("s0", 3, llm_in_m1=1000), count("s2", 23.5, llm_in_m1=2000)]
 # same number of other things, a day that is added up again, and changes that come between.
 @example(done=[priced(-9, "0.5"), priced(12, "3"), *TWO, ADD_UP], asked=[question(), question("agent")])
 @example(done=[*TWO, ADD_UP], asked=[question(zone="Europe/Berlin"), question(zone="Asia/Kolkata")])
-@example(done=[*TWO, ADD_UP], asked=[question(between=HALF_A_DAY), question("unit", between=HALF_A_DAY)])
+@example(done=[*TWO, ADD_UP], asked=[question(between=HALF_A_DAY), question(between=NEARLY_A_DAY)])
 @example(done=[*TWO, ADD_UP, count("s0", 3)], asked=[question()])
-@example(done=[count("s0", 3, llm_in_m1=1), count("s2", 3, llm_out_m1=1), ADD_UP], asked=[question("unit")])
+@example(done=[count("s0", 3, llm_in_m1=1), count("s4", 3, llm_out_m1=1), ADD_UP], asked=[question("provider")])
 @example(done=[*TWO, ADD_UP, count("s4", 4, llm_in_m1=7), ("erase", "s0"), ADD_UP], asked=[question()])
 @example(done=[*TWO, ("change while it is added up", count("s4", 4, llm_in_m1=7), True)], asked=[question()])
 @example(done=[*TWO, ADD_UP, ("die",), count("s0", 5, llm_in_m1=7), ("die",)], asked=[question()])

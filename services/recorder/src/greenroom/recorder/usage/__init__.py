@@ -1,8 +1,8 @@
 """What sessions used, what that costs, and budgets.
 
-    session_events ─▶ lines.py (pure) ─▶ usage ─┐
-                                                ├─▶ usage_priced (view) ─▶ GET /v1/usage
-    PUT /v1/prices ─────────────────▶ prices ───┘         │
+    session_events ─▶ lines.py (pure) ─▶ usage ─▶ days.py ─▶ usage_days ─┐
+                                           └─────────────────────────────┼─▶ usage_between (function) ─▶ GET /v1/usage
+    PUT /v1/prices ─────────────────▶ prices ────────────────────────────┘                │
     PUT /v1/budgets ────────────────▶ budgets ─▶ spending.py (pure) ─▶ spend, notices ─▶ api, schedulers
     events of live sessions ─▶ live.py (pure): an estimate ──┘
 
