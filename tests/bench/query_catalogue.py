@@ -29,6 +29,10 @@ LARGE: Final = frozenset(
         "recordings",
         "usage",
         "usage_priced",
+        "usage_days",
+        "usage_days_due",
+        "usage_between",
+        "notices",
         "transcripts",
         "webhook_deliveries",
         "post_call_steps",
@@ -52,6 +56,7 @@ LEFT_OUT: Final = {
     "recorder.retention.store._BURY": "adds rows that it is given; a conflict is found by the primary key",
     "recorder.post_call.store._QUEUED": "adds rows that it is given; a conflict is found by the primary key",
     "recorder.post_call.store._BEGIN": "adds a row that it is given; a conflict is found by the primary key",
+    "recorder.webhooks.notices._STORE": "adds a row that it is given; a conflict is found by the primary key",
     "common.audit._INSERT": "adds a row that it is given",
     "api.retention_store._LAST_RUN": "reads a table with a row for each day, whose columns are called like others",
     "recorder.retention.store._INSERT_RUN": "adds a row to that table",
@@ -229,13 +234,16 @@ def _api(found: Sample) -> Iterator[Query]:
 def _usage(found: Sample) -> Iterator[Query]:
     keys: dict[str, str] = importlib.import_module("greenroom.api.billing.usage")._KEYS
     day, month = timedelta(days=1), timedelta(days=30)
+    used = "api.billing.usage."
     for group, key in keys.items():
-        values = (found.requested_at - day, found.requested_at, TENANT, None, None, None, "UTC", None, None, 101)
-        yield _query("api.billing.usage._GROUPS", *values, case=f"day-by-{group}", key=key)
-    everyone = (found.now - month, found.now, None, None, None, None, "UTC", None, None, 101)
-    yield _query("api.billing.usage._GROUPS", *everyone, case="everyones-month-by-day", key=keys["day"])
-    one = (found.requested_at - month, found.now, TENANT, None, None, found.session, "UTC", None, None, 101)
-    yield _query("api.billing.usage._GROUPS", *one, case="one-session", key=keys["session"])
+        values = (found.requested_at - day, found.requested_at, TENANT, None, None, "UTC", None, None, 101, None)
+        of = f"{used}_SESSIONS" if group == "session" else f"{used}_GROUPS"
+        yield _query(of, *values, case=f"day-by-{group}", key=key)
+    for case, group, zone in (("", "day", "UTC"), ("-unit", "unit", "UTC"), ("-day-elsewhere", "day", "Asia/Kolkata")):
+        everyone = (found.now - month, found.now, None, None, None, zone, None, None, 101, None)
+        yield _query(f"{used}_GROUPS", *everyone, case=f"everyones-month-by{case or '-day'}", key=keys[group])
+    one = (found.requested_at - month, found.now, TENANT, None, None, "UTC", None, None, 101, found.session)
+    yield _query(f"{used}_SESSIONS", *one, case="one-session", key=keys["session"])
 
 
 def _recorder(found: Sample) -> Iterator[Query]:
@@ -265,6 +273,14 @@ def _recorder(found: Sample) -> Iterator[Query]:
     yield _query(f"{used}_FORGET", found.session)
     since = found.now - timedelta(days=found.now.day - 1)
     yield _query(f"{used}_SPENT", [TENANT, QUIET_TENANT], ["*", AGENT], [since] * 2, [found.now] * 2, ["EUR"] * 2)
+    for name, values in (
+        ("_DUE", (60.0, 600.0, 200)),
+        ("_TAKE", (TENANT, found.requested_at.date())),
+        ("_FORGET", (TENANT, found.requested_at.date())),
+        # Of which there are no sums yet.
+        ("_ADD_UP", (TENANT, found.now.date())),
+    ):
+        yield _query(f"recorder.usage.days.{name}", *values)
     calls = "recorder.post_call.store."
     yield _query(f"{calls}_NEXT_SEALED", 60.0)
     yield _query(f"{calls}_NOTE", found.session, "summary", "done", None, None, 1)
@@ -279,6 +295,7 @@ def _recorder(found: Sample) -> Iterator[Query]:
     yield _query(f"{hooks}_FORGET", week, month, 1000)
     yield _query(f"{hooks}_FORGET_ENDPOINTS")
     yield _query(f"{hooks}_COUNT_PENDING")
+    yield _query(f"{hooks}_FORGET_NOTICES", month)
 
 
 def _housekeeping(found: Sample) -> Iterator[Query]:

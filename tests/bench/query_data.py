@@ -103,6 +103,24 @@ _REST: Final = {
         ) AS line (provider, model, unit)
         WHERE state = 'ended'
     """,
+    # Of days that are over; the last ones were changed since.
+    "usage_days": """
+        INSERT INTO usage_days (tenant, day, agent, shape, provider, model, unit, sessions, quantity)
+        SELECT tenant, (at AT TIME ZONE 'UTC')::date, agent, 1, provider, model, unit, count(*), sum(quantity)
+        FROM usage WHERE at < date_trunc('day', now(), 'UTC')
+        GROUP BY 1, 2, 3, 5, 6, 7
+    """,
+    "usage_days_due": """
+        INSERT INTO usage_days_due (tenant, day)
+        SELECT tenant, (at AT TIME ZONE 'UTC')::date FROM usage
+        WHERE unit = 'session_s' AND at > date_trunc('day', now(), 'UTC') - interval '1 day'
+    """,
+    "notices": """
+        INSERT INTO notices (id, tenant, type, subject, stream_seq, at, source, data)
+        SELECT 'notice-' || n, 't' || lpad((1 + n % 40)::text, 2, '0'), 'limit.reached', 'limit-' || n % 100, n, now(),
+            'scheduler', '{}'
+        FROM generate_series(1, $1 / 20) AS n
+    """,
     "transcripts": """
         INSERT INTO transcripts (session_id, part, tenant, agent, requested_at, text, starts_ms)
         SELECT id, 1, tenant, agent, requested_at,

@@ -57,6 +57,12 @@ SEEDS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "0005_pins": ("INSERT INTO policy_pins (id, uid, document) VALUES ('pin', 'u', '{\"count\": 1}')",),
     "0006_numbers": ("INSERT INTO numbers (carrier, number, tenant, agent) VALUES ('c', '+491', 't', 'a')",),
+    "0007_usage": (
+        """
+        INSERT INTO usage (session_id, tenant, agent, at, provider, model, unit, quantity)
+        VALUES ('s', 't', 'a', '2026-03-01', 'openai', 'gpt', 'llm_in', 70)
+        """,
+    ),
 }
 # Counts changes of its neighbours, also those that a migration makes.
 COUNTERS: Final = {"policy_revision", "schema_migrations"}

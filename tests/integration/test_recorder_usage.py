@@ -211,6 +211,18 @@ async def test_cost_is_exact_and_by_the_price_that_was_valid_at_the_start(here: 
     }
 
 
+async def test_the_recorder_that_leads_adds_up_days(here: World) -> None:
+    """Of what was changed a while ago, though nobody was there then."""
+    before = utcnow() - timedelta(days=40)
+    row = ("s1", "t", "a", before, "openai", "gpt", "llm_in", Decimal(7))
+    await here.rows("INSERT INTO usage VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", *row)
+    await here.rows("UPDATE usage_days_due SET marked_at = marked_at - interval '1 hour'")
+    async with here.recorder(), here.recorder():
+        found = await eventually(lambda: here.rows("SELECT day, sessions, quantity FROM usage_days"), bool)
+    assert found == [{"day": before.date(), "sessions": 1, "quantity": 7}]
+    assert await here.rows("SELECT * FROM usage_days_due") == []
+
+
 async def test_budgets_warn_and_are_reached_once(here: World) -> None:
     """What was spent is told whole each time, what is to be said of it once; a raised amount opens it again."""
     await price(here, "llm_in", "0.01")

@@ -15,29 +15,59 @@ from greenroom.common.budgets import plain
 PAGE: Final = 100
 MAX_PAGE: Final = 500
 
-# What groups are made by; a day is one of the zone that is asked for.
+# What groups are made by; a day is one of the zone ($6) that is asked for.
 _KEYS: Final[dict[GroupBy, str]] = {
     "session": "session_id",
     "agent": "agent",
     "tenant": "tenant",
-    "day": "to_char(at AT TIME ZONE $7, 'YYYY-MM-DD')",
+    "day": "to_char(at AT TIME ZONE $6, 'YYYY-MM-DD')",
     "provider": "provider",
     "model": "model",
     "unit": "unit",
 }
 
-# The next groups behind a key, and all that was used in them, by what it costs: a line may be priced in one session
-# and not in another. The zone is looked at in any case, so that its type is known.
+# The next groups behind a key, and all that was used in them, by what it costs: something may be priced at one time and
+# not at another. Days that are whole in it are read by their sums, tenant by tenant.
 _GROUPS: Final = """
 WITH wanted AS (
-    SELECT session_id, provider, model, unit, tenant, ({key})::text COLLATE "C" AS key
-    FROM usage
-    WHERE at >= $1 AND at < $2 AND ($3::text IS NULL OR tenant = $3) AND ($4::text IS NULL OR agent = $4)
-        AND ($5::text IS NULL OR provider = $5) AND ($6::text IS NULL OR session_id = $6) AND $7::text IS NOT NULL
+    SELECT used.tenant, ({key})::text COLLATE "C" AS key, whose, sessions, provider, model, unit, quantity, priced_at
+    FROM (SELECT name FROM tenants WHERE $3::text IS NULL UNION ALL SELECT $3 WHERE $3 IS NOT NULL) AS known
+    CROSS JOIN LATERAL usage_between(known.name, $1, $2, $6) AS used
+    WHERE ($4::text IS NULL OR agent = $4) AND ($5::text IS NULL OR provider = $5) AND $10::text IS NULL
 ), page AS (
     SELECT DISTINCT tenant, key FROM wanted
-    WHERE $8::text IS NULL OR (tenant, key) > ($8, $9::text)
-    ORDER BY tenant, key LIMIT $10
+    WHERE $7::text IS NULL OR (tenant, key) > ($7, $8::text)
+    ORDER BY tenant, key LIMIT $9
+), sizes AS (
+    SELECT tenant, key, sum(sessions)::bigint AS sessions
+    FROM (SELECT DISTINCT tenant, key, whose, sessions FROM page JOIN wanted USING (tenant, key)) AS once
+    GROUP BY tenant, key
+), used AS (
+    SELECT tenant, key, provider, model, unit, priced_at, sum(quantity) AS quantity
+    FROM page JOIN wanted USING (tenant, key)
+    GROUP BY tenant, key, provider, model, unit, priced_at
+)
+SELECT tenant, key, sessions, provider, model, unit, currency, sum(quantity) AS quantity,
+    sum(quantity * price_of_one) AS cost
+FROM sizes
+JOIN used USING (tenant, key)
+LEFT JOIN LATERAL usage_price(tenant, provider, model, unit, priced_at) ON true
+GROUP BY tenant, key, sessions, provider, model, unit, currency
+ORDER BY tenant, key, provider, model, unit, currency
+"""
+
+# The same, of single sessions: by their lines.
+_SESSIONS: Final = """
+WITH wanted AS (
+    SELECT session_id, provider, model, unit, tenant, ({key})::text COLLATE "C" AS key
+    FROM (SELECT name FROM tenants WHERE $3::text IS NULL UNION ALL SELECT $3 WHERE $3 IS NOT NULL) AS known
+    JOIN usage ON tenant = known.name
+    WHERE at >= $1 AND at < $2 AND ($4::text IS NULL OR agent = $4)
+        AND ($5::text IS NULL OR provider = $5) AND $6::text IS NOT NULL AND ($10::text IS NULL OR session_id = $10)
+), page AS (
+    SELECT DISTINCT tenant, key FROM wanted
+    WHERE $7::text IS NULL OR (tenant, key) > ($7, $8::text)
+    ORDER BY tenant, key LIMIT $9
 ), sizes AS (
     SELECT tenant, key, count(DISTINCT session_id) AS sessions FROM page JOIN wanted USING (tenant, key)
     GROUP BY tenant, key
@@ -79,9 +109,14 @@ class Usages:
     async def page(self, query: UsageQuery) -> UsagePage:
         """Return a page of groups; raises `InvalidQuery` for a cursor that isn't from here."""
         after = keyset.decode(query.cursor, tuple[str, str]) or (None, None)
-        values = (query.since, query.until, query.tenant, query.agent, query.provider, query.session_id, query.zone)
+        # Days matter to nothing else, and none of UTC is of two.
+        zone = query.zone if query.group_by == "day" else "UTC"
+        values = (query.since, query.until, query.tenant, query.agent, query.provider, zone)
+        statement = _SESSIONS if query.group_by == "session" or query.session_id is not None else _GROUPS
         async with self._store.connection("usage") as connection:
-            rows = await connection.fetch(_GROUPS.format(key=_KEYS[query.group_by]), *values, *after, query.limit + 1)
+            rows = await connection.fetch(
+                statement.format(key=_KEYS[query.group_by]), *values, *after, query.limit + 1, query.session_id
+            )
         groups: dict[tuple[str, str], list[Any]] = {}
         for row in rows:
             groups.setdefault((row["tenant"], row["key"]), []).append(row)

@@ -89,9 +89,9 @@ ORDER BY name
 """
 # Tables that have what happened and was said, or was made of it.
 WHAT_WAS_SAID: Final = frozenset({"session_events", "transcripts", "post_call_steps"})
-# What was used has to be paid for: of an erased session it stays, under an id that leads nowhere.
+# What was used has to be paid for: of an erased session it stays, all of it under one id that leads nowhere.
 ACCOUNTS: Final = frozenset({"usage"})
-_DISOWN: Final = "UPDATE {name} SET session_id = 'erased-' || gen_random_uuid() WHERE session_id = $1"
+_DISOWN: Final = "UPDATE {name} SET session_id = (SELECT 'erased-' || gen_random_uuid()) WHERE session_id = $1"
 # Sessions whose use isn't counted yet, where that is done.
 _COUNTS_USE: Final = "SELECT to_regclass('usage_due') IS NOT NULL"
 _SELECT_UNCOUNTED: Final = "SELECT session_id FROM usage_due WHERE session_id = ANY($1::text[])"

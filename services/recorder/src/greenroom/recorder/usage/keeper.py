@@ -17,6 +17,7 @@ from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import GreenroomError
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import Pool, UnstorableRow
+from greenroom.recorder.usage.days import UsageDays
 from greenroom.recorder.usage.live import Live
 from greenroom.recorder.usage.spending import notices, period_of, stands
 from greenroom.recorder.usage.store import UsageStore
@@ -33,6 +34,11 @@ SETTLE_S: Final = 1.0
 _POSTPONE_S: Final = 600.0
 _AT_ONCE: Final = 200
 _TOGETHER: Final = 2
+# How often days are looked for that are to be added up, how long nothing may have changed of one, and after how long
+# that doesn't matter: a day of 1400 sessions takes 60 ms.
+DAYS_LOOK_S: Final = 5.0
+_DAYS_SETTLE_S: Final = 60.0
+_DAYS_LONGEST_S: Final = 600.0
 
 
 class UsageKeeper:
@@ -58,6 +64,7 @@ class UsageKeeper:
         clock: Clock | None = None,
     ) -> None:
         self._store = UsageStore(pool)
+        self._days = UsageDays(pool)
         self._live = Live()
         self._broker = broker
         self._interval_s = interval_s
@@ -72,6 +79,7 @@ class UsageKeeper:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._count_on(), name="usage")
             tasks.create_task(self._tell_on(), name="budgets")
+            tasks.create_task(self._add_up_on(), name="usage-days")
 
     async def count(self) -> int:
         """Count the sessions that are due, and return how many that were.
@@ -96,6 +104,20 @@ class UsageKeeper:
         done = sum(await asyncio.gather(*(count(session_id) for session_id in due)))
         if done:
             self._counted.inc(done)
+        return len(due)
+
+    async def add_up(self, *, settle_s: float = _DAYS_SETTLE_S) -> int:
+        """Add up the days that are due, and return how many that were.
+
+        Args:
+            settle_s: how long nothing may have changed of a day.
+
+        Raises:
+            DatabaseUnavailable: the others are added up the next time.
+        """
+        due = await self._days.due(settle_s=settle_s, longest_s=_DAYS_LONGEST_S, limit=_AT_ONCE)
+        for tenant, day in due:
+            await self._days.add_up(tenant, day)
         return len(due)
 
     async def tell(self) -> Spending:
@@ -140,6 +162,16 @@ class UsageKeeper:
                 self._failed("count", error)
             if done < _AT_ONCE:
                 await self._clock.sleep(LOOK_S)
+
+    async def _add_up_on(self) -> None:
+        while True:
+            done = 0
+            try:
+                done = await self.add_up()
+            except (GreenroomError, UnstorableRow) as error:
+                self._failed("days", error)
+            if done < _AT_ONCE:
+                await self._clock.sleep(DAYS_LOOK_S)
 
     async def _tell_on(self) -> None:
         while True:

@@ -54,14 +54,19 @@ _BUDGETS: Final = """
 SELECT id, tenant, agent, amount, currency, period, zone, warn_share, at_limit FROM budgets ORDER BY id
 """
 
-# What was spent for each of the given tenants and agents, between two times, in a currency.
+# What was spent by each of tenants and agents, between two times, in a currency; of whole days by their sums.
 _SPENT: Final = """
-SELECT asked.place, coalesce(sum(used.cost), 0) AS spent
+SELECT asked.place, coalesce(sum(used.quantity * priced.price_of_one), 0) AS spent
 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[])
     WITH ORDINALITY AS asked (tenant, agent, since, until, currency, place)
-LEFT JOIN usage_priced AS used
-    ON used.tenant = asked.tenant AND asked.agent IN (used.agent, '*')
-    AND used.at >= asked.since AND used.at < asked.until AND used.currency = asked.currency
+LEFT JOIN LATERAL (
+    SELECT provider, model, unit, priced_at, sum(quantity) AS quantity
+    FROM usage_between(asked.tenant, asked.since, asked.until, 'UTC')
+    WHERE asked.agent IN (agent, '*')
+    GROUP BY provider, model, unit, priced_at
+) AS used ON true
+LEFT JOIN LATERAL usage_price(asked.tenant, used.provider, used.model, used.unit, used.priced_at) AS priced
+    ON priced.currency = asked.currency
 GROUP BY asked.place ORDER BY asked.place
 """
 
@@ -87,24 +92,17 @@ LEFT JOIN LATERAL (
 ) AS event ON true
 """
 
-# What those have cost so far, as `_SPENT`: lines, priced as the view `usage_priced` does it.
+# What those have cost so far, as `_SPENT`.
 _LIVE_SPENT: Final = """
 SELECT asked.place, coalesce(sum(used.cost), 0) AS spent
 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[])
     WITH ORDINALITY AS asked (tenant, agent, since, until, currency, place)
 LEFT JOIN (
-    SELECT line.tenant, line.agent, line.at, priced.currency, line.quantity * priced.price * priced.share AS cost
+    SELECT line.tenant, line.agent, line.at, priced.currency, line.quantity * priced.price_of_one AS cost
     FROM unnest(
         $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::numeric[]
     ) AS line (tenant, agent, at, provider, model, unit, quantity)
-    CROSS JOIN LATERAL (
-        SELECT price, currency, CASE per WHEN 1 THEN 1 WHEN 1000 THEN 0.001 ELSE 0.000001 END AS share
-        FROM prices
-        WHERE provider = line.provider AND unit = line.unit AND valid_from <= line.at
-            AND tenant IN (line.tenant, '*') AND model IN (line.model, '*')
-        ORDER BY tenant = '*', model = '*', valid_from DESC
-        LIMIT 1
-    ) AS priced
+    CROSS JOIN LATERAL usage_price(line.tenant, line.provider, line.model, line.unit, line.at) AS priced
 ) AS used
     ON used.tenant = asked.tenant AND asked.agent IN (used.agent, '*')
     AND used.at >= asked.since AND used.at < asked.until AND used.currency = asked.currency
