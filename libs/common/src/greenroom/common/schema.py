@@ -22,4 +22,5 @@ MIGRATIONS: Final = (
     "0014_notices",
     "0016_post_call_again",
     "0017_agent_settings",
+    "0018_usage_days",
 )
