@@ -42,7 +42,7 @@ _TOPOLOGY_RETRY_S: Final = 0.5
 _DECODED_AT_ONCE: Final = 100
 # What a stream takes, and its headers on the way.
 _LARGEST_MESSAGE: Final = 576 * 1024
-# What one batch may hold in memory: 500 messages of the largest size would be 250 MB, usual ones are 400 bytes each.
+# What one batch may hold in memory: 2,000 messages of the largest size would be 1 GB, usual ones are 400 bytes each.
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 
 
