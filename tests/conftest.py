@@ -1,7 +1,8 @@
 """Fixtures for all tests. The servers are real, and start only for tests that ask for them."""
 
+import gc
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
 from tests.support.buckets import make_bucket, running_s3
-from tests.support.servers import Databases, running_databases, wipe
-from tests.support.side_by_side import alternating, worker_count
+from tests.support.servers import Databases, quick_folder, running_databases, wipe
+from tests.support.side_by_side import ALONE, alternating, may_be_alone, worker_count
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("greenroom", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,6 +29,25 @@ def pytest_xdist_auto_num_workers() -> int:
     return worker_count()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Spare the garbage collector what stays for the run: modules and tests, which it would go through each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Pass by what has nothing for `-m alone`: to import all files takes longer than to read them."""
+    if config.getoption("-m") == ALONE and collection_path.name.startswith("test_") and collection_path.suffix == ".py":
+        return not may_be_alone(collection_path) or None
+    return None
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Side by side, tests that compute and tests that wait take turns; one by one, they keep their order."""
@@ -38,15 +58,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 async def nats_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[EmbeddedNats]:
     """The NATS server of the run; most tests want `nats_url`."""
-    async with EmbeddedNats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
+    with quick_folder(tmp_path_factory, "nats") as folder:
+        async with EmbeddedNats(folder) as server:
+            yield server
 
 
 @pytest.fixture(scope="session")
 async def databases(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Databases]:
     """The PostgreSQL server of the run; most tests want `database`."""
-    async with running_databases(tmp_path_factory.mktemp("postgres")) as running:
-        yield running
+    with quick_folder(tmp_path_factory, "postgres") as folder:
+        async with running_databases(folder) as running:
+            yield running
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,16 @@ import contextlib
 import io
 import wave
 from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from greenroom.devtools.call import CallReport, place
 from greenroom.devtools.caller import Line
 from greenroom.devtools.client import ApiClient
 from tests.support.stack import (
     RunningStack,
-    running_stack,
+    Stacks,
     the_runner,
     tone,
     wait_for_event,
@@ -22,14 +22,24 @@ from tests.support.stack import (
     wait_for_session,
 )
 
-_CALL_S = 6.0
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_CALL_S = 8.0
+# The echo bot doesn't begin.
+_ANSWER_S = 1.0
 
 
-@pytest.fixture
-async def stack(tmp_path: Path) -> AsyncIterator[RunningStack]:
-    """A stack of its own: it is broken by the test."""
-    async with running_stack(tmp_path) as running:
+@pytest.fixture(scope="module")
+async def stacks(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stacks]:
+    """Stacks for the tests of this module."""
+    async with Stacks(tmp_path_factory.mktemp("killed")).running() as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stack(stacks: Stacks) -> RunningStack:
+    """A whole stack, in which nothing goes on: that of the test before, unless that one left it broken."""
+    return await stacks.whole()
 
 
 @contextlib.asynccontextmanager
@@ -42,6 +52,7 @@ async def call_under_way(client: ApiClient) -> AsyncGenerator[tuple[str, "asynci
             "echo",
             [Line(pcm=tone(_CALL_S))],
             linger_s=0.5,
+            answer_s=_ANSWER_S,
             on_session=lambda session, _: session_id.set_result(session["id"]),
         )
     )
@@ -140,6 +151,7 @@ async def test_a_killed_runner_loses_its_sessions_and_leaves_no_second_voice(sta
         await stack.start_again("runner")
         again = await client.post("/v1/sessions", {"agent": "echo", "wait": "ready", "wait_timeout_s": 20})
         assert again["state"] == "ready"
+        await client.post(f"/v1/sessions/{again['id']}/stop")
 
 
 async def _slot_is_back(client: ApiClient) -> None:

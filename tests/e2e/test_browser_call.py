@@ -22,7 +22,8 @@ from tests.support.stack import (
 
 pytestmark = [pytest.mark.alone, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
-SENTENCE = "what are your opening hours"
+# It is answered by a short question.
+SENTENCE = "i would like to book a table"
 RATE = 16_000
 # The front desk greets first.
 BEFORE_S = 5.0

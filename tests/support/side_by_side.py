@@ -5,12 +5,16 @@ PostgreSQL of its own. Ports and folders are taken free. What can't have neighbo
 """
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+# The marker of what can't have neighbours.
+ALONE: Final = "alone"
 # Each has its own servers, and about 400 MB.
 _MOST: Final = 10
 _COMPUTING: Final = "tests/unit/"
@@ -19,13 +23,13 @@ _WAITS_BEGIN_BY: Final = 0.85
 
 
 def worker_count() -> int:
-    """Return how many workers a machine bears: one a core.
+    """Return how many workers a machine bears: three for two cores.
 
-    A test is a broker, a database and services beside its worker: with more of them tests fail that pass by themselves.
+    A test is a broker, a database and services beside its worker, but waits for half of its time.
     """
     # macOS has no affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST)
+    return min(math.ceil(cores * 1.5), _MOST)
 
 
 def alternating(items: Sequence[pytest.Item]) -> list[pytest.Item]:
@@ -36,6 +40,11 @@ def alternating(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     placed = [(place / len(computing), tests) for place, tests in enumerate(computing)]
     placed += [(place / len(waiting) * _WAITS_BEGIN_BY, tests) for place, tests in enumerate(waiting)]
     return [test for _, tests in sorted(placed, key=lambda each: each[0]) for test in tests]
+
+
+def may_be_alone(file: Path) -> bool:
+    """Tell whether tests of a file may be marked `alone`: the marker is in its text."""
+    return f"mark.{ALONE}" in file.read_text()
 
 
 def _file(item: pytest.Item) -> str:

@@ -12,13 +12,15 @@ from typing import Any
 
 import psutil
 
-from greenroom.devtools.client import ApiClient, ApiProblem
+from greenroom.devtools.client import ApiClient, ApiProblem, ApiUnreachable
 from greenroom.devtools.stack import Stack
 from greenroom.devtools.state import Connection
 
 # Every wait of these tests ends by then; the machine may be busy with another test run.
 PATIENCE_S = 40.0
 STANDBY = 2
+# How long a stack may still be busy with what a test has left behind.
+_IDLE_WITHIN_S = 10.0
 
 
 class RunningStack:
@@ -53,6 +55,45 @@ class RunningStack:
             runner = psutil.Process(self.stack.services["runner"].pid)
             return [child for zygote in runner.children() for child in zygote.children()]
         return []
+
+
+class Stacks:
+    """A stack for tests that break it and mend it again; a new one after a test that didn't mend it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        self._stack: RunningStack | None = None
+        self._closing = contextlib.AsyncExitStack()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator["Stacks"]:
+        """Stop the last one at the end of the block."""
+        try:
+            yield self
+        finally:
+            await self._closing.aclose()
+
+    async def whole(self) -> RunningStack:
+        """Return a stack that runs, all of it, without any session."""
+        if self._stack is None or not await _is_whole(self._stack):
+            await self._closing.aclose()
+            self._count += 1
+            self._stack = await self._closing.enter_async_context(running_stack(self._folder / str(self._count)))
+        return self._stack
+
+
+async def _is_whole(stack: RunningStack) -> bool:
+    """Tell whether all of a stack runs, and its runner has, or gets within some seconds, nothing to do."""
+    servers = [server for server in (stack.stack.nats, stack.stack.postgres) if server is not None]
+    if not all(part.running for part in [*servers, *stack.stack.services.values()]):
+        return False
+    with contextlib.suppress(TimeoutError, ApiProblem, ApiUnreachable, AssertionError):
+        async with asyncio.timeout(_IDLE_WITHIN_S), stack.client() as client:
+            while (runner := await the_runner(client))["sessions"] or runner["standby"] < STANDBY:
+                await asyncio.sleep(0.1)
+            return True
+    return False
 
 
 @contextlib.asynccontextmanager

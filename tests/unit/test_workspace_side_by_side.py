@@ -1,6 +1,7 @@
 """How test files are dealt out to workers."""
 
 from itertools import groupby, pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.side_by_side import alternating
+from tests.support.side_by_side import alternating, may_be_alone
+from tests.support.workspace import ROOT
 
 _FOLDERS = ("tests/chaos", "tests/integration", "tests/unit")
 # How many tests each file has, by folder.
@@ -43,6 +45,16 @@ def test_every_test_is_dealt_out_once_and_files_stay_whole(suite: dict[str, list
     for file in files(before):
         of_file = [test.nodeid for test in before if test.nodeid.startswith(f"{file}::")]
         assert [test.nodeid for test in after if test.nodeid.startswith(f"{file}::")] == of_file
+
+
+def test_a_file_that_marks_tests_alone_is_known_by_its_text(tmp_path: Path) -> None:
+    """One test or all of them; a word of its prose is no marker."""
+    marked, not_marked = tmp_path / "test_marked.py", tmp_path / "test_not_marked.py"
+    marked.write_text("import pytest\n\n@pytest.mark.alone\ndef test_it() -> None: ...\n")
+    not_marked.write_text('"""A key alone opens nothing."""\n')
+    assert may_be_alone(marked)
+    assert not may_be_alone(not_marked)
+    assert may_be_alone(ROOT / "tests/e2e/test_demo_call.py")
 
 
 def test_files_that_compute_come_between_files_that_wait() -> None:

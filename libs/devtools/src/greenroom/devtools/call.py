@@ -12,7 +12,7 @@ import msgspec
 
 from greenroom.common.errors import GreenroomError
 from greenroom.devtools import wav
-from greenroom.devtools.caller import FRAME_S, LINGER_S, RATE, Caller, CallResult, Line
+from greenroom.devtools.caller import ANSWER_TIMEOUT_S, FRAME_S, LINGER_S, RATE, Caller, CallResult, Line
 from greenroom.devtools.client import ApiClient, ServerEvent
 from greenroom.runner.speech import espeak
 
@@ -72,10 +72,11 @@ async def place(
     body: dict[str, Any] | None = None,
     source: AsyncIterator[bytes] | None = None,
     linger_s: float = LINGER_S,
+    answer_s: float = ANSWER_TIMEOUT_S,
     on_event: Callable[[ServerEvent], None] | None = None,
     on_session: Callable[[dict[str, Any], float], None] | None = None,
 ) -> CallReport:
-    """Hold one call from the request to the sealed recording.
+    """Hold one call from the request to the sealed recording; `linger_s` and `answer_s` are the caller's.
 
     Raises:
         ApiProblem, ApiUnreachable: the API refused, or doesn't answer.
@@ -93,7 +94,7 @@ async def place(
     events: list[ServerEvent] = []
     following = asyncio.create_task(_follow(client, session_id, events, on_event))
     try:
-        result = await Caller(media_url, lines, source=source, linger_s=linger_s).run()
+        result = await Caller(media_url, lines, source=source, linger_s=linger_s, answer_s=answer_s).run()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_AFTERMATH_TIMEOUT_S):
                 await asyncio.shield(following)

@@ -30,7 +30,7 @@ _TURN_GAP_S: Final = 1.0
 # How far into the bot's turn a barge-in begins.
 _BARGE_IN_AFTER_S: Final = 1.2
 # How long to wait for the bot to begin to speak, and for it to hang up after its answer to the last line.
-_ANSWER_TIMEOUT_S: Final = 12.0
+ANSWER_TIMEOUT_S: Final = 12.0
 LINGER_S: Final = 5.0
 
 
@@ -72,6 +72,7 @@ class Caller:
         lines: what to say, in order; then the caller waits for the bot to hang up.
         source: further audio to send as it comes (a microphone), frame by frame.
         linger_s: how long to wait, after the answer to the last line, for the bot to hang up first.
+        answer_s: how long to wait for the bot to begin to speak: before the first line, and after each.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class Caller:
         *,
         source: AsyncIterator[bytes] | None = None,
         linger_s: float = LINGER_S,
+        answer_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
         self._url = url
         self._lines = lines
         self._source = source
         self._linger_s = linger_s
+        self._answer_s = answer_s
         self._outgoing: list[bytes] = []
         self._said = bytearray()
         self._heard = bytearray()
@@ -206,13 +209,13 @@ class Caller:
 
     async def _bot_has_begun(self, since: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(self._answer_s):
                 await self._until(lambda: self._voice_since is not None and self._voice_since > since)
                 await asyncio.sleep(_BARGE_IN_AFTER_S)
 
     async def _bot_has_finished(self, since: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(self._answer_s):
                 await self._until(lambda: self._last_voice > since)
         await self._until(lambda: time.monotonic() - self._last_voice >= _TURN_GAP_S)
 
