@@ -115,7 +115,13 @@ class ApiWorld:
         row = {"tenant": "*", "name": name, "version": 1, "bot": name, "pool": "default", "description": ""}
         row |= {"recording": {}}
         row |= {"config": {}, "limits": {}, "on_loss": "before_media", "transports": ["websocket"], **fields}
-        query = "INSERT INTO agents SELECT * FROM jsonb_populate_record(NULL::agents, $1::jsonb)"
+        # A runner may have announced it a moment before.
+        query = """
+            INSERT INTO agents SELECT * FROM jsonb_populate_record(NULL::agents, $1::jsonb)
+            ON CONFLICT (tenant, name, version) DO UPDATE SET (bot, pool, recording, config, limits, on_loss, transports)
+            = (SELECT excluded.bot, excluded.pool, excluded.recording, excluded.config, excluded.limits,
+                excluded.on_loss, excluded.transports)
+        """
         await self.execute(query, msgspec.json.encode({**row, "created_at": utcnow(), "updated_at": utcnow()}).decode())
 
     async def beat(self, *offers: BotOffer, runner_id: str = RUNNER, **fields: Any) -> None:
