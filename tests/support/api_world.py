@@ -118,7 +118,8 @@ class ApiWorld:
         # A runner may have announced it a moment before.
         query = """
             INSERT INTO agents SELECT * FROM jsonb_populate_record(NULL::agents, $1::jsonb)
-            ON CONFLICT (tenant, name, version) DO UPDATE SET (bot, pool, recording, config, limits, on_loss, transports)
+            ON CONFLICT (tenant, name, version) DO UPDATE
+            SET (bot, pool, recording, config, limits, on_loss, transports)
             = (SELECT excluded.bot, excluded.pool, excluded.recording, excluded.config, excluded.limits,
                 excluded.on_loss, excluded.transports)
         """
