@@ -189,7 +189,7 @@ class Ingest:
         """Store a batch in one transaction; return what was to be stored of it, the sessions changed, and the rest."""
         async with self._store.transaction() as transaction:
             kept = await self._without_erased(transaction, batch)
-            known = await transaction.sessions(item.session_id for item in kept)
+            known = await transaction.sessions({item.stored.event.session_id for item in kept})
             changed = await self._fold(kept, known)
             await transaction.save_sessions(changed)
             stored = await transaction.add_events(
@@ -201,7 +201,7 @@ class Ingest:
 
     async def _without_erased(self, transaction: Transaction, batch: list[Incoming]) -> list[Incoming]:
         """Return what is to be stored of a batch; what came late of erased sessions is forgotten by the broker too."""
-        erased = await transaction.erased(item.session_id for item in batch)
+        erased = await transaction.erased({item.stored.event.session_id for item in batch})
         if not erased:
             return batch
         late = [item for item in batch if item.session_id in erased]
@@ -214,15 +214,16 @@ class Ingest:
         """Return the documents that `batch` leads to, one a session, and put them into `known`."""
         changed: dict[str, StoredSession] = {}
         for item in batch:
-            before = known.get(item.session_id)
-            if before is not None and before.session.tenant != item.tenant:
+            event = item.stored.event
+            before = known.get(event.session_id)
+            if before is not None and before.session.tenant != event.tenant:
                 raise Drop("the session belongs to another tenant")
             if item.step is not None:
                 after = advance(before, item.step)
                 if after is not before:
-                    known[item.session_id] = changed[item.session_id] = after
+                    known[event.session_id] = changed[event.session_id] = after
             elif before is None:
-                known[item.session_id] = changed[item.session_id] = await self._from_ledger(item)
+                known[event.session_id] = changed[event.session_id] = await self._from_ledger(item)
         return list(changed.values())
 
     async def _from_ledger(self, item: Incoming) -> StoredSession:
