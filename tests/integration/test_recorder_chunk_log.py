@@ -30,14 +30,19 @@ async def test_a_power_cut(here: World) -> None:
     note = ChunkNote(track="user", epoch=1, seq=1, position=0, samples=RATE, origin_ns=origin_ns)
     log = ChunkLog(here.parts)
     log.append([Chunk(tenant="t", session_id=entry.session.id, note=note, pcm=samples(100, RATE))])
+    log.sync()
     log.end_segment()
     await here.end(entry)
+
+    async def left_behind() -> list[Path]:
+        return list(here.parts.iterdir())
+
     async with here.recorder():
         await here.sealed(entry.session)
+        await eventually(left_behind, lambda found: not found)
     (row,) = await here.recordings(entry.session)
     left, _ = wav_channels(here.folder / row["path"])
     assert list(left) == [100] * RATE
-    assert not list(here.parts.iterdir())
 
 
 async def test_the_log_is_emptied(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
