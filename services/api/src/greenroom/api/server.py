@@ -1,6 +1,5 @@
 """uvicorn, set up for this service: a socket of ours, signals left to the shell, no paths in logs, peers bounded."""
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -9,17 +8,11 @@ from collections.abc import Generator
 from typing import Any, Final, cast
 
 import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from greenroom.api.media_protocol import MediaProtocol
 from greenroom.api.settings import ApiSettings
 from greenroom.common.errors import SettingsInvalid
 
-# What of a client's frames may lie in our buffers. Live audio is 32 kB/s: if a client is seconds behind, we must
-# see it here, where frames are counted, and not have it hidden by the kernel's megabytes.
-_KERNEL_BUFFER_BYTES: Final = 64 * 1024
-_WRITE_BUFFER_BYTES: Final = 32 * 1024
-# For the close frame to get out, before the connection is cut.
-_LINGER_S: Final = 2.0
 # A peer that acknowledges nothing, or has no room for anything, is cut off by the kernel after this.
 _USER_TIMEOUT_MS: Final = 120_000
 _PING_S: Final = 20.0
@@ -27,23 +20,6 @@ _KEEP_ALIVE_S: Final = 30
 _BACKLOG: Final = 2048
 # What goes on after the drain is cut off.
 _SHUTDOWN_S: Final = 2
-
-
-class MediaProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket with small buffers, whose connection doesn't outlive its app for long."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound what may wait for the client."""
-        super().connection_made(transport)
-        self.transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        own: Any = self.transport.get_extra_info("socket")
-        if own is not None:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BUFFER_BYTES)
-
-    def on_task_complete(self, task: asyncio.Task[None]) -> None:
-        """Cut the connection off if it doesn't close by itself: closing waits for what a stuck client never takes."""
-        super().on_task_complete(task)
-        self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 class Server(uvicorn.Server):
