@@ -331,13 +331,30 @@ async def test_a_hand_that_slips_breaks_nothing(world: ApiWorld, client: httpx.A
 
 async def test_tables_that_were_tampered_with_stop_nothing_else(world: ApiWorld, client: httpx.AsyncClient) -> None:
     """The policy can't be read then; all else goes on, and so does the policy once that is mended."""
-    await world.execute("ALTER TABLE policy_revision RENAME revision TO version")
+    await world.execute(
+        "ALTER TABLE policy_revision DROP CONSTRAINT policy_revision_pkey, "
+        "DROP CONSTRAINT policy_revision_singleton_check"
+    )
+    await world.execute("INSERT INTO policy_revision (singleton, revision) VALUES (false, 1)")
+    await world.execute("UPDATE policy_revision SET revision = revision + 1")
     await until(lambda: world.parts.policy.problem == "policy-unusable")
     assert problem_of(await client.get("/v1/limits"))["code"] == "policy-unusable"
     assert (await client.post("/v1/sessions", json={"agent": "echo"})).status_code == 201
-    await world.execute("ALTER TABLE policy_revision RENAME version TO revision")
+    await world.execute("DELETE FROM policy_revision WHERE NOT singleton")
+    await world.execute("ALTER TABLE policy_revision ADD PRIMARY KEY (singleton)")
     await until(lambda: world.parts.policy.problem is None)
     await applied(world, revision_of(await client.put("/v1/limits/a", json=REFUSE_20)))
+
+
+async def test_columns_of_another_version_stop_nothing_else(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """What a migration has still to make, or has taken away, is said as such; all else goes on."""
+    await world.execute("ALTER TABLE policy_revision RENAME revision TO version")
+    await until(lambda: world.parts.policy.problem == "schema-not-migrated")
+    problem = problem_of(await client.get("/v1/limits"))
+    assert (problem["status"], problem["code"]) == (503, "schema-not-migrated")
+    assert (await client.post("/v1/sessions", json={"agent": "echo"})).status_code == 201
+    await world.execute("ALTER TABLE policy_revision RENAME version TO revision")
+    await until(lambda: world.parts.policy.problem is None)
 
 
 async def test_after_a_restore_the_next_change_is_newer(world: ApiWorld, client: httpx.AsyncClient) -> None:

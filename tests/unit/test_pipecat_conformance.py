@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from pipecat.audio.turn.smart_turn import _whisper_features
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADState
 from pipecat.flows import FlowManager
@@ -192,6 +193,10 @@ PINNED: dict[str, Callable[[Any], bool]] = {
     "_event_handlers": lambda worker: isinstance(worker.pipeline._event_handlers, dict),
     "_vad_state": lambda _: _quiet_analyzer()._vad_state is VADState.QUIET,
     "_idle_timeout_frames": lambda _: "self._idle_timeout_frames = " in inspect.getsource(IdleFrameObserver.__init__),
+    "_power_spectrogram": lambda _: (
+        list(inspect.signature(_whisper_features._power_spectrogram).parameters)
+        == ["waveform", "window", "frame_length", "hop_length"]
+    ),
     "_register_event_handler": lambda _: (
         list(inspect.signature(BaseObject._register_event_handler).parameters) == ["self", "event_name", "sync"]
     ),
