@@ -8,7 +8,7 @@ from typing import Any, Final, override
 
 import pytest
 import uvicorn
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -159,6 +159,7 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
 
 @settings(max_examples=150, deadline=None)
 @given(streams())
+@example(([frame(_TEXT, b"\x80"), frame(_PING, b"")], [frame(_TEXT, b"\x80") + frame(_PING, b"")]))
 def test_everything_is_as_with_the_library(sent: tuple[list[bytes], list[bytes]]) -> None:
     """Whole, in fragments, pinged, ended or broken, and cut anywhere: apps and clients see what the frames say.
 

@@ -66,13 +66,14 @@ class MediaProtocol(WebSocketsSansIOProtocol):
         if self._rest:
             data = self._rest + data
         at = 0
-        while not self._library_only and (size := self._frame_size(data, at)):
+        while not self._library_only and not self.transport.is_closing() and (size := self._frame_size(data, at)):
             if at + size > len(data):
                 break
             self._take(data[at : at + size])
             at += size
         self._rest = data[at:]
-        if self._library_only and self._rest:
+        # What is behind an end is nobody's.
+        if self._library_only and self._rest and not self.transport.is_closing():
             rest, self._rest = self._rest, b""
             super().data_received(rest)
 
