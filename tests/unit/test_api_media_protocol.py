@@ -20,6 +20,8 @@ _REQUEST: Final = (
     b"GET /media HTTP/1.1\r\nHost: edge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+# Whereupon the app ends the call.
+_BYE: Final = "bye"
 _TEXT, _BINARY, _CLOSE, _PING, _PONG, _CONT = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 
 
@@ -89,6 +91,8 @@ async def heard(
         await send({"type": "websocket.accept"})
         while True:
             received.append(await receive())
+            if received[-1].get("text") == _BYE:
+                await send({"type": "websocket.close", "code": 1000})
             if received[-1]["type"] == "websocket.disconnect":
                 return
 
@@ -111,6 +115,7 @@ async def heard(
         if line.closed:
             break
         protocol.data_received(piece)
+        await _turns(5)
         # An app that has left takes nothing any more.
         await _turns(1000, until=lambda: line.reading)
     await _turns(10)
@@ -178,6 +183,16 @@ async def test_long_messages_are_as_with_the_library(length: int) -> None:
     ours = await heard(MediaProtocol, pieces, most_bytes=70_000)
     assert ours == await heard(WebSocketsSansIOProtocol, pieces, most_bytes=70_000)
     assert ("websocket.receive" in {message["type"] for message in ours[0]}) == (length <= 70_000)
+
+
+async def test_a_frame_that_is_cut_by_our_end_is_read_to_its_own() -> None:
+    """The app hangs up while half of a frame is there: the other half isn't taken for the next one."""
+    media, goodbye = frame(_BINARY, bytes(range(200))), frame(_CLOSE, b"\x03\xe8")
+    pieces = [frame(_TEXT, _BYE.encode()) + media[:100], media[100:150], media[150:] + goodbye]
+    for count, closed in ((1, False), (2, False), (3, True)):
+        ours = await heard(MediaProtocol, pieces[:count])
+        assert ours == await heard(WebSocketsSansIOProtocol, pieces[:count])
+        assert ours[2] is closed
 
 
 async def test_binary_messages_never_reach_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,11 +60,11 @@ class MediaProtocol(WebSocketsSansIOProtocol):
             # The request comes as a whole, from uvicorn. Who sends more before it is answered is served, slowly.
             self._library_only = self._library_only or self._requested
             self._requested = True
+        if self._rest:
+            data, self._rest = self._rest + data, b""
         if self._library_only or self.conn.state is not State.OPEN:
             super().data_received(data)
             return
-        if self._rest:
-            data = self._rest + data
         at = 0
         while not self._library_only and not self.transport.is_closing() and (size := self._frame_size(data, at)):
             if at + size > len(data):
