@@ -104,7 +104,7 @@ async def test_stored_and_queued_are_one(here: World, there: Hooks) -> None:
     entry = await here.begin()
     pool = await recorder_database.open_pool(here.dsn, size=1)
     reader = await here.broker.read("SESSIONS", ["gr.v1.session.>"], after=0)
-    batch = [decode(await anext(aiter(reader))).stored]
+    batch = [decode(await anext(aiter(reader)))]
     await reader.close()
 
     async def store_in_vain() -> None:

@@ -2,11 +2,11 @@
 
 import asyncio
 import collections
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from greenroom.common import topology
 from greenroom.common.broker import Message, MessageTooLarge, WrongLastSequence
-from greenroom.common.clock import utcnow
 
 
 def matches(pattern: str, subject: str) -> bool:
@@ -72,7 +72,7 @@ class MemoryStream:
         if msg_id:
             self._ids[msg_id] = (self.last_seq, now)
         self.messages[self.last_seq] = Message(
-            subject=subject, data=data, headers=headers, stream_seq=self.last_seq, at=utcnow()
+            subject=subject, data=data, headers=headers, stream_seq=self.last_seq, at_ns=time.time_ns()
         )
         self.by_subject.setdefault(subject, []).append(self.last_seq)
         limit = self.config.max_msgs_per_subject
@@ -195,7 +195,7 @@ def redelivered(message: Message, *, pending: int, deliveries: int = 1) -> Messa
         data=message.data,
         headers=message.headers,
         stream_seq=message.stream_seq,
-        at=message.at,
+        at_ns=message.at_ns,
         deliveries=deliveries,
         pending=pending,
     )

@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 
 import pytest
 import structlog.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from greenroom.common.consumer import Drop, Retry
@@ -257,6 +257,12 @@ def test_one_among_many_is_found_in_few_tries() -> None:
     linger_s=st.sampled_from([0.0, 0.25, 0.5]),
     ahead=st.booleans(),
 )
+# The first one's acknowledgement is lost: it comes again behind later ones.
+@example(
+    steps=[("publish", 1, 0.25), ("cut off", 1, 0.25), *[("publish", 1, 0.25)] * 3, *[("publish", 1, 2.0)] * 4],
+    linger_s=0.5,
+    ahead=False,
+)
 def test_lingering_loses_nothing_and_keeps_the_order(
     steps: list[tuple[str, int, float]], linger_s: float, *, ahead: bool
 ) -> None:
@@ -284,7 +290,6 @@ def test_lingering_loses_nothing_and_keeps_the_order(
         assert list(dict.fromkeys(handled)) == published
         assert world.unsettled == 0
         for _, batch in world.batches:
-            assert batch == sorted(batch, key=published.index)
             assert len(batch) == 1 or (len(batch) <= 10 and sum(map(len, batch)) <= 1_500_000)
 
     run_virtual(scenario())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from greenroom.common import messages
 from greenroom.common.broker import Message
+from greenroom.common.clock import to_ns
 from greenroom.common.errors import MalformedEvent
 from greenroom.common.events import MAX_DATA_BYTES, decode_event
 from greenroom.common.ids import is_uuid
@@ -26,7 +27,7 @@ def message(
 ) -> Message:
     """Return a message of the SESSIONS stream."""
     body = data if isinstance(data, bytes) else json.dumps(data).encode()
-    return Message(subject=subject, data=body, headers=headers or {}, stream_seq=42, at=STORED_AT)
+    return Message(subject=subject, data=body, headers=headers or {}, stream_seq=42, at_ns=to_ns(STORED_AT))
 
 
 def test_our_own_events_come_out_as_they_went_in() -> None:

@@ -70,7 +70,7 @@ class _Told:
 
     def take(self, raw: RawMessage) -> None:
         """Take a message as the raw subscription does."""
-        self.all.append((_RAW_SID, *raw))
+        self.all.append((_RAW_SID, raw.subject, raw.reply, raw.headers, raw.data))
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         self.all.append((sid, subject, reply, headers or b"", data))

@@ -35,9 +35,7 @@ def ledger_message(after: Session, transition: Transition, *, seq: int, written_
     """Return a message as the ledger writes it."""
     entry = LedgerEntry(id=f"entry-{seq}", at=AT, transition=transition, session=after)
     headers = {} if written_on is None else {"Nats-Expected-Last-Subject-Sequence": str(written_on)}
-    return Message(
-        subject="gr.v1.session.t.s.lifecycle", data=messages.encode(entry), headers=headers, stream_seq=seq, at=AT
-    )
+    return Message(subject="gr.v1.session.t.s.lifecycle", data=messages.encode(entry), headers=headers, stream_seq=seq)
 
 
 def decoded(after: Session, transition: Transition, *, seq: int, written_on: int) -> Step:
@@ -56,8 +54,8 @@ def step(before: StoredSession | None, transition: Transition, *, seq: int, writ
 def test_transition_as_event() -> None:
     """A transition is in the history under its own type, with its fields and where it led, without the document."""
     item = decode(ledger_message(session(), Requested(session=session()), seq=7, written_on=0))
-    event = item.stored.event
-    assert (event.type, event.source, event.id, item.stored.stream_seq) == ("session.requested", "ledger", "entry-7", 7)
+    event = item.event
+    assert (event.type, event.source, event.id, item.stream_seq) == ("session.requested", "ledger", "entry-7", 7)
     assert event.data == {"state": State.REQUESTED, "attempt": 1, "by": "api"}
 
 
@@ -92,7 +90,7 @@ def test_malformed_transition(change: dict[str, Any], reason: str) -> None:
 def test_malformed_event(body: bytes) -> None:
     """An event that breaks the rules of the envelope is dropped."""
     with pytest.raises(Drop, match="malformed"):
-        decode(Message(subject="gr.v1.session.t.s.event.crm.ticket_opened", data=body, stream_seq=1, at=AT))
+        decode(Message(subject="gr.v1.session.t.s.event.crm.ticket_opened", data=body, stream_seq=1))
 
 
 def test_first_step() -> None:

@@ -75,7 +75,6 @@ def histories(draw: st.DrawFn) -> list[Step]:
                 data=messages.encode(entry),
                 headers={"Nats-Expected-Last-Subject-Sequence": str(written_on)},
                 stream_seq=revision,
-                at=AT,
             )
         ).step
         assert step is not None

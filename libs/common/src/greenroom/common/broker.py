@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from greenroom.common.clock import from_ns
 from greenroom.common.errors import GreenroomError
 
 # A JetStream leader that is killed leaves up to 8.4 s without acknowledgements; this survives it.
@@ -20,8 +21,8 @@ APPEND_TIMEOUT_S = 12.0
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A message as it was received.
 
-    `stream_seq`, `at`, `deliveries` and `pending` (how many more the reader has before it) are set where it
-    comes from a stream.
+    `stream_seq`, `at_ns` (when it was stored, in nanoseconds since 1970), `deliveries` and `pending` (how many more
+    the reader has before it) are set where it comes from a stream.
     """
 
     subject: str
@@ -29,9 +30,14 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     reply: str = ""
     stream_seq: int = 0
-    at: datetime | None = None
+    at_ns: int = 0
     deliveries: int = 1
     pending: int = 0
+
+    @property
+    def at(self) -> datetime | None:
+        """When it was stored; None: it doesn't come from a stream."""
+        return from_ns(self.at_ns) if self.at_ns else None
 
 
 type Handler = Callable[[Message], Awaitable[None]]

@@ -2,13 +2,26 @@
 
 import asyncio
 import time
-from datetime import UTC, datetime
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_US: Final = timedelta(microseconds=1)
 
 
 def utcnow() -> datetime:
     """Return the time now: UTC, time-zone aware."""
     return datetime.now(UTC)
+
+
+def to_ns(at: datetime) -> int:
+    """Return a time in nanoseconds since 1970, exactly."""
+    return (at - _EPOCH) // _US * 1000
+
+
+def from_ns(ns: int) -> datetime:
+    """Return a time given in nanoseconds since 1970, in UTC, to the microsecond."""
+    return _EPOCH + timedelta(microseconds=ns // 1000)
 
 
 class Clock(Protocol):

@@ -79,12 +79,8 @@ class Counts:
         self.failed = 0
 
 
-class _Item[T]:
-    __slots__ = ("delivery", "value")
-
-    def __init__(self, delivery: Delivery, value: T) -> None:
-        self.delivery = delivery
-        self.value = value
+# What was delivered, and what it decodes to. (There are 50,000 a second, and a tuple is made in a tenth of the time.)
+type _Item[T] = tuple[Delivery, T]
 
 
 class _Taken[T]:
@@ -218,16 +214,18 @@ class Consumer[T]:
     def _decode_into(self, taken: _Taken[T], deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
             try:
-                taken.items.append(_Item(delivery, self._decode(delivery.message)))
+                taken.items.append((delivery, self._decode(delivery.message)))
             except Exception as error:  # noqa: BLE001 - a message that decode chokes on must not end the loop
                 taken.bad.append((delivery, error))
 
     async def _fetch(self, pull: Pull, *, linger_s: float) -> Sequence[Delivery]:
         first = await pull.fetch(self._max_batch, self._max_wait_s, max_bytes=self._max_batch_bytes)
         room = self._max_batch - len(first)
+        if not first or not room or not linger_s:
+            return first
         room_bytes = self._max_batch_bytes - sum(len(delivery.message.data) for delivery in first)
         # Where the next one mightn't fit, a batch is full: one that is larger than its bound would come all the same.
-        if not first or not room or room_bytes <= _LARGEST_MESSAGE or not linger_s:
+        if room_bytes <= _LARGEST_MESSAGE:
             return first
         await asyncio.sleep(linger_s)
         try:
@@ -264,21 +262,21 @@ class Consumer[T]:
             batch: what is tried.
             apart: it is a part of one that can't be handled as a whole; whatever goes wrong, find out by whose fault.
         """
-        deliveries = [item.delivery for item in batch]
+        deliveries = [delivery for delivery, _ in batch]
         if not apart:
             self._failed_in_a_row = 0
         try:
-            await self._handle([item.value for item in batch])
+            await self._handle([value for _, value in batch])
         except Retry as retry:
             if retry.only is None:
                 self.counts.retried += len(batch)
                 await _put_back(deliveries, retry.after_s)
                 return retry.after_s
             waits = {id(value) for value in retry.only}
-            back = [item.delivery for item in batch if id(item.value) in waits]
+            back = [delivery for delivery, value in batch if id(value) in waits]
             await _put_back(back, retry.after_s)
             self.counts.retried += len(back)
-            await self._acknowledge([item.delivery for item in batch if id(item.value) not in waits])
+            await self._acknowledge([delivery for delivery, value in batch if id(value) not in waits])
         except Drop as drop:
             if len(batch) > 1:
                 return await self._try_apart(batch)
@@ -310,7 +308,7 @@ class Consumer[T]:
         """
         middle = len(batch) // 2
         if pause_s := await self._try(batch[:middle], apart=True):
-            await _put_back([item.delivery for item in batch[middle:]], pause_s)
+            await _put_back([delivery for delivery, _ in batch[middle:]], pause_s)
             return pause_s
         return await self._try(batch[middle:], apart=True)
 

@@ -1,5 +1,6 @@
 """Events as readers see them: the envelope completed and checked, whoever published it."""
 
+import functools
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,6 +24,10 @@ _MAX_EPOCH: Final = 2**31 - 1
 _DECISION: Final = "scheduler.decision"
 
 
+# A live session speaks on ten subjects or so: those that are remembered are of some hundred sessions, in 2 MB.
+_REMEMBERED: Final = 4096
+
+
 class _OwnEvent(ExternalEvent, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """An event of a service of this system, maybe of a newer version, which may say more than we know of.
 
@@ -40,17 +45,20 @@ def decode_event(message: Message) -> Event:
         MalformedEvent: it isn't JSON, has a wrong type or a value out of range, contradicts its subject, or has unknown
             fields though it is of another service of the house.
     """
-    tokens = subjects.SESSION_EVENT.parse(message.subject)
-    if tokens is None:
+    place = _place_of(message.subject)
+    if place is None:
         raise MalformedEvent(f"{message.subject} isn't the subject of an event")
     if len(message.data) > MAX_DATA_BYTES:
         raise MalformedEvent(f"the event has {len(message.data)} bytes, {MAX_DATA_BYTES} are allowed")
     try:
-        given = messages.decode(message.data, _OwnEvent if _is_own(tokens["type"]) else ExternalEvent)
+        given = messages.decode(message.data, place.form)
     except msgspec.MsgspecError as error:
         raise MalformedEvent(str(error)) from error
-    for name, said in tokens.items():
-        value = getattr(given, name)
+    for name, said, value in (
+        ("tenant", place.tenant, given.tenant),
+        ("session_id", place.session_id, given.session_id),
+        ("type", place.event_type, given.type),
+    ):
         if value is not None and value != said:
             raise MalformedEvent(f"{name} is {value!r}, the subject says {said!r}")
     event_id = given.id or message.headers.get("Nats-Msg-Id") or derived_id(message.subject, str(message.stream_seq))
@@ -60,9 +68,9 @@ def decode_event(message: Message) -> Event:
         raise MalformedEvent("`seq` or `epoch` is out of range")
     return Event(
         id=event_id,
-        tenant=tokens["tenant"],
-        session_id=tokens["session_id"],
-        type=tokens["type"],
+        tenant=place.tenant,
+        session_id=place.session_id,
+        type=place.event_type,
         at=_utc(given.at) if given.at is not None else message.at or utcnow(),
         seq=given.seq,
         epoch=given.epoch,
@@ -71,8 +79,22 @@ def decode_event(message: Message) -> Event:
     )
 
 
-def _is_own(event_type: str) -> bool:
-    return "." not in event_type or event_type == _DECISION
+class _Place(msgspec.Struct, frozen=True):
+    """What a subject says, and in what form the event must be."""
+
+    tenant: str
+    session_id: str
+    event_type: str
+    form: type[ExternalEvent]
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _place_of(subject: str) -> _Place | None:
+    tokens = subjects.SESSION_EVENT.parse(subject)
+    if tokens is None:
+        return None
+    own = "." not in tokens["type"] or tokens["type"] == _DECISION
+    return _Place(tokens["tenant"], tokens["session_id"], tokens["type"], _OwnEvent if own else ExternalEvent)
 
 
 def _utc(at: datetime) -> datetime:

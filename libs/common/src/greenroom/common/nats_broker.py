@@ -23,6 +23,7 @@ from greenroom.common.broker import (
     RequestTimeout,
     Responder,
 )
+from greenroom.common.clock import to_ns
 from greenroom.common.errors import BrokerUnavailable, TopologyMissing
 from greenroom.common.nats_client import NatsClient
 from greenroom.common.nats_errors import check_size, publish_error
@@ -266,7 +267,7 @@ class NatsBroker:
                 if name not in _DIRECT_HEADERS
             },
             stream_seq=raw.seq or 0,
-            at=raw.time,
+            at_ns=to_ns(raw.time) if raw.time else 0,
         )
 
     async def read(

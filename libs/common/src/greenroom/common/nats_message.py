@@ -1,7 +1,6 @@
 """nats-py's messages as ours."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Final
 
 from nats.aio.client import Client
@@ -57,7 +56,7 @@ def received(msg: Msg) -> Message:
         data=msg.data,
         headers=msg.headers or {},
         stream_seq=int(stream_seq),
-        at=datetime.fromtimestamp(int(ns) / 1e9, UTC),
+        at_ns=int(ns),
         deliveries=int(deliveries),
         pending=int(pending),
     )
@@ -65,15 +64,14 @@ def received(msg: Msg) -> Message:
 
 def delivered(raw: RawMessage) -> Message:
     """Return a message that a consumer has handed over as ours: the same as `received` makes of nats-py's."""
-    subject, reply, headers, data = raw
-    parts = reply.split(b".")
+    parts = raw.reply.split(b".")
     first = 4 if len(parts) == _SHORT_LAYOUT else 6
     return Message(
-        subject=subject.decode(),
-        data=data,
-        headers=Headers(headers) if headers else {},
+        subject=raw.subject.decode(),
+        data=raw.data,
+        headers=Headers(raw.headers) if raw.headers else {},
         stream_seq=int(parts[first + 1]),
-        at=datetime.fromtimestamp(int(parts[first + 3]) / 1e9, UTC),
+        at_ns=int(parts[first + 3]),
         deliveries=int(parts[first]),
         pending=int(parts[first + 4]),
     )

@@ -9,15 +9,17 @@ in pieces, statuses, pings.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 from nats.protocol.parser import AWAITING_CONTROL_LINE, CRLF_SIZE, Parser
 
-# HMSG <subject> <sid> <reply> <bytes of headers> <bytes in all>: as the server writes it.
-_WITH_HEADERS: Final = re.compile(rb"HMSG ([^\s]+) (\d+) ([^\s]+) (\d+) (\d+)\r\n")
+# HMSG <subject> <sid> <reply> <bytes of headers> <bytes in all>, as the server writes it: with one space between them,
+# which is looked for twice as fast as the end of a word.
+_WITH_HEADERS: Final = re.compile(rb"HMSG ([^ ]+) (\d+) ([^ ]+) (\d+) (\d+)\r\n")
 
 
-class RawMessage(NamedTuple):
+class RawMessage(msgspec.Struct, frozen=True, gc=False):
     """A message as it came. `headers` is the whole block, its first line included; empty where there is none."""
 
     subject: bytes

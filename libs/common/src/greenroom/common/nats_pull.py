@@ -104,9 +104,8 @@ class NatsPull:
                         self._news.clear()
                         await self._news.wait()
                     raw = self._came.popleft()
-                    status = status_of(raw)
-                    if status is None:
-                        taken.append(NatsDelivery(self._client, raw))
+                    if raw.data or (status := status_of(raw)) is None:
+                        taken.append(NatsDelivery(self._client, raw.reply, delivered(raw)))
                     elif raw.subject == reply.encode():
                         if not taken and _too_large(*status):
                             # One message alone is more than the bound: it comes alone.
@@ -120,7 +119,7 @@ class NatsPull:
         while self._came and len(taken) < max_messages:
             raw = self._came.popleft()
             if status_of(raw) is None:
-                taken.append(NatsDelivery(self._client, raw))
+                taken.append(NatsDelivery(self._client, raw.reply, delivered(raw)))
         return taken
 
     def _receive(self, raw: RawMessage) -> None:
@@ -148,28 +147,20 @@ def _too_large(code: str, text: str) -> bool:
     raise _Refused(f"{code} {text}")
 
 
-class NatsDelivery:
+class NatsDelivery(msgspec.Struct, frozen=True):
     """See `broker.Delivery`."""
 
-    __slots__ = ("_client", "_message", "reply")
-
-    def __init__(self, client: NatsClient, raw: RawMessage) -> None:
-        self.reply: Final = raw.reply
-        self._client = client
-        self._message = delivered(raw)
-
-    @property
-    def message(self) -> Message:
-        """What was delivered."""
-        return self._message
+    client: NatsClient
+    reply: bytes
+    message: Message
 
     async def ack(self) -> None:
         """See `Delivery.ack`. An acknowledgement that is lost brings the message again: handlers are idempotent."""
         with contextlib.suppress(nats.errors.Error):
-            await self._client.publish_empty([self.reply])
+            await self.client.publish_empty([self.reply])
 
     async def nak(self, delay_s: float) -> None:
         """See `Delivery.nak`."""
         wish = b"-NAK" + (b' {"delay": %d}' % int(delay_s * 1e9) if delay_s else b"")
         with contextlib.suppress(nats.errors.Error):
-            await self._client.publish(self.reply.decode(), wish)
+            await self.client.publish(self.reply.decode(), wish)

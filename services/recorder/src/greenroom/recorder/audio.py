@@ -104,7 +104,7 @@ def _note(message: Message, track: Track, samples: int) -> ChunkNote:
         position=_number(headers, AudioHeader.POSITION, most=2**40),
         samples=samples,
         origin_ns=_number(headers, AudioHeader.ORIGIN_NS, most=2**63 - 1),
-        at_ns=int(message.at.timestamp() * NS) if message.at is not None else 0,
+        at_ns=message.at_ns,
     )
 
 

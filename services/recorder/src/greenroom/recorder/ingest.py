@@ -58,10 +58,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     written_on: int
 
 
-class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+class Incoming(StoredEvent, frozen=True, kw_only=True):
     """One message of the stream: an event, and for a transition the step that it stands for."""
 
-    stored: StoredEvent
     step: Step | None = None
     # Whether it was delivered before: then it may be stored already.
     again: bool = False
@@ -69,12 +68,12 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def session_id(self) -> str:
         """Whose."""
-        return self.stored.event.session_id
+        return self.event.session_id
 
     @property
     def tenant(self) -> str:
         """Whose session."""
-        return self.stored.event.tenant
+        return self.event.tenant
 
 
 def decode(message: Message) -> Incoming:
@@ -90,7 +89,7 @@ def decode(message: Message) -> Incoming:
         event = decode_event(message)
     except MalformedEvent as error:
         raise Drop(f"malformed: {error}") from error
-    return Incoming(stored=StoredEvent(event=event, stream_seq=message.stream_seq), again=message.deliveries > 1)
+    return Incoming(event=event, stream_seq=message.stream_seq, again=message.deliveries > 1)
 
 
 def _decode_transition(message: Message, tenant: str, session_id: str) -> Incoming:
@@ -104,7 +103,8 @@ def _decode_transition(message: Message, tenant: str, session_id: str) -> Incomi
     if not written_on.isdecimal():
         raise Drop("malformed: it wasn't written by compare-and-set")
     return Incoming(
-        stored=StoredEvent(event=event_of(entry), stream_seq=message.stream_seq),
+        event=event_of(entry),
+        stream_seq=message.stream_seq,
         step=Step(entry=entry, revision=message.stream_seq, written_on=int(written_on)),
         again=message.deliveries > 1,
     )
@@ -166,7 +166,7 @@ class Ingest:
             Drop: something in it can never be stored.
         """
         began_ns, began = time.time_ns(), time.monotonic()
-        ordered = sorted(batch, key=lambda item: item.stored.stream_seq)
+        ordered = sorted(batch, key=lambda item: item.stream_seq)
         try:
             try:
                 done = await self._store_all(ordered, new=not any(item.again for item in ordered))
@@ -189,11 +189,11 @@ class Ingest:
         """Store a batch in one transaction; return what was to be stored of it, the sessions changed, and the rest."""
         async with self._store.transaction() as transaction:
             kept = await self._without_erased(transaction, batch)
-            known = await transaction.sessions({item.stored.event.session_id for item in kept})
+            known = await transaction.sessions({item.event.session_id for item in kept})
             changed = await self._fold(kept, known)
             await transaction.save_sessions(changed)
             stored = await transaction.add_events(
-                [item.stored for item in kept],
+                kept,
                 ended={id_ for id_, stored in known.items() if stored.session.ended},
                 new=new,
             )
@@ -201,7 +201,7 @@ class Ingest:
 
     async def _without_erased(self, transaction: Transaction, batch: list[Incoming]) -> list[Incoming]:
         """Return what is to be stored of a batch; what came late of erased sessions is forgotten by the broker too."""
-        erased = await transaction.erased({item.stored.event.session_id for item in batch})
+        erased = await transaction.erased({item.event.session_id for item in batch})
         if not erased:
             return batch
         late = [item for item in batch if item.session_id in erased]
@@ -214,7 +214,7 @@ class Ingest:
         """Return the documents that `batch` leads to, one a session, and put them into `known`."""
         changed: dict[str, StoredSession] = {}
         for item in batch:
-            event = item.stored.event
+            event = item.event
             before = known.get(event.session_id)
             if before is not None and before.session.tenant != event.tenant:
                 raise Drop("the session belongs to another tenant")
