@@ -1,6 +1,7 @@
 """`make bench`, `make bench only=start`: each benchmark measures two things in the same run and gives their ratio.
 
-`make bench only=queries` is for itself: it takes half an hour and 30 GB, compares plans, and fails where one is wrong.
+Two are for themselves: `make bench only=queries` takes half an hour and 30 GB, compares plans, and fails where one is
+wrong; `make bench only=long` takes an hour.
 """
 
 import argparse
@@ -13,7 +14,21 @@ import uvloop
 from rich.console import Console
 
 from greenroom.common.log import configure_logging
-from tests.bench import api, barge_in, cost, density, leases, media, memory, plan, queries, recorder, soak, start
+from tests.bench import (
+    api,
+    barge_in,
+    cost,
+    density,
+    leases,
+    media,
+    memory,
+    plan,
+    queries,
+    recorder,
+    recorder_long,
+    soak,
+    start,
+)
 from tests.bench.report import Report
 
 BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
@@ -29,6 +44,7 @@ BENCHMARKS: Final[dict[str, Callable[[Report], Awaitable[None]]]] = {
     "recorder": recorder.run,
     "soak": soak.run,
 }
+_FOR_THEMSELVES: Final = ("queries", "long")
 
 
 def main() -> int:
@@ -39,7 +55,7 @@ def main() -> int:
     parser.add_argument("--golden", action="store_true", help="of `queries`: make what is found the golden plans")
     wanted = parser.parse_args()
     chosen: list[str] = wanted.names or list(BENCHMARKS)
-    known = [*BENCHMARKS, "queries"]
+    known = [*BENCHMARKS, *_FOR_THEMSELVES]
     if unknown := set(chosen).difference(known):
         print(f"there is no benchmark {', '.join(sorted(unknown))}: {', '.join(known)}", file=sys.stderr)
         return 2
@@ -48,6 +64,8 @@ def main() -> int:
     for name in chosen:
         if name == "queries":
             uvloop.run(queries.run(report, sessions=wanted.sessions, golden=wanted.golden))
+        elif name == "long":
+            uvloop.run(recorder_long.run(report))
         else:
             uvloop.run(_run(name, report))
     report.show()
