@@ -18,7 +18,7 @@ import msgspec
 from greenroom.api import sql as api_sql
 from greenroom.api.sql import SessionFilter
 from greenroom.recorder.transcripts import ROUND_LIMIT
-from greenroom.recorder.usage.lines import TYPES
+from greenroom.recorder.usage.lines import KINDS, TYPES
 from tests.bench.query_data import AGENT, QUIET_TENANT, TENANT
 
 # Tables whose size follows the number of calls.
@@ -50,7 +50,6 @@ LEFT_OUT: Final = {
     "recorder.store._INSERT_EVENTS": "adds rows that it is given; a conflict is found by a key",
     "recorder.store._UPSERT_RECORDING": "adds a row that it is given; a conflict is found by the primary key",
     "recorder.transcripts._INSERT": "adds rows that it is given",
-    "recorder.usage.store._INSERT": "adds rows that it is given",
     "recorder.store._REMIND": "adds a row for each session that it is given; they are found by the primary key",
     "recorder.usage.store._LIVE": "is about the calls that run now, which are few, and their new events, by keys",
     "recorder.retention.store._BURY": "adds rows that it is given; a conflict is found by the primary key",
@@ -268,9 +267,9 @@ def _recorder(found: Sample) -> Iterator[Query]:
     used = "recorder.usage.store."
     yield _query(f"{used}_MARK", found.many)
     yield _query(f"{used}_DUE", 1.0, 100)
-    yield _query(f"{used}_SESSION", found.session)
-    yield _query(f"{used}_EVENTS", found.session, list(TYPES))
-    yield _query(f"{used}_FORGET", found.session)
+    yield _query(f"{used}_SESSIONS", found.many)
+    yield _query(f"{used}_EVENTS", found.many, TYPES, KINDS)
+    yield _query(f"{used}_FORGET", found.many)
     since = found.now - timedelta(days=found.now.day - 1)
     yield _query(f"{used}_SPENT", [TENANT, QUIET_TENANT], ["*", AGENT], [since] * 2, [found.now] * 2, ["EUR"] * 2)
     for name, values in (

@@ -38,6 +38,9 @@ TYPES: Final = (
     "session.ended",
 )
 
+# Kinds of metrics that anything is counted from; there are more of the others.
+KINDS: Final = ("stt_usage", "tts_usage", "llm_usage")
+
 _NOTHING: Final = Decimal(0)
 _MAX_NAME: Final = 128
 # Nothing of one event is more: a number beyond is no measurement.
