@@ -49,7 +49,6 @@ LEFT_OUT: Final = {
     "recorder.store._UPSERT_SESSIONS": "adds rows that it is given; a conflict is found by the primary key",
     "recorder.store._INSERT_EVENTS": "adds rows that it is given; a conflict is found by a key",
     "recorder.store._UPSERT_RECORDING": "adds a row that it is given; a conflict is found by the primary key",
-    "recorder.transcripts._INSERT": "adds rows that it is given",
     "recorder.store._REMIND": "adds a row for each session that it is given; they are found by the primary key",
     "recorder.usage.store._LIVE": "is about the calls that run now, which are few, and their new events, by keys",
     "recorder.retention.store._BURY": "adds rows that it is given; a conflict is found by the primary key",
@@ -258,10 +257,10 @@ def _recorder(found: Sample) -> Iterator[Query]:
     spoken = "recorder.transcripts."
     types = importlib.import_module("greenroom.recorder.transcripts")._TYPES
     yield _query(f"{spoken}_SELECT_DUE", ROUND_LIMIT)
-    yield _query(f"{spoken}_LOCK", found.session)
-    yield _query(f"{spoken}_SELECT_EVENTS", found.session, types)
-    yield _query(f"{spoken}_DELETE", found.session)
-    yield _query(f"{spoken}_MARK", found.session)
+    yield _query(f"{spoken}_LOCK", found.many)
+    yield _query(f"{spoken}_SELECT_EVENTS", found.many, types)
+    yield _query(f"{spoken}_DELETE", found.many)
+    yield _query(f"{spoken}_MARK", found.many)
     yield _query("recorder.reconcile._SELECT_REVISIONS", found.many)
     yield _query("recorder.reconcile._SELECT_OPEN", 2000)
     used = "recorder.usage.store."

@@ -15,7 +15,9 @@ from greenroom.common.lifecycle import Outcome, Session, State
 from greenroom.common.messages import Event
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import database as databases
+from greenroom.recorder import transcripts
 from greenroom.recorder.store import Store, StoredEvent, StoredSession
+from greenroom.recorder.transcripts import Part, Transcriber
 from greenroom.recorder.usage import store as usage_store
 from greenroom.recorder.usage.keeper import UsageKeeper
 from tests.support.recorder_world import PATIENCE_S, World, world
@@ -38,6 +40,7 @@ class Leader:
     def __init__(self, here: World, pool: Any) -> None:
         self.metrics = Metrics()
         self.store = Store(pool)
+        self.transcriber = Transcriber(pool, self.metrics)
         self.usage = UsageKeeper(pool=pool, broker=here.broker, metrics=self.metrics, interval_s=60, settle_s=0)
 
     def counted(self) -> float | None:
@@ -217,3 +220,74 @@ async def test_what_is_stored_while_sessions_are_counted_marks_them_anew(
         await one.usage.count()
     twice = [("gpt", "llm_in", 10), *LINES[1:]]
     assert (await used(here))[sessions[1].id] == twice
+
+
+async def said(here: World) -> dict[str, str]:
+    """Return what can be searched, by session."""
+    rows = await here.rows("SELECT session_id, text FROM transcripts")
+    return {row["session_id"]: row["text"] for row in rows}
+
+
+async def sealed(one: Leader, count: int) -> list[Session]:
+    """Store sessions that are sealed, and return them."""
+    sessions = await add(one.store, count)
+    for session in sessions:
+        await one.store.mark_sealed(session.id)
+    return sessions
+
+
+@pytest.mark.parametrize("text", ["b\0d", "b\ud800d"])
+async def test_of_a_batch_only_what_cannot_be_stored_has_no_transcript(
+    here: World, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """What the server refuses, and what can't even be sent: all others are done by the same round."""
+    whole = transcripts.parts
+
+    def parts(lines: Any) -> list[Part]:
+        return [Part(text=text, starts_ms=(0,))] if lines == [(0, "bad")] else list(whole(lines))
+
+    monkeypatch.setattr(transcripts, "parts", parts)
+    async with leader(here) as one:
+        sessions = await sealed(one, 7)
+        bad = sessions[4].id
+        await here.rows('UPDATE session_events SET data = data || \'{"text": "bad"}\' WHERE id = $1', f"{bad}-2")
+        assert await one.transcriber.round() == 7
+        assert await one.transcriber.round() == 0
+        results = ("written", "failed")
+        name = "greenroom_recorder_transcripts_total"
+        assert [one.metrics.registry.get_sample_value(name, {"result": each}) for each in results] == [6, 1]
+    assert await said(here) == {session.id: "good morning" for session in sessions if session.id != bad}
+
+
+async def test_a_session_that_somebody_else_has_holds_up_no_transcript(here: World) -> None:
+    """Whoever is storing an event of it holds its key; it is done by the next round."""
+    async with leader(here) as one:
+        sessions = await sealed(one, 5)
+        async with held(here, "SELECT FROM sessions WHERE id = $1 FOR KEY SHARE", sessions[1]):
+            assert await asyncio.wait_for(one.transcriber.round(), PATIENCE_S) == 4
+            assert sessions[1].id not in await said(here)
+        assert await one.transcriber.round() == 1
+    assert await said(here) == {session.id: "good morning" for session in sessions}
+
+
+async def test_two_that_transcribe_at_once_do_each_session_once(here: World) -> None:
+    """Whoever has the row; what is done by then is passed over."""
+    async with leader(here) as one, leader(here) as other:
+        sessions = await sealed(one, 90)
+        rounds = (each.transcriber.round() for each in (one, other) for _ in range(2))
+        assert sum(await asyncio.gather(*rounds)) == 90
+    assert await said(here) == {session.id: "good morning" for session in sessions}
+
+
+async def test_what_is_too_much_for_one_transaction_is_transcribed_by_the_next(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much was said: what is read at once is bounded, by sessions that are whole, and none is left."""
+    monkeypatch.setattr(transcripts, "_MOST_CHARS", 100)
+    monkeypatch.setattr(transcripts, "_PREFETCH", 1)
+    async with leader(here) as one:
+        sessions = await sealed(one, 5)
+        done, left = await one.transcriber._transcribe([session.id for session in sessions])
+        assert (done, len(left)) == ([1, 1], 3)
+        assert await one.transcriber.round() == 3
+    assert await said(here) == {session.id: "good morning" for session in sessions}
