@@ -251,6 +251,7 @@ def _recorder(found: Sample) -> Iterator[Query]:
     yield _query(f"{store}_REVIVE", found.many, found.many[:10])
     yield _query(f"{store}_SELECT_UNSEALED", [found.live], 100)
     yield _query(f"{store}_MARK_SEALED", found.session)
+    yield _query(f"{store}_MARK_ALL_SEALED", found.many)
     yield _query(f"{store}_SELECT_UNHEARD", 10.0, 100)
     yield _query(f"{store}_SELECT_PURGEABLE", 30.0, 1000)
     yield _query(f"{store}_MARK_PURGED", found.session, 1)

@@ -291,3 +291,47 @@ async def test_what_is_too_much_for_one_transaction_is_transcribed_by_the_next(
         assert (done, len(left)) == ([1, 1], 3)
         assert await one.transcriber.round() == 3
     assert await said(here) == {session.id: "good morning" for session in sessions}
+
+
+async def seals(here: World) -> dict[str, int]:
+    """Return which sessions are sealed, and how many notes of it there are for steps after calls."""
+    query = (
+        "SELECT id, (SELECT count(*) FROM post_call_sealed WHERE session_id = sessions.id) AS notes"
+        " FROM sessions WHERE sealed_at IS NOT NULL"
+    )
+    return {row["id"]: row["notes"] for row in await here.rows(query)}
+
+
+async def test_marks_of_many_are_written_together_and_a_locked_session_waits_alone(here: World) -> None:
+    """Whoever is storing something of it has it; the others are marked meanwhile."""
+    async with leader(here) as one:
+        sessions = await add(one.store, 20)
+        async with held(here, "SELECT FROM sessions WHERE id = $1 FOR NO KEY UPDATE", sessions[5]):
+            marking = {session.id: asyncio.create_task(one.store.mark_sealed(session.id)) for session in sessions}
+            waiting = marking.pop(sessions[5].id)
+            await asyncio.wait_for(asyncio.gather(*marking.values()), PATIENCE_S)
+            assert await seals(here) == dict.fromkeys(marking, 1)
+            assert not waiting.done()
+        await waiting
+    assert await seals(here) == {session.id: 1 for session in sessions}
+    together = "SELECT count(DISTINCT sealed_at) AS times FROM sessions"
+    assert (await here.rows(together))[0]["times"] < 5
+
+
+async def test_two_that_mark_at_once_mark_each_session_once(here: World) -> None:
+    """A mark that is there isn't written again, and what is stored of the sessions meanwhile waits for nobody long."""
+    async with leader(here) as one, leader(here) as other:
+        sessions = await add(one.store, 60)
+
+        async def store(seq: int) -> None:
+            for number, session in enumerate(sessions[::-1]):
+                event = Event(
+                    id=f"{seq}-{session.id}", tenant="t", session_id=session.id, type="metrics", at=utcnow(), data=USED
+                )
+                async with other.store.transaction() as transaction:
+                    await transaction.sessions([each.id for each in sessions[number : number + 5]])
+                    await transaction.add_events([StoredEvent(stream_seq=seq + number, event=event)])
+
+        marks = [each.store.mark_sealed(session.id) for session in sessions for each in (one, other)]
+        await asyncio.gather(*marks, store(1000), store(2000))
+    assert await seals(here) == {session.id: 1 for session in sessions}

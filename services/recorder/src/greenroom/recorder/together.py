@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
-import msgspec
+# What is woken at about the same time asks within this.
+LINGER_S: Final = 0.01
 
 
 async def in_halves[T](
@@ -32,10 +34,12 @@ async def in_halves[T](
             await in_halves(half, work, hopeless=hopeless, give_up=give_up)
 
 
-class _Batch[K, V](msgspec.Struct):
-    keys: list[K]
-    results: Sequence[V] | None = None
-    error: Exception | None = None
+class _Turn[K, V]:
+    def __init__(self) -> None:
+        self.keys: list[K] = []
+        self.results: Sequence[V] | None = None
+        self.error: Exception | None = None
+        self.over = asyncio.Event()
 
 
 class Together[K, V]:
@@ -47,36 +51,48 @@ class Together[K, V]:
     Args:
         work: does it for some, and returns a result for each in their order; what it raises all of them get.
         most: how many in a turn.
+        linger_s: how long a turn waits for others before it begins.
     """
 
-    def __init__(self, work: Callable[[Sequence[K]], Awaitable[Sequence[V]]], *, most: int) -> None:
+    def __init__(
+        self, work: Callable[[Sequence[K]], Awaitable[Sequence[V]]], *, most: int, linger_s: float = LINGER_S
+    ) -> None:
         self._work = work
         self._most = most
-        self._turn = asyncio.Lock()
-        self._next: _Batch[K, V] = _Batch([])
+        self._linger_s = linger_s
+        self._busy = asyncio.Lock()
+        self._next: _Turn[K, V] = _Turn()
 
     async def ask(self, key: K) -> V:
         """Return the result for `key`; raises what the work does."""
-        if len(self._next.keys) >= self._most:
-            self._next = _Batch([])
-        batch = self._next
-        place = len(batch.keys)
-        batch.keys.append(key)
-        # The first of them to get here does it for all; if that one is canceled, the next one does.
-        async with self._turn:
-            if batch.results is None and batch.error is None:
-                await self._do(batch)
-        if batch.error is not None:
-            raise batch.error
-        assert batch.results is not None  # noqa: S101 either is there once it was done
-        return batch.results[place]
+        while True:
+            if len(self._next.keys) >= self._most:
+                self._next = _Turn()
+            turn, place = self._next, len(self._next.keys)
+            turn.keys.append(key)
+            if place == 0:
+                await self._take(turn)
+            else:
+                await turn.over.wait()
+            if turn.error is not None:
+                raise turn.error
+            if turn.results is not None:
+                return turn.results[place]
+            # Whoever had it was canceled: that was nothing to the others.
 
-    async def _do(self, batch: _Batch[K, V]) -> None:
-        # Who was woken with us asks in this round of the loop.
-        await asyncio.sleep(0)
-        if batch is self._next:
-            self._next = _Batch([])
+    async def _take(self, turn: _Turn[K, V]) -> None:
         try:
-            batch.results = await self._work(tuple(batch.keys))
+            async with self._busy:
+                await asyncio.sleep(self._linger_s)
+                self._close(turn)
+                turn.results = await self._work(tuple(turn.keys))
         except Exception as error:  # noqa: BLE001 it is raised where it was asked
-            batch.error = error
+            turn.error = error
+        finally:
+            self._close(turn)
+            turn.over.set()
+
+    def _close(self, turn: _Turn[K, V]) -> None:
+        """Let nobody join any more."""
+        if turn is self._next:
+            self._next = _Turn()
