@@ -15,7 +15,7 @@ from greenroom.common.lifecycle import Outcome, Session, State
 from greenroom.common.messages import Event
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import database as databases
-from greenroom.recorder import transcripts
+from greenroom.recorder import event_rows, transcripts
 from greenroom.recorder.store import Store, StoredEvent, StoredSession
 from greenroom.recorder.transcripts import Part, Transcriber
 from greenroom.recorder.usage import store as usage_store
@@ -175,8 +175,8 @@ async def test_what_is_too_much_for_one_transaction_is_counted_by_the_next(
     here: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many events there are: those of one session are counted together, and none is left."""
-    monkeypatch.setattr(usage_store, "_MOST_EVENTS", 4)
-    monkeypatch.setattr(usage_store, "_PREFETCH", 2)
+    monkeypatch.setattr(event_rows, "MOST_CHARS", 250)
+    monkeypatch.setattr(event_rows, "PREFETCH", 2)
     async with leader(here) as one:
         sessions = await add(one.store, 5)
         counted, left = await one.usage._store.count([session.id for session in sessions])
@@ -283,8 +283,8 @@ async def test_what_is_too_much_for_one_transaction_is_transcribed_by_the_next(
     here: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much was said: what is read at once is bounded, by sessions that are whole, and none is left."""
-    monkeypatch.setattr(transcripts, "_MOST_CHARS", 100)
-    monkeypatch.setattr(transcripts, "_PREFETCH", 1)
+    monkeypatch.setattr(event_rows, "MOST_CHARS", 100)
+    monkeypatch.setattr(event_rows, "PREFETCH", 1)
     async with leader(here) as one:
         sessions = await sealed(one, 5)
         done, left = await one.transcriber._transcribe([session.id for session in sessions])

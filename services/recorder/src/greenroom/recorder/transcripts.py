@@ -7,7 +7,7 @@ the hands of a recorder that died) undoes the mark. Several recorders may do thi
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import batched
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from greenroom.common.metrics import Metrics
 from greenroom.common.searchable import searchable
 from greenroom.common.transcript import Speech, one_line
 from greenroom.recorder.database import Connection, Pool, UnstorableRow, translated
+from greenroom.recorder.event_rows import read_events
 from greenroom.recorder.together import in_halves
 
 _log = structlog.get_logger()
@@ -31,11 +32,8 @@ ROUND_LIMIT: Final = 100
 PART_BYTES: Final = 128 * 1024
 # Nobody searches for a longer word, and PostgreSQL indexes none.
 _LONGEST_PIECE: Final = 2000
-# So many sessions are done by one transaction; after so much data of events, in characters, the rest is left to the
-# next one. Events come from the server by so many.
+# So many sessions are done by one transaction.
 _TOGETHER: Final = 50
-_MOST_CHARS: Final = 4_000_000
-_PREFETCH: Final = 250
 
 _SPEECH: Final = (EventType.USER_SPOKE, EventType.AGENT_SPOKE)
 # What a transcript is made of: what was said, and when the call began.
@@ -71,6 +69,10 @@ _DELETE: Final = "DELETE FROM transcripts WHERE session_id = ANY($1::text[])"
 _COLUMNS: Final = ("session_id", "part", "tenant", "agent", "requested_at", "text", "starts_ms")
 
 _MARK: Final = "UPDATE sessions SET transcribed_at = now() WHERE id = ANY($1::text[])"
+
+
+# Made once: it takes longer than what it does.
+_DATA: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,43 +183,33 @@ class Transcriber:
 
 
 async def _write(connection: Connection, sessions: dict[str, Any]) -> tuple[list[int], list[str]]:
+    said = {session_id: Speech() for session_id in sessions}
+
+    def add(session_id: str, row: Any) -> None:
+        event = _event(row)
+        if event is not None:
+            said[session_id].add(event)
+
+    left = await read_events(connection, _SELECT_EVENTS, list(sessions), _TYPES, add=add)
     rows: list[tuple[Any, ...]] = []
     done: dict[str, int] = {}
-    async for session_id, speech in _speeches(connection, list(sessions)):
-        session = sessions[session_id]
-        lines = [(utterance.start_ms, utterance.text) for utterance in speech.utterances()]
+    for session_id, session in sessions.items():
+        if session_id in left:
+            continue
+        lines = [(utterance.start_ms, utterance.text) for utterance in said[session_id].utterances()]
+        made = list(parts(lines))
         whose = (session["tenant"], session["agent"], session["requested_at"])
-        before = len(rows)
-        rows += [
-            (session_id, number, *whose, part.text, part.starts_ms) for number, part in enumerate(parts(lines), start=1)
-        ]
-        done[session_id] = len(rows) - before
+        rows += [(session_id, number, *whose, part.text, part.starts_ms) for number, part in enumerate(made, start=1)]
+        done[session_id] = len(made)
     await connection.execute(_DELETE, list(done))
     await connection.copy_records_to_table("transcripts", records=rows, columns=_COLUMNS)
     await connection.execute(_MARK, list(done))
-    return list(done.values()), [session_id for session_id in sessions if session_id not in done]
-
-
-async def _speeches(connection: Connection, session_ids: Sequence[str]) -> AsyncIterator[tuple[str, Speech]]:
-    """Yield what was said in sessions, one after the other, until that was a lot."""
-    rows = aiter(connection.cursor(_SELECT_EVENTS, session_ids, _TYPES, prefetch=_PREFETCH))
-    row, read = await anext(rows, None), 0
-    for session_id in session_ids:
-        speech = Speech()
-        while row is not None and row["session_id"] == session_id:
-            read += len(row["data"])
-            event = _event(row)
-            if event is not None:
-                speech.add(event)
-            row = await anext(rows, None)
-        yield session_id, speech
-        if read >= _MOST_CHARS:
-            return
+    return list(done.values()), left
 
 
 def _event(row: Any) -> Event | None:
     try:
-        data = msgspec.json.decode(row["data"], type=dict[str, Any])
+        data = _DATA.decode(row["data"])
     except msgspec.MsgspecError:
         return None
     return Event(

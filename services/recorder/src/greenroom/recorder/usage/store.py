@@ -1,6 +1,6 @@
 """The SQL of usage and budgets: a line over each query says what it is for. Errors are those of `recorder.store`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -11,14 +11,10 @@ from greenroom.common import messages
 from greenroom.common.budgets import BudgetNotice
 from greenroom.common.lifecycle import Session
 from greenroom.recorder.database import Connection, Pool, translated
+from greenroom.recorder.event_rows import read_events
 from greenroom.recorder.usage.lines import KINDS, TYPES, Happened, usage_of
 from greenroom.recorder.usage.live import Live, Whose
 from greenroom.recorder.usage.spending import Budget
-
-# Sessions that were counted by a transaction hold up who marks them until it is over: after so many events (20 ms per
-# thousand) the rest is left to the next one. Events come from the server by so many.
-_MOST_EVENTS: Final = 5000
-_PREFETCH: Final = 250
 
 # Something was stored of these sessions: those that have ended are to be counted (again). A mark that is there is
 # written all the same: so this waits for whoever counts the session at this moment, and can't be taken away with it.
@@ -138,6 +134,10 @@ WHERE budget_id = $1 AND period_start = $2 AND amount = $3 AND kind = $4
 """
 
 
+# Made once: it takes longer than what it does.
+_DATA: Final = msgspec.json.Decoder(dict[str, Any])
+
+
 async def mark(connection: Connection, session_ids: Sequence[str]) -> None:
     """Say that something was stored of sessions, in the transaction that stores it."""
     await connection.execute(_MARK, sorted(session_ids))
@@ -238,36 +238,25 @@ class UsageStore:
 
 async def _count(connection: Connection, taken: Sequence[str]) -> tuple[int, list[str]]:
     documents = [messages.decode(row["document"].encode(), Session) for row in await connection.fetch(_SESSIONS, taken)]
-    sessions = {session.id: session for session in documents}
+    happened: dict[str, list[Happened]] = {session.id: [] for session in documents}
+    left = await read_events(
+        connection,
+        _EVENTS,
+        list(happened),
+        TYPES,
+        KINDS,
+        add=lambda session_id, row: happened[session_id].append(_happened(row, row["id"])),
+    )
+    counted = [session for session in documents if session.id not in left]
     lines: list[tuple[Any, ...]] = []
-    counted: list[str] = []
-    async for session, events in _happenings(connection, documents):
-        used = usage_of(session, events)
+    for session in counted:
+        used = usage_of(session, happened[session.id])
         whose = (session.id, session.tenant, session.agent, used.at)
         lines += [(*whose, *line, quantity) for line, quantity in used.lines.items()]
-        counted.append(session.id)
-    left = sessions.keys() - set(counted)
-    await write_lines(connection, counted, lines)
+    await write_lines(connection, [session.id for session in counted], lines)
     # Also those of sessions that are gone.
     await connection.execute(_UNMARK, [session_id for session_id in taken if session_id not in left])
-    return len(counted), sorted(left)
-
-
-async def _happenings(
-    connection: Connection, sessions: Sequence[Session]
-) -> AsyncIterator[tuple[Session, list[Happened]]]:
-    """Yield sessions with what has happened in them, one after the other, until that was a lot."""
-    rows = aiter(connection.cursor(_EVENTS, [each.id for each in sessions], TYPES, KINDS, prefetch=_PREFETCH))
-    row, read = await anext(rows, None), 0
-    for session in sessions:
-        events: list[Happened] = []
-        while row is not None and row["session_id"] == session.id:
-            events.append(_happened(row, row["id"]))
-            row = await anext(rows, None)
-        yield session, events
-        read += len(events)
-        if read >= _MOST_EVENTS:
-            return
+    return len(counted), left
 
 
 def _found(rows: Sequence[Any]) -> dict[str, tuple[Whose, list[tuple[int, Happened]]]]:
@@ -287,7 +276,7 @@ def _happened(row: Any, event_id: str) -> Happened:
         type=row["type"],
         at=row["at"],
         epoch=row["epoch"],
-        data=msgspec.json.decode(row["data"], type=dict[str, Any]),
+        data=_DATA.decode(row["data"]),
     )
 
 
