@@ -167,6 +167,8 @@ async def test_two_that_count_at_once_count_each_session_once(here: World) -> No
         sessions = await add(one.store, 120)
         await asyncio.gather(*(each.usage.count() for each in (one, other) for _ in range(2)))
         assert (one.counted() or 0) + (other.counted() or 0) == 120
+        # Who has looked before, and comes to them only now.
+        assert await other.usage._store.count([session.id for session in sessions]) == (0, [])
     assert await used(here) == {session.id: LINES for session in sessions}
     assert await marks(here) == set()
 
@@ -276,6 +278,8 @@ async def test_two_that_transcribe_at_once_do_each_session_once(here: World) -> 
         sessions = await sealed(one, 90)
         rounds = (each.transcriber.round() for each in (one, other) for _ in range(2))
         assert sum(await asyncio.gather(*rounds)) == 90
+        # Who has looked before, and comes to them only now.
+        assert await other.transcriber._transcribe([session.id for session in sessions]) == ([], [])
     assert await said(here) == {session.id: "good morning" for session in sessions}
 
 

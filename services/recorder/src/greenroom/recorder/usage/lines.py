@@ -126,16 +126,18 @@ def usage_of(session: Billed, events: Iterable[Happened]) -> Usage:
 
 def measured(data: dict[str, Any]) -> list[tuple[Line, Decimal]]:
     """Return what a metric says was used."""
+    kind = data.get("kind")
+    # Whoever counts a session that has ended reads no others either.
+    if kind not in KINDS:
+        return []
     provider, model = provider_of(data), _name(data.get("model"))
-    match data.get("kind"):
+    match kind:
         case "stt_usage":
             return [(Line(provider, model, "stt_s"), _number(data.get("audio_s")))]
         case "tts_usage":
             return [(Line(provider, model, "tts_chars"), _whole(data.get("characters")))]
-        case "llm_usage":
-            return [(Line(provider, model, unit), count) for unit, count in _tokens(data).items()]
         case _:
-            return []
+            return [(Line(provider, model, unit), count) for unit, count in _tokens(data).items()]
 
 
 def _tokens(data: dict[str, Any]) -> dict[str, Decimal]:
