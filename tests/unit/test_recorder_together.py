@@ -79,6 +79,16 @@ async def test_who_is_canceled_takes_nobody_along(when: str) -> None:
     assert await together.ask(5) == 10
 
 
+async def test_nobody_joins_who_was_canceled() -> None:
+    """A turn that nobody has any more is closed: who came to it would ask again and again."""
+    together = Together(Work(), most=100, linger_s=1)
+    asked = asyncio.create_task(together.ask(1))
+    await asyncio.sleep(0.005)
+    asked.cancel()
+    await asyncio.wait({asked})
+    assert together._next.keys == []
+
+
 @given(st.sets(st.integers(0, 40)), st.integers(1, 41))
 async def test_what_cannot_be_done_is_found_apart(hopeless: set[int], count: int) -> None:
     """All others are done, each once, and those are told of one by one; by few tries where they are few."""
