@@ -54,7 +54,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Side by side, tests that compute and tests that wait take turns; one by one, they keep their order."""
+    """Before workers, tests that compute and tests that wait take turns; else they keep their order."""
     if hasattr(config, "workerinput"):
         items[:] = alternating(items)
 
