@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 
 import openai
 import pytest
@@ -106,8 +105,7 @@ async def test_without_a_key_there_is_no_call(monkeypatch: pytest.MonkeyPatch) -
 async def test_a_connection_outlasts_what_callers_say(stub: OpenAIStub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a minute after an answer the next question goes over the same connection."""
     passed_s = 0.0
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_s)
-    monkeypatch.setattr("httpcore2._async.http11.time", clock)
+    monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + passed_s)
     async with (
         assistant.make_client() as http_client,
         openai.AsyncOpenAI(base_url=stub.url, api_key=KEY, http_client=http_client) as client,
