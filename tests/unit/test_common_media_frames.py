@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from greenroom.api import closes
 from greenroom.common import media_frames as frames
 from greenroom.common.lifecycle import Outcome
-from greenroom.common.media_frames import Close, Join, MalformedFrame, Sequence
+from greenroom.common.media_frames import Close, Join, Lull, MalformedFrame, Sequence
 
 kinds = st.sampled_from([frames.TEXT, frames.BINARY, frames.CLOSE, frames.PACKED, frames.JOIN])
 packs = st.lists(st.tuples(st.sampled_from([frames.TEXT, frames.BINARY]), st.binary(max_size=50)), max_size=8)
@@ -68,6 +68,30 @@ def test_a_wish_is_understood(messages: int, hold_ms: int) -> None:
     assert (kind, frames.decode_join(payload)) == (frames.JOIN, wish)
     with pytest.raises(MalformedFrame):
         frames.decode_join(payload[:2])
+
+
+@given(st.integers(0, 2**16), st.integers(0, 2**16), st.integers(0, 2**16), st.integers(0, 2**64 - 1))
+def test_a_lull_is_understood(size: int, start: int, samples: int, loud: int) -> None:
+    """It comes out as it went in; who knows of no lulls reads the rest of the wish; all samples are in the message."""
+    lull = Lull(size=size, start=start, samples=samples, loud=loud, messages=8, hold_ms=180)
+    wish = Join(messages=3, hold_ms=60, lull=lull)
+    _, _, payload = frames.decode(frames.encode_join(7, wish))
+    _, _, before = frames.decode(frames.encode_join(7, Join(messages=3, hold_ms=60)))
+    assert payload.startswith(before)
+    if start + 2 * samples > size:
+        with pytest.raises(MalformedFrame):
+            frames.decode_join(payload)
+    else:
+        assert frames.decode_join(payload) == wish
+
+
+def test_a_lull_covers_what_is_of_its_size_and_quiet() -> None:
+    """The squares of 16-bit samples count, wherever they lie; another message is no audio."""
+    lull = Lull(size=9, start=3, samples=2, loud=25, messages=8, hold_ms=180)
+    assert lull.covers(b"abc\x04\x00\xfe\xffxy")
+    assert not lull.covers(b"abc\x04\x00\xfd\xffxy")
+    assert not lull.covers(b"abc\x00\x01\x00\x00xy")
+    assert not lull.covers(b"abc\x04\x00\xfe\xffx")
 
 
 def test_a_number_wraps() -> None:

@@ -48,6 +48,11 @@ class QuietGate:
         self._quiet_bytes = 0
         self._held = bytearray()
 
+    @property
+    def holding(self) -> bool:
+        """Whether it is quiet, and has been for so long that nothing is analyzed."""
+        return bool(self._held)
+
     def hear(self, piece: bytes, min_volume: float, *, idle: bool) -> bytes:
         """Return what is to be analyzed now: nothing, or all that was held back and the piece.
 
@@ -79,3 +84,9 @@ class QuietGate:
         loudness = _OFFSET_DB + _MOST_GAIN_DB + 10 * math.log10(mean) if mean else -math.inf
         volume = min(max((loudness - _QUIETEST_DB) / _RANGE_DB, 0.0), 1.0)
         self._volume = max(volume, self._volume * _SMOOTHING + volume * (1 - _SMOOTHING))
+
+
+def loud_from(min_volume: float) -> float:
+    """Return the mean square of samples (16 bit) below which no sound reaches a volume on Pipecat's scale."""
+    loudness = _QUIETEST_DB + _RANGE_DB * min_volume
+    return 10 ** ((loudness - _OFFSET_DB - _MOST_GAIN_DB) / 10) * 32768.0**2
