@@ -14,11 +14,11 @@ from tests.support.leaping_time import run_virtual
 
 _HOLD_S = 0.06
 _THREE = Join(messages=3, hold_ms=60)
-_LULL = Join(messages=3, hold_ms=60, lull=Lull(size=8, start=2, samples=2, loud=100, messages=8, hold_ms=180))
+_LULL = Join(messages=3, hold_ms=60, lull=Lull(size=12, start=2, samples=4, loud=100, messages=8, hold_ms=180))
 
 
 def _audio(sample: int) -> bytes:
-    return struct.pack("<2s2h2s", b"au", sample, -sample, b"en")
+    return struct.pack("<2s4h2s", b"au", sample, -sample, sample, -sample, b"en")
 
 
 class _Process:

@@ -1,7 +1,10 @@
 """Media messages and their numbers."""
 
+import struct
+
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenroom.api import closes
@@ -87,11 +90,25 @@ def test_a_lull_is_understood(size: int, start: int, samples: int, loud: int) ->
 
 def test_a_lull_covers_what_is_of_its_size_and_quiet() -> None:
     """The squares of 16-bit samples count, wherever they lie; another message is no audio."""
-    lull = Lull(size=9, start=3, samples=2, loud=25, messages=8, hold_ms=180)
-    assert lull.covers(b"abc\x04\x00\xfe\xffxy")
-    assert not lull.covers(b"abc\x04\x00\xfd\xffxy")
-    assert not lull.covers(b"abc\x00\x01\x00\x00xy")
-    assert not lull.covers(b"abc\x04\x00\xfe\xffx")
+    lull = Lull(size=21, start=3, samples=8, loud=100, messages=8, hold_ms=180)
+    assert lull.covers(struct.pack("<3s8h2s", b"abc", 4, 4, 4, 4, -2, -2, -2, -2, b"xy"))
+    assert not lull.covers(struct.pack("<3s8h2s", b"abc", 4, 4, 4, 4, -3, -3, -3, -3, b"xy"))
+    assert not lull.covers(struct.pack("<3s8h2s", b"abc", 256, 0, 0, 0, 0, 0, 0, 0, b"xy"))
+    assert not lull.covers(struct.pack("<3s8h1s", b"abc", 4, 4, 4, 4, -2, -2, -2, -2, b"x"))
+
+
+@settings(deadline=None)
+@given(st.floats(60, 1_500), st.floats(60, 1_500), st.integers(0, 2**32))
+def test_one_sample_of_four_tells_how_loud_a_sound_is(low: float, high: float, seed: int) -> None:
+    """Within 3 dB for tones with some noise; the bound of what is quiet has 4 dB to spare there (see `quiet`)."""
+    random = np.random.default_rng(seed)
+    time_s = np.arange(320) / 16_000
+    sound = 40 * np.sin(2 * np.pi * low * time_s + seed) + 40 * np.sin(2 * np.pi * high * time_s)
+    pcm = np.round(sound + random.normal(0, 30, 320)).astype("<i2")
+    energy = int(np.sum(pcm.astype(int) ** 2))
+    bounds = {"size": 640, "start": 0, "samples": 320, "messages": 8, "hold_ms": 180}
+    assert Lull(loud=energy * 2, **bounds).covers(pcm.tobytes())
+    assert not Lull(loud=energy // 2, **bounds).covers(pcm.tobytes())
 
 
 def test_a_number_wraps() -> None:

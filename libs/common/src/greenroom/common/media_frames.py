@@ -9,6 +9,7 @@ the edge has said that it can (`ConnectMedia.packs`). While its user is silent, 
 nothing to hear in them (`Lull`): the edge knows no format of audio, so it is told where the samples lie.
 """
 
+import functools
 import math
 import struct
 from collections.abc import Iterable
@@ -23,6 +24,8 @@ _CODE: Final = struct.Struct(">H")
 _ENTRY: Final = struct.Struct(">BI")
 _JOIN: Final = struct.Struct(">BH")
 _LULL: Final = struct.Struct(">IIIQBH")
+# To look at all samples takes an edge longer than a whole frame takes it otherwise.
+_STEP: Final = 4
 _SEQUENCES: Final = 1 << 32
 # A hole of more than half the number space is a message that comes late, not four billion lost ones.
 _HALF: Final = _SEQUENCES >> 1
@@ -52,7 +55,7 @@ class Lull(msgspec.Struct, frozen=True, kw_only=True):
     """A wish to get more messages in one, until one comes that isn't quiet.
 
     A message of audio has `size` bytes, `samples` of 16 bit (little-endian) in it from byte `start` on. It is quiet if
-    the sum of their squares is below `loud`.
+    the sum of their squares is below `loud`, told by one sample of four: of a voice, or of noise, that is true to 1 dB.
     """
 
     size: int
@@ -66,8 +69,13 @@ class Lull(msgspec.Struct, frozen=True, kw_only=True):
         """Tell whether a message is audio, and quiet."""
         if len(payload) != self.size:
             return False
-        heard = struct.unpack_from(f"<{self.samples}h", payload, self.start)
-        return math.sumprod(heard, heard) < self.loud
+        heard = _some(self.samples).unpack_from(payload, self.start)
+        return math.sumprod(heard, heard) * _STEP < self.loud
+
+
+@functools.cache
+def _some(samples: int) -> struct.Struct:
+    return struct.Struct("<" + f"h{(_STEP - 1) * 2}x" * (samples // _STEP))
 
 
 class Join(msgspec.Struct, frozen=True, kw_only=True):
