@@ -1,6 +1,7 @@
 """Several messages of a client in one."""
 
 import asyncio
+import struct
 
 import pytest
 from hypothesis import given
@@ -8,11 +9,16 @@ from hypothesis import strategies as st
 
 from greenroom.api.packing import Packer
 from greenroom.common import media_frames as frames
-from greenroom.common.media_frames import Join
+from greenroom.common.media_frames import Join, Lull
 from tests.support.leaping_time import run_virtual
 
 _HOLD_S = 0.06
 _THREE = Join(messages=3, hold_ms=60)
+_LULL = Join(messages=3, hold_ms=60, lull=Lull(size=12, start=2, samples=4, loud=100, messages=8, hold_ms=180))
+
+
+def _audio(sample: int) -> bytes:
+    return struct.pack("<2s4h2s", b"au", sample, -sample, sample, -sample, b"en")
 
 
 class _Process:
@@ -102,6 +108,62 @@ def test_another_process_asks_for_itself() -> None:
         await process.packer.add(frames.BINARY, b"c")
         await asyncio.sleep(1)
         assert process.sent == [(0.0, frames.BINARY, b"c")]
+
+    run_virtual(scenario())
+
+
+def test_in_a_lull_more_goes_as_one_until_something_is_to_be_heard() -> None:
+    """What isn't quiet goes at once with all that is held, and from then on packs are as before."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_LULL)
+        for number in range(16):
+            await process.packer.add(frames.BINARY, _audio(number % 2))
+            await asyncio.sleep(0.02)
+        assert [at for at, _, _ in process.sent] == pytest.approx([0.14, 0.3])
+        await process.packer.add(frames.BINARY, _audio(1))
+        await process.packer.add(frames.BINARY, _audio(1000))
+        assert process.sent[-1][0] == pytest.approx(0.32)
+        assert [payload for _, _, payload in process.heard[-2:]] == [_audio(1), _audio(1000)]
+        for _ in range(3):
+            await process.packer.add(frames.BINARY, _audio(1))
+        assert len(process.sent) == 4
+        process.packer.agree(_LULL)
+        await process.packer.add(frames.BINARY, _audio(1))
+        await asyncio.sleep(1)
+        assert process.sent[-1] == (pytest.approx(0.32 + 0.18), frames.BINARY, _audio(1))
+
+    run_virtual(scenario())
+
+
+def test_in_a_lull_a_text_waits_for_nobody() -> None:
+    """It goes at once, behind what is held, and says nothing of what is to be heard."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_LULL)
+        await process.packer.add(frames.BINARY, _audio(1))
+        await process.packer.add(frames.TEXT, b"hello")
+        assert [(at, payload) for at, _, payload in process.heard] == [(0.0, _audio(1)), (0.0, b"hello")]
+        for _ in range(8):
+            await process.packer.add(frames.BINARY, _audio(1))
+        assert len(process.sent) == 2
+
+    run_virtual(scenario())
+
+
+def test_another_process_knows_of_no_lull() -> None:
+    """After a session has gone over, each message goes by itself, and then as the next process asks."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_LULL)
+        process.packer.forget()
+        process.packer.agree(_THREE)
+        for _ in range(3):
+            await process.packer.add(frames.BINARY, _audio(1))
+        assert len(process.sent) == 1
 
     run_virtual(scenario())
 

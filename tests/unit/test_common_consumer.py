@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Generator, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from greenroom.common.errors import TopologyMissing
 from greenroom.common.messages import Parked
 from tests.support.consumer_world import NAME, STREAM, SUBJECT, World, consuming, decode, raising
 from tests.support.leaping_time import run_virtual
-from tests.support.memory_broker import MemoryBroker
+from tests.support.memory_broker import MemoryBroker, _Pull
 
 
 @pytest.fixture(autouse=True)
@@ -409,5 +410,43 @@ def test_every_message_gets_its_own_verdict_whatever_is_beside_it(kinds: list[st
         assert done == dict.fromkeys(kept, 1)
         assert len(await world.parked()) == sum(kind in {"poison", "undecodable"} for kind in kinds)
         assert world.unsettled == kinds.count("fails")
+
+    run_virtual(scenario())
+
+
+def test_of_several_that_work_at_once_one_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message is handled at once, however long others take; what comes seldom is asked for once and not by all."""
+    asked = 0
+    fetch = _Pull.fetch
+
+    async def count(pull: _Pull, max_messages: int, wait_s: float, *, max_bytes: int | None = None) -> Any:
+        nonlocal asked
+        asked += 1
+        return await fetch(pull, max_messages, wait_s, max_bytes=max_bytes)
+
+    monkeypatch.setattr(_Pull, "fetch", count)
+
+    async def scenario() -> None:
+        world = World()
+        handled: list[tuple[str, int]] = []
+        loop = asyncio.get_running_loop()
+
+        async def handle(batch: Sequence[str]) -> None:
+            handled.extend((text, round(loop.time())) for text in batch)
+            await asyncio.sleep(5)
+
+        turn = asyncio.Lock()
+        consumers = [
+            Consumer(world.broker, STREAM, NAME, decode=decode, handle=handle, max_batch=1, turn=turn) for _ in range(4)
+        ]
+        running = [asyncio.create_task(consumer.run()) for consumer in consumers]
+        await asyncio.sleep(9.5)
+        assert asked == 10
+        await world.publish("a", "b", "c")
+        await asyncio.sleep(1)
+        assert handled == [("a", 10), ("b", 10), ("c", 10)]
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
 
     run_virtual(scenario())

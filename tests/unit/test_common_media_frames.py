@@ -1,13 +1,16 @@
 """Media messages and their numbers."""
 
+import struct
+
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenroom.api import closes
 from greenroom.common import media_frames as frames
 from greenroom.common.lifecycle import Outcome
-from greenroom.common.media_frames import Close, Join, MalformedFrame, Sequence
+from greenroom.common.media_frames import Close, Join, Lull, MalformedFrame, Sequence
 
 kinds = st.sampled_from([frames.TEXT, frames.BINARY, frames.CLOSE, frames.PACKED, frames.JOIN])
 packs = st.lists(st.tuples(st.sampled_from([frames.TEXT, frames.BINARY]), st.binary(max_size=50)), max_size=8)
@@ -68,6 +71,44 @@ def test_a_wish_is_understood(messages: int, hold_ms: int) -> None:
     assert (kind, frames.decode_join(payload)) == (frames.JOIN, wish)
     with pytest.raises(MalformedFrame):
         frames.decode_join(payload[:2])
+
+
+@given(st.integers(0, 2**16), st.integers(0, 2**16), st.integers(0, 2**16), st.integers(0, 2**64 - 1))
+def test_a_lull_is_understood(size: int, start: int, samples: int, loud: int) -> None:
+    """It comes out as it went in; who knows of no lulls reads the rest of the wish; all samples are in the message."""
+    lull = Lull(size=size, start=start, samples=samples, loud=loud, messages=8, hold_ms=180)
+    wish = Join(messages=3, hold_ms=60, lull=lull)
+    _, _, payload = frames.decode(frames.encode_join(7, wish))
+    _, _, before = frames.decode(frames.encode_join(7, Join(messages=3, hold_ms=60)))
+    assert payload.startswith(before)
+    if start + 2 * samples > size:
+        with pytest.raises(MalformedFrame):
+            frames.decode_join(payload)
+    else:
+        assert frames.decode_join(payload) == wish
+
+
+def test_a_lull_covers_what_is_of_its_size_and_quiet() -> None:
+    """The squares of 16-bit samples count, wherever they lie; another message is no audio."""
+    lull = Lull(size=21, start=3, samples=8, loud=100, messages=8, hold_ms=180)
+    assert lull.covers(struct.pack("<3s8h2s", b"abc", 4, 4, 4, 4, -2, -2, -2, -2, b"xy"))
+    assert not lull.covers(struct.pack("<3s8h2s", b"abc", 4, 4, 4, 4, -3, -3, -3, -3, b"xy"))
+    assert not lull.covers(struct.pack("<3s8h2s", b"abc", 256, 0, 0, 0, 0, 0, 0, 0, b"xy"))
+    assert not lull.covers(struct.pack("<3s8h1s", b"abc", 4, 4, 4, 4, -2, -2, -2, -2, b"x"))
+
+
+@settings(deadline=None)
+@given(st.floats(60, 1_500), st.floats(60, 1_500), st.integers(0, 2**32))
+def test_one_sample_of_four_tells_how_loud_a_sound_is(low: float, high: float, seed: int) -> None:
+    """Within 3 dB for tones with some noise; the bound of what is quiet has 4 dB to spare there (see `quiet`)."""
+    random = np.random.default_rng(seed)
+    time_s = np.arange(320) / 16_000
+    sound = 40 * np.sin(2 * np.pi * low * time_s + seed) + 40 * np.sin(2 * np.pi * high * time_s)
+    pcm = np.round(sound + random.normal(0, 30, 320)).astype("<i2")
+    energy = int(np.sum(pcm.astype(int) ** 2))
+    bounds = {"size": 640, "start": 0, "samples": 320, "messages": 8, "hold_ms": 180}
+    assert Lull(loud=energy * 2, **bounds).covers(pcm.tobytes())
+    assert not Lull(loud=energy // 2, **bounds).covers(pcm.tobytes())
 
 
 def test_a_number_wraps() -> None:

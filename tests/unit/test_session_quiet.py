@@ -16,7 +16,7 @@ from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADState
 from pipecat.audio.volume import AudioVolumeTracker
 
-from greenroom.runner.session.quiet import QuietGate
+from greenroom.runner.session.quiet import QuietGate, loud_from
 from greenroom.runner.session.voice import look_for_voices_inline
 
 _RATE = 16_000
@@ -118,6 +118,16 @@ def test_all_is_heard_once_and_in_order_but_for_long_quiet(parts: list[tuple[boo
                 assert len(due) == size + min(quiet_before, _MEMORY_BYTES)
             if due:
                 heard = said
+
+
+@given(st.floats(0.3, 0.9), st.floats(50, 7_900), st.integers(0, 2**32))
+def test_what_is_below_the_bound_of_energy_reaches_no_volume(min_volume: float, hertz: float, seed: int) -> None:
+    """Whatever its frequency, by Pipecat's own measure; frames that are all below it are together."""
+    loud = loud_from(min_volume)
+    random = np.random.default_rng(seed)
+    samples = math.sqrt(2 * loud * 0.99) * np.sin(2 * np.pi * hertz / _RATE * np.arange(_RATE) + random.uniform(0, 6))
+    piece = np.clip(np.trunc(samples), -32768, 32767).astype("<i2").tobytes()
+    assert _Volumes().measure(piece) < min_volume
 
 
 def test_a_quiet_minute_costs_nothing_but_its_beginning() -> None:

@@ -107,6 +107,17 @@ async def test_a_chunk_leaves_before_it_is_a_second_old() -> None:
     assert len(world.timeline("user")) == 5 * RATE
 
 
+async def test_what_comes_in_long_pieces_is_as_old_as_its_first_sample() -> None:
+    """A silent user's audio comes 160 ms at a time, and no sample of it waits longer for its copy."""
+    world = World()
+    for _ in range(40):
+        world.now_ns += round(0.16 * NS)
+        world.recorder.user.take(AudioRawFrame(bytes(5120), RATE, 1))
+        await world.recorder.user.work()
+        since = world.recorder.user._chunker._position / RATE
+        assert (world.now_ns - 5 * NS) / NS - since < MAX_AGE_S
+
+
 @pytest.mark.parametrize("rate", [8_000, 22_050, 24_000, 44_100, 48_000])
 async def test_other_rates_are_resampled_without_drift(rate: int) -> None:
     """A stream at another rate lies on the same timeline, with the same pitch and length."""

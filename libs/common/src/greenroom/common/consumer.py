@@ -109,6 +109,8 @@ class Consumer[T]:
         linger_s: how long the first message of a batch waits for others, so that a trickle is handled in a few
             batches and not message by message. The broker hands over what there is as soon as there is anything.
         ahead: while more is waiting than a batch holds, take the next one while one is handled: two are in hand then.
+        turn: held while it asks. Several that work at once share one, so that what comes seldom is waited for by one
+            of them at a time, and asked for once.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Consumer[T]:
         max_wait_s: float = 1.0,
         linger_s: float = 0.0,
         ahead: bool = False,
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self.counts: Final = Counts()
         self._broker = broker
@@ -136,6 +139,7 @@ class Consumer[T]:
         self._max_wait_s = max_wait_s
         self._linger_s = linger_s
         self._ahead = ahead
+        self._turn = turn or asyncio.Lock()
         self._pull: Pull | None = None
         self._failed_in_a_row = 0
         self._next: asyncio.Task[_Taken[T]] | None = None
@@ -219,7 +223,8 @@ class Consumer[T]:
                 taken.bad.append((delivery, error))
 
     async def _fetch(self, pull: Pull, *, linger_s: float) -> Sequence[Delivery]:
-        first = await pull.fetch(self._max_batch, self._max_wait_s, max_bytes=self._max_batch_bytes)
+        async with self._turn:
+            first = await pull.fetch(self._max_batch, self._max_wait_s, max_bytes=self._max_batch_bytes)
         room = self._max_batch - len(first)
         if not first or not room or not linger_s:
             return first

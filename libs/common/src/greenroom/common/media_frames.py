@@ -5,9 +5,12 @@ connection in one direction from 0. What core NATS loses (it may, while it recon
 
 A client sends 50 frames a second, and each message costs the edge, the broker and the process as much as a long one.
 So a process that hears audio in longer pieces than that asks the edge to put several messages into one (`Join`), if
-the edge has said that it can (`ConnectMedia.packs`).
+the edge has said that it can (`ConnectMedia.packs`). While its user is silent, more of them, as long as there is
+nothing to hear in them (`Lull`): the edge knows no format of audio, so it is told where the samples lie.
 """
 
+import functools
+import math
 import struct
 from collections.abc import Iterable
 from typing import Final, Literal
@@ -20,6 +23,9 @@ HEAD: Final = struct.Struct(">BI")
 _CODE: Final = struct.Struct(">H")
 _ENTRY: Final = struct.Struct(">BI")
 _JOIN: Final = struct.Struct(">BH")
+_LULL: Final = struct.Struct(">IIIQBH")
+# To look at all samples takes an edge longer than a whole frame takes it otherwise.
+_STEP: Final = 4
 _SEQUENCES: Final = 1 << 32
 # A hole of more than half the number space is a message that comes late, not four billion lost ones.
 _HALF: Final = _SEQUENCES >> 1
@@ -45,11 +51,39 @@ class Close(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Lull(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish to get more messages in one, until one comes that isn't quiet.
+
+    A message of audio has `size` bytes, `samples` of 16 bit (little-endian) in it from byte `start` on. It is quiet if
+    the sum of their squares is below `loud`, told by one sample of four: of a voice, or of noise, that is true to 1 dB.
+    """
+
+    size: int
+    start: int
+    samples: int
+    loud: int
+    messages: int
+    hold_ms: int
+
+    def covers(self, payload: bytes) -> bool:
+        """Tell whether a message is audio, and quiet."""
+        if len(payload) != self.size:
+            return False
+        heard = _some(self.samples).unpack_from(payload, self.start)
+        return math.sumprod(heard, heard) * _STEP < self.loud
+
+
+@functools.cache
+def _some(samples: int) -> struct.Struct:
+    return struct.Struct("<" + f"h{(_STEP - 1) * 2}x" * (samples // _STEP))
+
+
 class Join(msgspec.Struct, frozen=True, kw_only=True):
     """A wish to get so many messages of the client in one, none of them held longer than that."""
 
     messages: int
     hold_ms: int
+    lull: Lull | None = None
 
 
 def encode(kind: int, sequence: int, payload: bytes) -> bytes:
@@ -103,19 +137,31 @@ def unpack(payload: bytes) -> list[tuple[int, bytes]]:
 
 def encode_join(sequence: int, join: Join) -> bytes:
     """Return the message that asks for several messages in one."""
-    return encode(JOIN, sequence, _JOIN.pack(join.messages, join.hold_ms))
+    wish, lull = _JOIN.pack(join.messages, join.hold_ms), join.lull
+    if lull is not None:
+        wish += _LULL.pack(lull.size, lull.start, lull.samples, lull.loud, lull.messages, lull.hold_ms)
+    return encode(JOIN, sequence, wish)
 
 
 def decode_join(payload: bytes) -> Join:
     """Return what the process wishes.
 
     Raises:
-        MalformedFrame: too short.
+        MalformedFrame: too short, or samples would lie outside of their message.
     """
     if len(payload) < _JOIN.size:
         raise MalformedFrame(f"{len(payload)} bytes are no wish")
     messages, hold_ms = _JOIN.unpack_from(payload)
-    return Join(messages=messages, hold_ms=hold_ms)
+    return Join(messages=messages, hold_ms=hold_ms, lull=_lull(payload[_JOIN.size :]))
+
+
+def _lull(payload: bytes) -> Lull | None:
+    if len(payload) < _LULL.size:
+        return None
+    size, start, samples, loud, messages, hold_ms = _LULL.unpack_from(payload)
+    if start + samples * 2 > size:
+        raise MalformedFrame(f"{samples} samples from byte {start} on don't fit in {size} bytes")
+    return Lull(size=size, start=start, samples=samples, loud=loud, messages=messages, hold_ms=hold_ms)
 
 
 def decode_close(payload: bytes) -> Close:

@@ -15,6 +15,8 @@ class MediaKind(enum.IntEnum):
     # Edge to process: several messages in one; of each its kind (1 byte), length (4 bytes, big-endian) and payload.
     PACKED = 3
     # Process to edge: put so many messages (1 byte) into one, hold none longer than so many milliseconds (2 bytes).
+    # Maybe what a lull is, too: how many bytes a message of audio has, where its samples begin, how many there are (4
+    # bytes each), from which sum of squares on they are to be heard (8), and the same two bounds for quiet ones (1, 2).
     JOIN = 4
 
 

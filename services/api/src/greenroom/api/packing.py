@@ -1,7 +1,8 @@
 """Several messages of a client in one, on their way to its session's process, where that has asked for it.
 
 The process knows how long the client's frames are and how much audio its pipeline takes at once; here it is only
-counted. A message waits for the others of its pack, and for no longer than the process has said.
+counted. A message waits for the others of its pack, and for no longer than the process has said. In a lull (the process
+says what that is) packs are larger; the first message that isn't quiet ends it, and goes at once with what is held.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from greenroom.common import media_frames as frames
-from greenroom.common.media_frames import Join
+from greenroom.common.media_frames import Join, Lull
 
 # Whatever is asked for: so many messages, of so many bytes together, for so long.
 _MAX_MESSAGES: Final = 20
@@ -31,6 +32,7 @@ class Packer:
         self._send = send
         self._messages = 1
         self._hold_s = 0.0
+        self._lull: Lull | None = None
         self._held: list[tuple[int, bytes]] = []
         self._held_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -39,11 +41,12 @@ class Packer:
     def agree(self, join: Join) -> None:
         """Do as the process asks, within bounds."""
         self._messages = min(max(join.messages, 1), _MAX_MESSAGES)
-        self._hold_s = min(join.hold_ms, _MAX_HOLD_MS) / 1000
+        self._hold_s = _held_for(join.hold_ms)
+        self._lull = join.lull
 
     def forget(self) -> int:
         """Send each message by itself again, and none of those that are held; return how many there were."""
-        self._messages = 1
+        self._messages, self._lull = 1, None
         return len(self._take())
 
     async def add(self, kind: int, payload: bytes) -> None:
@@ -55,10 +58,11 @@ class Packer:
             await self.flush()
         self._held.append((kind, payload))
         self._held_bytes += len(payload)
-        if len(self._held) >= self._messages:
+        messages, hold_s = self._bounds(kind, payload)
+        if len(self._held) >= messages:
             await self.flush()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._hold_s, self._expire)
+            self._timer = asyncio.get_running_loop().call_later(hold_s, self._expire)
 
     async def flush(self) -> None:
         """Send what is held."""
@@ -69,6 +73,17 @@ class Packer:
                 await self._send(kind, payload)
             case held:
                 await self._send(frames.PACKED, frames.pack(held))
+
+    def _bounds(self, kind: int, payload: bytes) -> tuple[int, float]:
+        """Return how many messages go with this one, and how long it may be held."""
+        lull = self._lull
+        if lull is None:
+            return self._messages, self._hold_s
+        if kind == frames.BINARY and lull.covers(payload):
+            return min(lull.messages, _MAX_MESSAGES), _held_for(lull.hold_ms)
+        if kind == frames.BINARY:
+            self._lull = None
+        return 1, 0.0
 
     def _take(self) -> list[tuple[int, bytes]]:
         if self._timer is not None:
@@ -82,3 +97,7 @@ class Packer:
         task = asyncio.get_running_loop().create_task(self.flush())
         self._late.add(task)
         task.add_done_callback(self._late.discard)
+
+
+def _held_for(hold_ms: int) -> float:
+    return min(hold_ms, _MAX_HOLD_MS) / 1000

@@ -83,9 +83,12 @@ class Releases:
 
     async def run(self) -> None:
         """Release what is due, until canceled."""
+        turn = asyncio.Lock()
         async with asyncio.TaskGroup() as tasks:
             for number in range(_AT_ONCE):
-                consumer = Consumer(self._broker, STREAM, CONSUMER, decode=_decode, handle=self._handle, max_batch=1)
+                consumer = Consumer(
+                    self._broker, STREAM, CONSUMER, decode=_decode, handle=self._handle, max_batch=1, turn=turn
+                )
                 tasks.create_task(consumer.run_once_there(), name=f"releases-{number}")
 
     async def _handle(self, plans: Sequence[ReleasePlan]) -> None:

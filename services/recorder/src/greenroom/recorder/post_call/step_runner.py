@@ -82,11 +82,13 @@ class StepRunner:
 
     async def run(self) -> None:
         """Run steps until canceled."""
+        # Steps come seldom: one waits for the next, so that it is asked for once.
+        turn = asyncio.Lock()
         async with asyncio.TaskGroup() as tasks:
             for number in range(self._at_once):
-                tasks.create_task(self._work(), name=f"post-call-{number}")
+                tasks.create_task(self._work(turn), name=f"post-call-{number}")
 
-    async def _work(self) -> None:
+    async def _work(self, turn: asyncio.Lock) -> None:
         while True:
             try:
                 pull = await self._broker.pull(STREAM, CONSUMER)
@@ -95,7 +97,9 @@ class StepRunner:
                 continue
             try:
                 while True:
-                    for delivery in await pull.fetch(1, _WAIT_S):
+                    async with turn:
+                        deliveries = await pull.fetch(1, _WAIT_S)
+                    for delivery in deliveries:
                         await self._handle(delivery)
             except BrokerUnavailable:
                 await asyncio.sleep(AWAY_RETRY_S)

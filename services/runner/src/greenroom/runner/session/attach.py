@@ -69,6 +69,7 @@ class Attachment:
         self.worker = worker
         self.inputs = list(_find(worker.pipeline, BaseInputTransport))
         self.outputs = list(_find(worker.pipeline, BaseOutputTransport))
+        self.aggregators = list(_find(worker.pipeline, LLMUserAggregator))
         self.main = bool(self.inputs or self.outputs)
 
     @property

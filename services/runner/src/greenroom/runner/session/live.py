@@ -38,6 +38,7 @@ from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import Ending, verdict_for, verdict_on, where_raised
 from greenroom.runner.session.flows import NODE_WATCH
 from greenroom.runner.session.invocation import find_bot
+from greenroom.runner.session.lull import quiet_below
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
 from greenroom.runner.session.shortcuts import cut_bot_audio, cut_user_audio
@@ -114,7 +115,7 @@ class LiveSession:
             recorder=self._recorder,
             pipelines=self._pipelines,
             channel=channel,
-            on_tick=self._watch.tick,
+            on_tick=self._tick,
             cut_off=lambda: not broker.connected,
         )
         self._bot_context = contextvars.copy_context()
@@ -309,6 +310,12 @@ class LiveSession:
         self._hung_up = by in {"client", AWAY}
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)
+
+    async def _tick(self) -> None:
+        self._watch.tick()
+        aggregators = [each for attachment in self._pipelines.attachments for each in attachment.aggregators]
+        # Whoever listens in hears half a second behind: what comes later would be missing there.
+        await self._transport.rest(quiet_below(aggregators) if self._recorder.tap is None else None)
 
     def _on_node(self, before: str | None, node: str) -> None:
         if before is not None:

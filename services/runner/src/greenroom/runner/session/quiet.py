@@ -52,6 +52,11 @@ class QuietGate:
         self._rest = 0
         self._held = bytearray()
 
+    @property
+    def holding(self) -> bool:
+        """Whether it is so quiet that nothing is analyzed."""
+        return bool(self._held)
+
     def hear(self, piece: bytes, min_volume: float, volume: float, *, idle: bool) -> bytes:
         """Return what is to be analyzed now: nothing, or all that was held back and the piece.
 
@@ -89,3 +94,9 @@ class QuietGate:
         # There may be more windows than one: the first is the loudest.
         earlier = _SMOOTHING if windows else 1.0
         self._volume = max(volume, self._volume * earlier + volume * (1 - earlier))
+
+
+def loud_from(min_volume: float) -> float:
+    """Return the mean square of samples (16 bit) below which no sound reaches a volume on Pipecat's scale."""
+    loudness = _QUIETEST_DB + _RANGE_DB * min_volume
+    return 10 ** ((loudness - _OFFSET_DB - _MOST_GAIN_DB) / 10) * 32768.0**2

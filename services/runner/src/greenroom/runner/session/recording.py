@@ -65,6 +65,7 @@ class TrackRecorder:
         self._clock = clock
         self._emitter = emitter
         self._taken: deque[_Taken] = deque(maxlen=_MAX_TAKEN)
+        self._anchor = anchor
         self._placer = Placer(anchor=anchor, tolerance=tolerance)
         self._chunker = Chunker()
         self._resampler: SOXRStreamAudioResampler | None = None
@@ -113,7 +114,9 @@ class TrackRecorder:
         self._add(await self._resample(pcm))
 
     def _add(self, pcm: bytes) -> None:
-        for chunk in self._chunker.add(self._next, pcm, self._last_ns / 1e9):
+        # A long piece was heard from its beginning on, which is what bounds how long it may be without a copy.
+        heard_s = self._last_ns / 1e9 - (len(pcm) / WIDTH / RATE if self._anchor == "last_sample" else 0)
+        for chunk in self._chunker.add(self._next, pcm, heard_s):
             self._emitter.audio(self._track, chunk, self._clock.origin_ns)
         if self.tap is not None:
             self.tap(self._track, self._next, pcm)

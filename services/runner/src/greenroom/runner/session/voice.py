@@ -36,8 +36,13 @@ def look_for_voices_inline(*, skip_quiet: bool = True) -> None:
     setattr(owner, _DONE, skip_quiet)
 
 
+def gate_of(analyzer: object) -> QuietGate | None:
+    """Return what leaves out the quiet for an analyzer; None: nothing does, or nothing was heard yet."""
+    return cast("QuietGate | None", vars(analyzer).get(_GATE))
+
+
 def _due(analyzer: Any, buffer: bytes) -> bytes:
-    gate = cast("QuietGate | None", vars(analyzer).get(_GATE))
+    gate = gate_of(analyzer)
     if gate is None or gate.rate != analyzer.sample_rate:
         gate = QuietGate(analyzer.sample_rate)
         setattr(analyzer, _GATE, gate)

@@ -73,7 +73,7 @@ class Watchkeeper:
         recorder: Recorder,
         pipelines: Pipelines,
         channel: Channel,
-        on_tick: Callable[[], None],
+        on_tick: Callable[[], Awaitable[None]],
         cut_off: Callable[[], bool],
     ) -> None:
         self.vigil = Vigil(limits)
@@ -135,7 +135,7 @@ class Watchkeeper:
             due = time.monotonic() + _TICK_S
             await asyncio.sleep(_TICK_S)
             lag_s = max(lag_s, time.monotonic() - due)
-            self._on_tick()
+            await self._on_tick()
             self._look()
             ticks += 1
             if ticks % _PONG_EVERY == 0:

@@ -92,6 +92,14 @@ class SessionTransport(Protocol):
         """
         return
 
+    async def rest(self, quiet_below: float | None) -> None:  # noqa: ARG002 as of `pack`
+        """Say whether the user is silent, so that more of his frames may come at once until he isn't.
+
+        Args:
+            quiet_below: the mean square (of 16-bit samples) below which he is; None: he isn't, or is to be heard soon.
+        """
+        return
+
     def let_go(self) -> None:
         """Have nobody sent away at the close: the session goes on in another process, and the user stays for it."""
         return

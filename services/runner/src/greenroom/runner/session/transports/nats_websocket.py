@@ -29,6 +29,7 @@ from greenroom.common.lifecycle import Session
 from greenroom.common.media_frames import Close, Join, MalformedFrame, Sequence
 from greenroom.common.media_messages import ConnectMedia, MediaAccepted, MediaAnswer, MediaKind, MediaRefused
 from greenroom.common.messages import decode, encode
+from greenroom.runner.session.transports.joined import JoinedAudio, Layout, lull_of
 
 _log = structlog.get_logger()
 
@@ -132,6 +133,11 @@ class MediaLink:
         self._connection: str | None = None
         # Whether several of the client's frames have come in one message.
         self.packing = False
+        # How the client's audio messages are laid out, once that is known.
+        self.layout: Layout | None = None
+        # What the edge was asked for last; and whether it has ended a lull since, by itself.
+        self._join: Join | None = None
+        self._lull_ended = False
         # Whether whoever holds the client's connection can do that.
         self._edge_packs = False
         self._farewell: tuple[int, str] | None = None
@@ -139,7 +145,7 @@ class MediaLink:
         self._numbers = Sequence()
         self._sequence = 0
         self._inbox: deque[AsgiMessage] = deque()
-        self._inbox_bytes = 0
+        self._inbox_bytes = self._inbox_frames = 0
         self._arrived = asyncio.Event()
         self._subscriptions: list[Subscription] = []
 
@@ -163,8 +169,21 @@ class MediaLink:
     async def pack(self, messages: int, hold_ms: int) -> None:
         """Ask the edge to put so many frames of the client into one message, and hold none longer than that."""
         if self.connected and self._edge_packs:
-            join = Join(messages=messages, hold_ms=hold_ms)
-            await self._publish_frame(media_frames.encode_join(self._sequence, join), counted=False)
+            self._join = Join(messages=messages, hold_ms=hold_ms)
+            await self._ask(self._join)
+
+    async def rest(self, quiet_below: float | None) -> None:
+        """Have the edge put more frames into one message while the client is silent; see `SessionTransport.rest`."""
+        if self._join is None or not self.connected:
+            return
+        lull = lull_of(self.layout, quiet_below, self._join.messages)
+        if lull != self._join.lull or (lull is not None and self._lull_ended):
+            self._join = msgspec.structs.replace(self._join, lull=lull)
+            self._lull_ended = False
+            await self._ask(self._join)
+
+    async def _ask(self, join: Join) -> None:
+        await self._publish_frame(media_frames.encode_join(self._sequence, join), counted=False)
 
     def let_go(self) -> None:
         """Have the client's connection left as it is: whatever the bot does from now on, nothing of it goes out."""
@@ -235,8 +254,19 @@ class MediaLink:
         self.counts.lost = self._numbers.lost
         self.counts.received += len(frames)
         self.packing |= kind == MediaKind.PACKED
+        if self._join is not None and self._join.lull is not None:
+            self._lull_ended |= len(frames) < self._join.lull.messages
+        if len(frames) > 1 and (joined := self._joined(frames)) is not None:
+            self._take({"type": "websocket.receive", "bytes": joined})
+            return
         for kind, payload in frames:
             self._take_frame(kind, payload)
+
+    def _joined(self, frames: list[tuple[int, bytes]]) -> JoinedAudio | None:
+        """Return the audio of frames that are alike; None: they are to be read one by one."""
+        if self.layout is None or any(kind != MediaKind.BINARY for kind, _ in frames):
+            return None
+        return self.layout.joined([payload for _, payload in frames])
 
     def _take_frame(self, kind: int, payload: bytes) -> None:
         if kind == MediaKind.BINARY:
@@ -249,23 +279,27 @@ class MediaLink:
 
     def _take(self, message: AsgiMessage) -> None:
         self._inbox.append(message)
-        self._inbox_bytes += _size(message)
-        while len(self._inbox) > MAX_INBOX_FRAMES or self._inbox_bytes > MAX_INBOX_BYTES:
+        self._count(message, 1)
+        while self._inbox_frames > MAX_INBOX_FRAMES or self._inbox_bytes > MAX_INBOX_BYTES:
             self._drop_oldest()
         self._arrived.set()
 
     def _drop_oldest(self) -> None:
         # Text is control more often than audio: binary frames go first.
         oldest = next((index for index, message in enumerate(self._inbox) if "bytes" in message), 0)
-        self._inbox_bytes -= _size(self._inbox[oldest])
+        self._count(self._inbox[oldest], -1)
+        self.counts.dropped_in += _frames_in(self._inbox[oldest])
         del self._inbox[oldest]
-        self.counts.dropped_in += 1
+
+    def _count(self, message: AsgiMessage, sign: int) -> None:
+        self._inbox_bytes += sign * _size(message)
+        self._inbox_frames += sign * _frames_in(message)
 
     async def _receive(self) -> AsgiMessage:
         while True:
             if self._inbox:
                 message = self._inbox.popleft()
-                self._inbox_bytes -= _size(message)
+                self._count(message, -1)
                 return message
             if self._ended:
                 return {"type": "websocket.disconnect", "code": CLOSE_NORMAL, "reason": ""}
@@ -314,12 +348,19 @@ class MediaLink:
             return
         self._ended = True
         self.websocket.client_left()
-        self._inbox.append({"type": "websocket.disconnect", "code": code, "reason": reason})
+        message = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        self._inbox.append(message)
+        self._count(message, 1)
         self._arrived.set()
         self._on_disconnected(by, code, reason)
 
     def _media_subject(self, direction: str) -> str:
         return subjects.SESSION_MEDIA.format(tenant=self._tenant, session_id=self._session_id, direction=direction)
+
+
+def _frames_in(message: AsgiMessage) -> int:
+    payload = message.get("bytes")
+    return payload.messages if isinstance(payload, JoinedAudio) else 1
 
 
 def _size(message: AsgiMessage) -> int:

@@ -11,6 +11,7 @@ from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.deferral import DeferredConnect
 from greenroom.runner.session.tolerance import Tolerance
 from greenroom.runner.session.transports.base import OnConnected, OnDisconnected, SessionTransport
+from greenroom.runner.session.transports.joined import JoinedReading, reads_alike
 from greenroom.runner.session.transports.nats_websocket import MediaCounts, MediaLink
 
 # What Pipecat calls the transport.
@@ -64,6 +65,10 @@ class WebSocketTransport(SessionTransport):
         await self._link.pack(messages, hold_ms)
 
     @override
+    async def rest(self, quiet_below: float | None) -> None:
+        await self._link.rest(quiet_below)
+
+    @override
     async def open(self) -> None:
         await self._link.open()
 
@@ -79,7 +84,10 @@ class WebSocketTransport(SessionTransport):
             if isinstance(transport, FastAPIWebsocketInputTransport):
                 self._deferred.append(DeferredConnect(transport, connected=self.connected))
                 if (serializer := transport._params.serializer) is not None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+                    alike = type(transport) is FastAPIWebsocketInputTransport and reads_alike(serializer)
                     Tolerance(serializer, self._on_unreadable)
+                    if alike:
+                        JoinedReading(serializer, self._link)
 
     def _on_unreadable(self) -> None:
         self.counts.unreadable += 1
