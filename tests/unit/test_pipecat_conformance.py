@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 from pipecat.audio.turn.smart_turn import _whisper_features
 from pipecat.audio.vad.silero import SileroVADAnalyzer
-from pipecat.audio.vad.vad_analyzer import VADState
+from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADState
+from pipecat.audio.vad.vad_controller import VADController
 from pipecat.flows import FlowManager
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import IdleFrameObserver, PipelineWorker
 from pipecat.pipeline.worker_observer import WorkerObserver
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.runner import types
 from pipecat.runner.types import (
@@ -34,6 +37,7 @@ from pipecat.runner.types import (
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.smallwebrtc.transport import RawAudioTrack, SmallWebRTCClient
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
+from pipecat.turns.user_turn_controller import UserTurnController
 from pipecat.utils.base_object import BaseObject
 from starlette.websockets import WebSocket
 
@@ -176,6 +180,11 @@ def _quiet_analyzer() -> Any:
     return analyzer
 
 
+def _user_aggregator() -> Any:
+    params = LLMUserAggregatorParams(vad_analyzer=_quiet_analyzer())
+    return LLMContextAggregatorPair(LLMContext(), user_params=params).user()
+
+
 # By name, that the installed Pipecat has it, in the shape in which it is used.
 PINNED: dict[str, Callable[[Any], bool]] = {
     "_observer": lambda worker: type(worker._observer) is WorkerObserver,
@@ -192,6 +201,11 @@ PINNED: dict[str, Callable[[Any], bool]] = {
     "_set_node": lambda _: inspect.iscoroutinefunction(vars(FlowManager)["_set_node"]),
     "_event_handlers": lambda worker: isinstance(worker.pipeline._event_handlers, dict),
     "_vad_state": lambda _: _quiet_analyzer()._vad_state is VADState.QUIET,
+    "_prev_volume": lambda _: _quiet_analyzer()._prev_volume == 0,
+    "_vad_controller": lambda _: isinstance(_user_aggregator()._vad_controller, VADController),
+    "_vad_analyzer": lambda _: isinstance(_user_aggregator()._vad_controller._vad_analyzer, VADAnalyzer),
+    "_user_turn_controller": lambda _: isinstance(_user_aggregator()._user_turn_controller, UserTurnController),
+    "_user_turn": lambda _: _user_aggregator()._user_turn_controller._user_turn is False,
     "_idle_timeout_frames": lambda _: "self._idle_timeout_frames = " in inspect.getsource(IdleFrameObserver.__init__),
     "_power_spectrogram": lambda _: (
         list(inspect.signature(_whisper_features._power_spectrogram).parameters)
