@@ -28,6 +28,10 @@ class _Locked(AbsentTransport):
         raise BrokerUnavailable("no answer in time")
 
 
+async def _listening() -> None:
+    pass
+
+
 @pytest.mark.parametrize(
     ("transport", "detail"),
     [
@@ -43,11 +47,7 @@ async def test_a_way_that_cant_be_opened_ends_the_session_with_its_reason(
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
     context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={})
-
-    async def listening() -> None:
-        pass
-
-    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, listening)
+    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, _listening)
     async with asyncio.timeout(10):
         finished = await session.run()
     channel.close()
@@ -60,7 +60,7 @@ async def test_audio_that_nobody_hears_is_cut_in_every_pipeline_of_the_bot() -> 
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
     context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={})
-    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, asyncio.Event().wait)
+    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, _listening)
     output = BaseOutputTransport(TransportParams(audio_out_enabled=True))
     assistant = LLMContextAggregatorPair(LLMContext()).assistant()
     as_it_was = [output.queue_frame, assistant.queue_frame]
