@@ -4,6 +4,12 @@ import asyncio
 import socket
 
 import pytest
+from pipecat.pipeline.pipeline import Pipeline
+from pipecat.pipeline.worker import PipelineWorker
+from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair
+from pipecat.transports.base_output import BaseOutputTransport
+from pipecat.transports.base_transport import TransportParams
 
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.lifecycle import Outcome
@@ -22,6 +28,10 @@ class _Locked(AbsentTransport):
         raise BrokerUnavailable("no answer in time")
 
 
+async def _listening() -> None:
+    pass
+
+
 @pytest.mark.parametrize(
     ("transport", "detail"),
     [
@@ -37,13 +47,25 @@ async def test_a_way_that_cant_be_opened_ends_the_session_with_its_reason(
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
     context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={})
-
-    async def listening() -> None:
-        pass
-
-    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, listening)
+    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, _listening)
     async with asyncio.timeout(10):
         finished = await session.run()
     channel.close()
     theirs.close()
     assert (finished.outcome, finished.reason, finished.detail) == (Outcome.FAILED, "transport-failed", detail)
+
+
+async def test_audio_that_nobody_hears_is_cut_in_every_pipeline_of_the_bot() -> None:
+    """The user's in front of the transport, the bot's behind it: the aggregator of words, which is last, gets none."""
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(ours.detach())
+    context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={})
+    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, _listening)
+    output = BaseOutputTransport(TransportParams(audio_out_enabled=True))
+    assistant = LLMContextAggregatorPair(LLMContext()).assistant()
+    as_it_was = [output.queue_frame, assistant.queue_frame]
+    await session.on_worker(PipelineWorker(Pipeline([output, assistant])))
+    assert output.queue_frame != as_it_was[0]
+    assert assistant.queue_frame != as_it_was[1]
+    channel.close()
+    theirs.close()
