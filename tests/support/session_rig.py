@@ -45,7 +45,7 @@ FRAME_S: Final = 0.02
 # protoc writes classes that type checkers don't see.
 _PROTOBUF: Final[Any] = vars(frame_protos)["Frame"]
 _HEADER: Final = struct.Struct(">BI")
-_START_TIMEOUT_S: Final = 40.0
+_START_TIMEOUT_S: Final = 80.0
 # More than the longest end that a test gives a session; the machine may be busy with others.
 _TIMEOUT_S: Final = 30.0
 
