@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
+from greenroom.runner.warmup import share_tls_contexts
 from tests.support.buckets import make_bucket, running_s3
 from tests.support.servers import Databases, quick_folder, running_databases, wipe
 from tests.support.side_by_side import ALONE, alternating, may_be_alone, worker_count
@@ -17,6 +18,9 @@ from tests.support.side_by_side import ALONE, alternating, may_be_alone, worker_
 # How long an example takes says how busy the machine is.
 settings.register_profile("greenroom", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("greenroom")
+
+# A client that verifies as usual reads all certificates of the machine for it: a tenth of what a test of the api takes.
+share_tls_contexts()
 
 # The readline of whoever started a worker leaves a width in its environment, which no terminal has.
 for _name in ("COLUMNS", "LINES"):
@@ -50,7 +54,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Side by side, tests that compute and tests that wait take turns; one by one, they keep their order."""
+    """Before workers, tests that compute and tests that wait take turns; else they keep their order."""
     if hasattr(config, "workerinput"):
         items[:] = alternating(items)
 

@@ -38,8 +38,8 @@ part() {
 # A worker takes whole files, in the order in which tests/support/side_by_side.py puts them. It isn't replaced when it
 # dies: its file would be run again, and again.
 part 'side by side' -n auto --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -m 'not alone' "$@"
-# By a worker, too: a test that ends its process, as if all were well, doesn't end the run.
-part 'one by one' -n 1 --dist load -m alone "$@"
+# Few that wait for most of their time, so that three files of them leave half of two cores idle.
+part 'away from them' -n 3 --dist loadfile --max-worker-restart=0 -m alone "$@"
 
 if ((!ran)); then
     printf '==> no test is selected by: %s\n' "$*" >&2

@@ -18,7 +18,7 @@ import msgspec
 from greenroom.api import sql as api_sql
 from greenroom.api.sql import SessionFilter
 from greenroom.recorder.transcripts import ROUND_LIMIT
-from greenroom.recorder.usage.lines import TYPES
+from greenroom.recorder.usage.lines import KINDS, TYPES
 from tests.bench.query_data import AGENT, QUIET_TENANT, TENANT
 
 # Tables whose size follows the number of calls.
@@ -49,8 +49,6 @@ LEFT_OUT: Final = {
     "recorder.store._UPSERT_SESSIONS": "adds rows that it is given; a conflict is found by the primary key",
     "recorder.store._INSERT_EVENTS": "adds rows that it is given; a conflict is found by a key",
     "recorder.store._UPSERT_RECORDING": "adds a row that it is given; a conflict is found by the primary key",
-    "recorder.transcripts._INSERT": "adds rows that it is given",
-    "recorder.usage.store._INSERT": "adds rows that it is given",
     "recorder.store._REMIND": "adds a row for each session that it is given; they are found by the primary key",
     "recorder.usage.store._LIVE": "is about the calls that run now, which are few, and their new events, by keys",
     "recorder.retention.store._BURY": "adds rows that it is given; a conflict is found by the primary key",
@@ -253,24 +251,25 @@ def _recorder(found: Sample) -> Iterator[Query]:
     yield _query(f"{store}_REVIVE", found.many, found.many[:10])
     yield _query(f"{store}_SELECT_UNSEALED", [found.live], 100)
     yield _query(f"{store}_MARK_SEALED", found.session)
+    yield _query(f"{store}_MARK_ALL_SEALED", found.many)
     yield _query(f"{store}_SELECT_UNHEARD", 10.0, 100)
     yield _query(f"{store}_SELECT_PURGEABLE", 30.0, 1000)
     yield _query(f"{store}_MARK_PURGED", found.session, 1)
     spoken = "recorder.transcripts."
     types = importlib.import_module("greenroom.recorder.transcripts")._TYPES
     yield _query(f"{spoken}_SELECT_DUE", ROUND_LIMIT)
-    yield _query(f"{spoken}_LOCK", found.session)
-    yield _query(f"{spoken}_SELECT_EVENTS", found.session, types)
-    yield _query(f"{spoken}_DELETE", found.session)
-    yield _query(f"{spoken}_MARK", found.session)
+    yield _query(f"{spoken}_LOCK", found.many)
+    yield _query(f"{spoken}_SELECT_EVENTS", found.many, types)
+    yield _query(f"{spoken}_DELETE", found.many)
+    yield _query(f"{spoken}_MARK", found.many)
     yield _query("recorder.reconcile._SELECT_REVISIONS", found.many)
     yield _query("recorder.reconcile._SELECT_OPEN", 2000)
     used = "recorder.usage.store."
     yield _query(f"{used}_MARK", found.many)
     yield _query(f"{used}_DUE", 1.0, 100)
-    yield _query(f"{used}_SESSION", found.session)
-    yield _query(f"{used}_EVENTS", found.session, list(TYPES))
-    yield _query(f"{used}_FORGET", found.session)
+    yield _query(f"{used}_SESSIONS", found.many)
+    yield _query(f"{used}_EVENTS", found.many, TYPES, KINDS)
+    yield _query(f"{used}_FORGET", found.many)
     since = found.now - timedelta(days=found.now.day - 1)
     yield _query(f"{used}_SPENT", [TENANT, QUIET_TENANT], ["*", AGENT], [since] * 2, [found.now] * 2, ["EUR"] * 2)
     for name, values in (

@@ -29,7 +29,7 @@ _NUMBERED: Final = re.compile(r"\b([a-z][a-z_]*?)_\d+\b")
 _CONDITIONS: Final = ("Index Cond", "Hash Cond", "Merge Cond", "Join Filter", "Filter", "Sort Key", "Group Key")
 # Both keys of the events begin with the session: where no more is asked, it is by chance which is taken in which month.
 _BY_SESSION: Final = re.compile(r"session_events_\*_(?:pkey|id_key)")
-_SESSION_ONLY: Final = re.compile(r"\(session_id = [^()]+\)")
+_SESSION_ONLY: Final = re.compile(r"\(session_id = (?:[^()]+|\(\w+\.\w+\)::text)\)")
 _INDEX_SCANS: Final = frozenset({"Index Scan", "Index Only Scan", "Bitmap Index Scan"})
 
 # Plans that read a large table, or an index of one, from one end to the other, and may; with the reason.

@@ -277,6 +277,18 @@ async def test_a_message_is_deleted_by_its_sequence(broker: Broker) -> None:
     assert found == [first, third]
 
 
+async def test_messages_are_counted_by_subject_unless_there_are_too_many_subjects(broker: Broker) -> None:
+    """All of the stream count for that, also those that don't match."""
+    for subject in (EVENT, EVENT, LEDGER, OTHER):
+        await broker.append(subject, b"message")
+    one = "gr.v1.session.t.one.>"
+    assert await broker.count_by_subject("SESSIONS", one, most=3) == {EVENT: 2, LEDGER: 1}
+    assert await broker.count_by_subject("SESSIONS", one, most=2) is None
+    assert await broker.count_by_subject("SESSIONS", "gr.v1.session.t.nobody.>", most=3) == {}
+    with pytest.raises(TopologyMissing):
+        await broker.count_by_subject("NOWHERE", "nowhere.>", most=3)
+
+
 async def test_purge_and_count_take_wildcards_and_a_limit(broker: Broker) -> None:
     """A purge up to a sequence takes that one too and leaves what came later; other subjects stay."""
     for _ in range(3):

@@ -39,6 +39,7 @@ async def test_every_call_of_a_closed_broker_says_that_it_is_unavailable(connect
         broker.last("SESSIONS", LEDGER),
         broker.read("SESSIONS", [LEDGER]),
         broker.count("SESSIONS", LEDGER),
+        broker.count_by_subject("SESSIONS", LEDGER, most=1),
         broker.purge("SESSIONS", LEDGER),
     ]
     for call in calls:

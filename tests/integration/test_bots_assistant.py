@@ -1,8 +1,8 @@
 """The assistant against a server that speaks OpenAI's wire format."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 
 import openai
 import pytest
@@ -27,6 +27,8 @@ from tests.support.openai_stub import (
 BODY = {"end_of_turn": "pause", "greeting": "Hello there.", "llm_model": "stub-1", "voice": "sage"}
 # What the caller says; the stub doesn't listen.
 QUESTION = "is anybody there"
+# Without a bound of ours it would be 15 s.
+_PATIENCE_S = 5.0
 
 
 @pytest.fixture
@@ -106,8 +108,7 @@ async def test_without_a_key_there_is_no_call(monkeypatch: pytest.MonkeyPatch) -
 async def test_a_connection_outlasts_what_callers_say(stub: OpenAIStub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a minute after an answer the next question goes over the same connection."""
     passed_s = 0.0
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed_s)
-    monkeypatch.setattr("httpcore2._async.http11.time", clock)
+    monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + passed_s)
     async with (
         assistant.make_client() as http_client,
         openai.AsyncOpenAI(base_url=stub.url, api_key=KEY, http_client=http_client) as client,
@@ -117,3 +118,39 @@ async def test_a_connection_outlasts_what_callers_say(stub: OpenAIStub, monkeypa
             passed_s += 30.0
     first, second = (request.port for request in stub.asked(CHAT))
     assert first == second is not None
+
+
+async def test_an_answer_that_is_cut_leaves_nothing_for_the_next_one(stub: OpenAIStub) -> None:
+    """Speech that nobody reads to its end, as after a barge-in, takes its connection along."""
+    async with (
+        assistant.make_client() as http_client,
+        openai.AsyncOpenAI(base_url=stub.url, api_key=KEY, http_client=http_client) as client,
+    ):
+        speech = client.audio.speech.with_streaming_response.create(
+            model="tts", voice="alloy", input="word " * 5_000, response_format="pcm"
+        )
+        async with speech as response:
+            async for _ in response.iter_bytes(1_000):
+                break
+        answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": QUESTION}])
+        assert answer
+    assert stub.asked(SPEECH)[0].port != stub.asked(CHAT)[0].port
+
+
+async def test_a_name_that_is_not_found_costs_no_more_than_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for a server's address is part of the time that a connection may take."""
+
+    async def never(*_args: object, **_kwargs: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(assistant, "_CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("aiohttp.resolver.ThreadedResolver.resolve", never)
+    async with (
+        assistant.make_client() as http_client,
+        openai.AsyncOpenAI(
+            base_url="http://openai.example/v1", api_key=KEY, http_client=http_client, max_retries=0
+        ) as client,
+        asyncio.timeout(_PATIENCE_S),
+    ):
+        with pytest.raises(openai.APITimeoutError):
+            await client.models.list()

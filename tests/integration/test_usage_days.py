@@ -141,10 +141,9 @@ class Books:
     @staticmethod
     async def _count(connection: Any, session: str, at: datetime, lines: dict[tuple[str, str, str], Decimal]) -> None:
         number = SESSIONS.index(session)
-        await connection.execute(by_line._FORGET, session)
-        whose = (TENANTS[number % 2], AGENTS[number // 2 % 2])
-        names = ([line[place] for line in lines] for place in range(3))
-        await connection.execute(by_line._INSERT, session, *whose, at, *names, list(lines.values()))
+        whose = (session, TENANTS[number % 2], AGENTS[number // 2 % 2], at)
+        rows = [(*whose, *line, quantity) for line, quantity in lines.items()]
+        await by_line.write_lines(connection, [session], rows)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ _BESIDE: Final = (
 )
 _ALONE: Final = (
     "import os\nimport pytest\n\n@pytest.mark.alone\n"
-    "def test_{name}() -> None:\n    assert int(os.environ['PYTEST_XDIST_WORKER_COUNT']) == 1\n"
+    "def test_{name}() -> None:\n    assert int(os.environ['PYTEST_XDIST_WORKER_COUNT']) == 3\n"
 )
 _FAILS: Final = "    assert not 'as it should'\n"
 # As if all were well, which a library may do that a test is about.
@@ -33,7 +33,7 @@ def run(folder: Path, *arguments: str, **files: str) -> tuple[int, list[str], li
 
 
 def test_all_run_where_they_belong(tmp_path: Path) -> None:
-    """Those that are marked so by themselves, the others side by side; a part without any test fails nothing."""
+    """Those that are marked so away from the others; a part without any test fails nothing."""
     code, lines, failed = run(tmp_path, beside=_BESIDE, alone=_ALONE)
     assert (code, failed) == (0, [])
     assert len([line for line in lines if " 1 passed" in line]) == 2

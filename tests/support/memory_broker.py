@@ -10,6 +10,7 @@ makes acknowledgement deadlines and duplicate windows pass without waiting.
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import structlog
@@ -238,6 +239,14 @@ class MemoryBroker:
         """See `Broker.count`."""
         await self._turn()
         return sum(1 for _ in self.server.stream(stream).on(subject))
+
+    async def count_by_subject(self, stream: str, subject: str, *, most: int) -> dict[str, int] | None:
+        """See `Broker.count_by_subject`."""
+        await self._turn()
+        held = self.server.stream(stream)
+        if len({message.subject for message in held.on(">")}) > most:
+            return None
+        return dict(Counter(message.subject for message in held.on(subject)))
 
     async def _turn(self) -> None:
         # Every call lets others run first, as one over a socket would: what relies on not being interrupted shows.

@@ -1,7 +1,7 @@
 """How tests share a machine when they run side by side: `tools/test.sh` starts the workers.
 
 A worker takes one file after the other, so that what a module shares is made once, and has a NATS server and a
-PostgreSQL of its own. Ports and folders are taken free. What can't have neighbours is marked `alone`.
+PostgreSQL of its own. Ports and folders are taken free. What can't have so many neighbours is marked `alone`.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-# The marker of what can't have neighbours.
+# The marker of what can't have so many neighbours.
 ALONE: Final = "alone"
 # Each has its own servers, and about 400 MB.
 _MOST: Final = 10
@@ -23,13 +23,14 @@ _WAITS_BEGIN_BY: Final = 0.85
 
 
 def worker_count() -> int:
-    """Return how many workers a machine bears: three for two cores.
+    """Return how many workers a machine bears: five for two cores.
 
-    A test is a broker, a database and services beside its worker, but waits for half of its time.
+    A test is a broker, a database and services beside its worker, but waits for most of its time: three workers left
+    40 % of two cores idle.
     """
     # macOS has no affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(math.ceil(cores * 1.5), _MOST)
+    return min(math.ceil(cores * 2.5), _MOST)
 
 
 def alternating(items: Sequence[pytest.Item]) -> list[pytest.Item]:

@@ -166,6 +166,63 @@ async def test_audio_that_comes_at_the_last_moment(bench: Bench) -> None:
     assert bench.audio.thawed[0] == "s"
 
 
+async def test_many_that_end_at_once_ask_together(bench: Bench) -> None:
+    """Those that have audio left wait for it, each for its own; the others are sealed by a few questions."""
+    told = [bench.ended(f"s{number:02}") for number in range(40)]
+    late = {"s07", "s30"}
+    for session_id in late:
+        await bench.broker.append(AUDIO.format(session_id), b"ab")
+    asked: list[str] = []
+    count, count_by_subject = bench.broker.count, bench.broker.count_by_subject
+
+    async def counting(stream: str, subject: str) -> int:
+        asked.append("one")
+        return await count(stream, subject)
+
+    async def counting_all(stream: str, subject: str, *, most: int) -> dict[str, int] | None:
+        asked.append("all")
+        return await count_by_subject(stream, subject, most=most)
+
+    bench.broker.count, bench.broker.count_by_subject = counting, counting_all
+    assert sorted(await bench.run(*told, until=38)) == [each.id for each in told if each.id not in late]
+    assert asked.count("all") >= 2
+    assert len(asked) < 38
+    assert not late & set(bench.audio.frozen)
+
+
+async def test_audio_of_many_that_comes_at_the_last_moment(bench: Bench) -> None:
+    """The second count, of all that were frozen, begins behind the last freeze: what came before that is seen by it."""
+    told = [bench.ended(f"s{number}") for number in range(6)]
+    count_by_subject = bench.broker.count_by_subject
+    answers: list[dict[str, int] | None] = []
+    frozen_by_then: list[int] = []
+
+    async def counting_all(stream: str, subject: str, *, most: int) -> dict[str, int] | None:
+        frozen_by_then.append(len(bench.audio.frozen))
+        answers.append(await count_by_subject(stream, subject, most=most))
+        return answers[-1]
+
+    def freeze(session_id: str) -> None:
+        bench.audio.frozen.append(session_id)
+        if session_id == "s3" and bench.audio.frozen.count("s3") == 1:
+            # It reaches the stream at this very moment, behind the first answer.
+            bench.broker.server.stream("AUDIO").store(AUDIO.format("s3"), b"ab", {}, None, None)
+
+    bench.audio.freeze = freeze
+    bench.broker.count_by_subject = counting_all
+    assert sorted(await bench.run(*told)) == ["s0", "s1", "s2", "s4", "s5"]
+    assert (answers[:2], frozen_by_then[:2]) == ([{}, {AUDIO.format("s3"): 1}], [0, 6])
+    assert bench.audio.thawed[0] == "s3"
+
+
+async def test_with_much_audio_of_others_each_asks_for_itself(bench: Bench) -> None:
+    """An answer for all would be a list of thousands then."""
+    for number in range(400):
+        await bench.broker.append(AUDIO.format(f"other{number}"), b"ab")
+    told = [bench.ended(f"s{number}") for number in range(5)]
+    assert sorted(await bench.run(*told, until=5)) == [each.id for each in told]
+
+
 async def test_gives_up_on_audio(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Audio that nobody can store doesn't keep the recording for ever: it is sealed with what there is."""
     monkeypatch.setattr(seal, "AUDIO_DEADLINE_S", 0.1)

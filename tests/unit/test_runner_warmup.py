@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import httpx
+import httpx2
 import onnxruntime
+import openai
 import pytest
 from httpx._transports import default as httpx_transport
 from pipecat.audio.vad.silero import SileroVADAnalyzer
@@ -135,6 +137,14 @@ def test_clients_share_the_default_tls_context_only(monkeypatch: pytest.MonkeyPa
     assert careless is not first
     assert first.check_hostname
     assert not careless.check_hostname
+
+
+async def test_openais_client_over_aiohttp_shares_the_context_of_the_usual_one() -> None:
+    """A session's client costs no certificates, whichever way it speaks HTTP."""
+    warmup.share_tls_contexts()
+    async with openai.DefaultAioHttpClient() as first, openai.DefaultAioHttpClient() as second:
+        contexts = {id(cast("Any", client)._transport.ssl_context) for client in (first, second)}
+    assert contexts == {id(httpx2.AsyncHTTPTransport()._pool._ssl_context)}
 
 
 def test_idle_pool_threads_are_ended_and_others_are_named() -> None:

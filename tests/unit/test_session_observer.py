@@ -5,6 +5,7 @@ import inspect
 from dataclasses import dataclass
 
 from pipecat.frames.frames import (
+    AggregatedTextFrame,
     BotSpeakingFrame,
     DataFrame,
     Frame,
@@ -12,6 +13,7 @@ from pipecat.frames.frames import (
     StartFrame,
     SystemFrame,
     TextFrame,
+    TTSTextFrame,
     UserAudioRawFrame,
 )
 from pipecat.observers.base_observer import BaseObserver, FrameProcessed, FramePushed
@@ -157,7 +159,7 @@ async def test_pipecats_observers_are_woken_for_what_they_look_at() -> None:
         (TextFrame("a"), [turns, rtvi, levels, listener]),
         (StartFrame(), [turns, idle, rtvi, levels, listener]),
     ):
-        assert [proxy.observer for proxy in eye._who_wants(type(frame))] == woken
+        assert [proxy.observer for proxy, _ in eye._who_wants(type(frame))] == woken
     await eye.on_push_frame(push(audio))
     await asyncio.sleep(0.01)
     await eye.remove_observer(listener)
@@ -166,6 +168,20 @@ async def test_pipecats_observers_are_woken_for_what_they_look_at() -> None:
     await eye.on_push_frame(push(audio))
     await asyncio.sleep(0.01)
     assert (listener.pushed, late.pushed) == ([audio], [audio])
+    await eye.cleanup()
+
+
+async def test_rtvi_is_woken_once_for_a_frame_but_for_what_it_looks_at_behind_the_transport() -> None:
+    """A frame that goes through ten processors is looked at once, a text that is spoken at each of them."""
+    rtvi, listener = RTVIObserver(), Listener()
+    eye = await eye_with({}, rtvi, listener)
+    proxies = eye._proxies or {}
+    text, spoken, word = TextFrame("a"), AggregatedTextFrame("a", "sentence"), TTSTextFrame("a", "word")
+    for frame, woken in ((text, 1), (spoken, 3), (word, 3)):
+        for _ in range(3):
+            await eye.on_push_frame(push(frame))
+        assert (proxies[rtvi].queue.qsize(), proxies[listener].queue.qsize()) == (woken, 3)
+        await asyncio.sleep(0.01)
     await eye.cleanup()
 
 
@@ -185,6 +201,8 @@ def test_pipecats_observers_look_at_what_we_think() -> None:
     rtvi = inspect.getsource(RTVIObserver.on_push_frame)
     assert "isinstance(frame, AudioRawFrame) and not (" in rtvi
     assert "self._params.user_audio_level_enabled or self._params.bot_audio_level_enabled" in rtvi
+    repeats = "isinstance( frame, (AggregatedTextFrame, AggregatedTextProgressFrame) )"
+    assert f"if not data.first_push and not {repeats}: return" in " ".join(rtvi.split())
     assert "AudioRawFrame" not in inspect.getsource(TurnTrackingObserver)
     changed = RTVIConfigureObserverFrame.__annotations__
     assert not [name for name in changed if "audio" in name], "levels may be switched on while a call lasts"

@@ -1,4 +1,4 @@
-"""The user's audio goes no further than somebody listens to it."""
+"""Audio goes no further than somebody listens to it."""
 
 import asyncio
 import inspect
@@ -6,7 +6,7 @@ import re
 from typing import Any, override
 
 import pytest
-from pipecat.frames.frames import Frame, InputAudioRawFrame, TextFrame, UserAudioRawFrame
+from pipecat.frames.frames import Frame, InputAudioRawFrame, TextFrame, TTSAudioRawFrame, UserAudioRawFrame
 from pipecat.observers.base_observer import BaseObserver
 from pipecat.pipeline.parallel_pipeline import ParallelPipeline
 from pipecat.pipeline.pipeline import Pipeline
@@ -22,7 +22,7 @@ from pipecat.transports.base_transport import TransportParams
 from pipecat.workers.runner import WorkerRunner
 
 from greenroom.runner.session import shortcuts
-from greenroom.runner.session.shortcuts import DEAF, cut_user_audio
+from greenroom.runner.session.shortcuts import DEAF, DEAF_TO_BOT, cut_bot_audio, cut_user_audio
 
 _AUDIO = InputAudioRawFrame(audio=bytes(640), sample_rate=16_000, num_channels=1)
 
@@ -47,6 +47,14 @@ class Ears(FrameProcessor):
 
 class OwnModel(OpenAILLMService):
     """A bot's own service, that may do anything with frames."""
+
+    @override
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+
+
+class OwnOutput(BaseOutputTransport):
+    """A transport that may do anything with frames."""
 
     @override
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -161,6 +169,44 @@ async def test_only_the_users_audio_is_cut(monkeypatch: pytest.MonkeyPatch) -> N
     await running
 
 
+async def test_what_the_bot_has_said_ends_at_the_transport(parts: Parts) -> None:
+    """Behind it is the aggregator of what the bot says, which reads; the user's audio may be cut there too."""
+    worker = parts.worker(parts.user, parts.model, parts.voice, parts.output, parts.assistant)
+    assert cut_user_audio(worker) is parts.model
+    assert cut_bot_audio(worker) is parts.assistant
+    parts = Parts()
+    worker = parts.worker(parts.user, OwnOutput(TransportParams()), parts.assistant)
+    assert cut_user_audio(worker) is cut_bot_audio(worker) is parts.assistant
+
+
+async def test_whoever_may_listen_to_the_bot_hears_it(parts: Parts) -> None:
+    """A recorder or a processor of the bot's own behind the transport, and a pipeline without one, are left alone."""
+    assert cut_bot_audio(parts.worker(parts.output, AudioBufferProcessor(), parts.assistant)) is None
+    parts = Parts()
+    assert cut_bot_audio(parts.worker(parts.output, Ears())) is None
+    parts = Parts()
+    assert cut_bot_audio(parts.worker(parts.output, Ears(), parts.assistant)) is None
+    parts = Parts()
+    assert cut_bot_audio(parts.worker(parts.voice, parts.assistant)) is None
+    parts = Parts()
+    assert cut_bot_audio(parts.worker(parts.user, parts.model, parts.voice, parts.output)) is None
+
+
+async def test_only_the_bots_audio_is_cut_behind_the_transport(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words reach the aggregator, and so does the user's audio."""
+    cut_bot_audio(parts.worker(parts.output, parts.assistant))
+    came: list[Frame] = []
+
+    async def take(frame: Frame, _direction: FrameDirection, _callback: object) -> None:
+        came.append(frame)
+
+    monkeypatch.setattr(parts.assistant.queue_frame, "_queue", take)
+    said = TTSAudioRawFrame(audio=bytes(640), sample_rate=16_000, num_channels=1)
+    for frame in (said, _AUDIO, word := TextFrame("hello")):
+        await parts.assistant.queue_frame(frame, FrameDirection.DOWNSTREAM)
+    assert came == [_AUDIO, word]
+
+
 def test_who_is_known_not_to_listen_does_not() -> None:
     """None of these classes looks at the user's audio where it decides on frames: they name no such frame there."""
     for kind in DEAF:
@@ -168,3 +214,5 @@ def test_who_is_known_not_to_listen_does_not() -> None:
             if method := vars(kind).get(name):
                 named = set(re.findall(r"\w*AudioRawFrame", inspect.getsource(method)))
                 assert named <= {"OutputAudioRawFrame", "TTSAudioRawFrame"}, kind
+                if kind in DEAF_TO_BOT:
+                    assert not named, kind

@@ -235,6 +235,10 @@ class Broker(Protocol):
         """Return how many messages the stream holds on `subject` (wildcards allowed)."""
         ...
 
+    async def count_by_subject(self, stream: str, subject: str, *, most: int) -> dict[str, int] | None:
+        """Return the same for each of the subjects that match; None where the stream has more than `most` subjects."""
+        ...
+
 
 class WrongLastSequence(GreenroomError):
     """Somebody else wrote to the subject in between; read it again and decide anew."""

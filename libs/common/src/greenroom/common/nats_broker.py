@@ -52,6 +52,7 @@ class _Error(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True):
+    num_subjects: int = 0
     subjects: dict[str, int] | None = None
 
 
@@ -60,6 +61,8 @@ class _StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     error: _Error | None = None
     state: _State | None = None
+    # How many subjects match the filter, also where only some of them are told.
+    total: int = 0
 
 
 _STREAM_INFO: Final = msgspec.json.Decoder(_StreamInfo)
@@ -311,11 +314,27 @@ class NatsBroker:
 
     async def count(self, stream: str, subject: str) -> int:
         """See `Broker.count`."""
+        _, state = await self._state(stream, {"subjects_filter": subject})
+        return sum((state.subjects or {}).values())
+
+    async def count_by_subject(self, stream: str, subject: str, *, most: int) -> dict[str, int] | None:
+        """See `Broker.count_by_subject`."""
+        _, state = await self._state(stream, {})
+        if state.num_subjects > most:
+            return None
+        matching, state = await self._state(stream, {"subjects_filter": subject})
+        found = state.subjects or {}
+        # What doesn't fit into one answer isn't of one moment.
+        return found if matching == len(found) else None
+
+    async def _state(self, stream: str, wish: dict[str, str]) -> tuple[int, _State]:
+        """Return what the server says of a stream: how many subjects match, and its state."""
         self._require_connection()
         # nats-py makes objects of all that the server says of a stream; a recorder asks twice for each session.
-        wish = msgspec.json.encode({"subjects_filter": subject})
         try:
-            reply = await self._client.request(f"$JS.API.STREAM.INFO.{stream}", wish, timeout=_API_TIMEOUT_S)
+            reply = await self._client.request(
+                f"$JS.API.STREAM.INFO.{stream}", msgspec.json.encode(wish), timeout=_API_TIMEOUT_S
+            )
             info = _STREAM_INFO.decode(reply.data)
         except (nats.errors.Error, TimeoutError, msgspec.MsgspecError) as error:
             raise BrokerUnavailable(f"{stream} can't be read now") from error
@@ -323,7 +342,7 @@ class NatsBroker:
             raise TopologyMissing(f"there is no stream {stream}: run `greenroom topology apply`")
         if info.error is not None or info.state is None:
             raise BrokerUnavailable(f"{stream} can't be read now")
-        return sum((info.state.subjects or {}).values())
+        return info.total, info.state
 
     async def _stream_is_missing(self, subject: str) -> bool:
         """Tell whether there is no stream for `subject`, or only nobody who answers for it.

@@ -35,8 +35,14 @@ _AWAY: Final = (
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,
 )
-# What is wrong with the rows themselves: a NUL in a text, a number out of range, a broken rule of the schema.
-_NEVER: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+# What is wrong with the rows themselves: a NUL in a text, a number out of range, a broken rule of the schema; and half
+# a character, which a statement calls an error of data, and COPY doesn't.
+_NEVER: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    UnicodeEncodeError,
+)
 
 
 class _PoolConnection(asyncpg.Connection):

@@ -25,12 +25,13 @@ from greenroom.common.messages import Event, EventType
 from greenroom.common.metrics import Metrics
 from greenroom.common.objects import StorageUnavailable
 from greenroom.common.recordings import Format, Layout
-from greenroom.recorder.audio import RATE_HZ, STREAM, AudioIngest
+from greenroom.recorder.audio import RATE_HZ, AudioIngest
 from greenroom.recorder.parts import Parts
 from greenroom.recorder.recording import FORMAT, LAYOUT, Manifest, write_recording
 from greenroom.recorder.storage import Storage
 from greenroom.recorder.store import RecordingRow, Store
 from greenroom.recorder.troubles import SEALING, Troubles
+from greenroom.recorder.unstored import Unstored
 
 _log = structlog.get_logger()
 
@@ -83,6 +84,7 @@ class Sealer:
     ) -> None:
         self._troubles = troubles or Troubles()
         self._broker = broker
+        self._unstored = Unstored(broker)
         self._store = store
         self._parts = parts
         self._audio = audio
@@ -132,8 +134,7 @@ class Sealer:
     async def _seal_in_time(self, session: Session) -> None:
         try:
             await self._wait_for_audio(session)
-            async with self._writing:
-                await self._seal(session)
+            await self._seal(session)
         except (GreenroomError, OSError) as error:
             self._results.inc(result="failed")
             code = error.code if isinstance(error, GreenroomError) else type(error).__name__
@@ -162,19 +163,22 @@ class Sealer:
 
     async def _audio_left(self, session: Session) -> int:
         """Return how much audio isn't stored yet; 0 means that none is under way either, and none is taken any more."""
-        subject = subjects.SESSION_AUDIO.wildcard(tenant=session.tenant, session_id=session.id)
-        if left := await self._broker.count(STREAM, subject):
+        if left := await self._unstored.count(session):
             return left
         # What came since the count may be on its way to the disk: then it isn't acknowledged yet, and is counted now.
         self._audio.freeze(session.id)
-        if left := await self._broker.count(STREAM, subject):
+        if left := await self._unstored.count(session):
             self._audio.thaw(session.id)
         return left
 
     async def _seal(self, session: Session) -> None:
-        manifest = await self._save(session) if self._parts.exist(session.id) else None
+        manifest = None
+        if self._parts.exist(session.id):
+            async with self._writing:
+                manifest = await self._save(session)
         await self._store.mark_sealed(session.id)
-        await asyncio.to_thread(self._parts.remove, session.id)
+        if self._parts.exist(session.id):
+            await asyncio.to_thread(self._parts.remove, session.id)
         self._results.inc(result="saved" if manifest else "no_audio")
         if manifest is None:
             _log.info("session_without_audio", session_id=session.id, tenant=session.tenant)

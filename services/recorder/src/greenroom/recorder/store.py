@@ -18,6 +18,7 @@ from greenroom.common import messages
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import Event
 from greenroom.recorder.database import Connection, Pool, translated
+from greenroom.recorder.together import Together
 from greenroom.recorder.transcripts import speakers
 from greenroom.recorder.usage import store as usage
 
@@ -25,6 +26,9 @@ _log = structlog.get_logger()
 
 # Sessions whose document can't be read: so many are passed over before they would keep others from being seen.
 _MAX_UNREADABLE: Final = 10_000
+
+# Sessions marked by one statement.
+_MOST_MARKED: Final = 200
 
 # The sessions of a batch as they are stored, locked, in the order of their ids so that no two recorders deadlock.
 _SELECT_SESSIONS: Final = """
@@ -122,6 +126,14 @@ ON CONFLICT (session_id) DO UPDATE SET
 
 # From here on no audio is taken for the session, and it may be purged.
 _MARK_SEALED: Final = "UPDATE sessions SET sealed_at = now() WHERE id = $1 AND sealed_at IS NULL"
+
+# The same for many, besides those that somebody else has now: nobody is waited for, so no two deadlock. Says which.
+_MARK_ALL_SEALED: Final = """
+WITH free AS (
+    SELECT id FROM sessions WHERE id = ANY($1::text[]) AND sealed_at IS NULL FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE sessions SET sealed_at = now() FROM free WHERE sessions.id = free.id RETURNING sessions.id
+"""
 
 # Whose parts are left over from a sealing that stopped behind its commit, or came after the session was erased.
 _SELECT_SEALED: Final = """
@@ -318,6 +330,7 @@ class Store:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._unreadable: set[str] = set()
+        self._marking = Together(self._mark_sealed, most=_MOST_MARKED)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Transaction]:
@@ -385,9 +398,17 @@ class Store:
             )
 
     async def mark_sealed(self, session_id: str) -> None:
-        """Say that the session's recording is done, or that there is none."""
+        """Say that the session's recording is done, or that there is none; with others that say it now."""
+        if await self._marking.ask(session_id):
+            return
+        # Somebody is storing something of it: that is waited for, and keeps no other from its mark.
         with translated():
             await self._pool.execute(_MARK_SEALED, session_id)
+
+    async def _mark_sealed(self, session_ids: Sequence[str]) -> list[bool]:
+        with translated():
+            marked = {row["id"] for row in await self._pool.fetch(_MARK_ALL_SEALED, session_ids)}
+        return [session_id in marked for session_id in session_ids]
 
     async def unheard(self, *, after_s: float, limit: int) -> list[Unheard]:
         """Return live sessions whose client has been connected for `after_s`, as far as nobody was told of them."""

@@ -2,12 +2,13 @@
 
 What is to be done is a query (`transcribed_at IS NULL`), so nobody has to be told of it, nothing is lost with a
 recorder that dies, and sessions from before there were transcripts are taken up like any others, newest first. A
-session is done in one transaction, and doing it again comes to the same rows. Speech that is stored later (it was in
+transaction does dozens of sessions, and doing one again comes to the same rows. Speech that is stored later (it was in
 the hands of a recorder that died) undoes the mark. Several recorders may do this at once: each session is done by one.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import batched
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,8 @@ from greenroom.common.metrics import Metrics
 from greenroom.common.searchable import searchable
 from greenroom.common.transcript import Speech, one_line
 from greenroom.recorder.database import Connection, Pool, UnstorableRow, translated
+from greenroom.recorder.event_rows import read_events
+from greenroom.recorder.together import in_halves
 
 _log = structlog.get_logger()
 
@@ -29,7 +32,8 @@ ROUND_LIMIT: Final = 100
 PART_BYTES: Final = 128 * 1024
 # Nobody searches for a longer word, and PostgreSQL indexes none.
 _LONGEST_PIECE: Final = 2000
-_PREFETCH: Final = 100
+# So many sessions are done by one transaction.
+_TOGETHER: Final = 50
 
 _SPEECH: Final = (EventType.USER_SPOKE, EventType.AGENT_SPOKE)
 # What a transcript is made of: what was said, and when the call began.
@@ -40,28 +44,35 @@ _SELECT_DUE: Final = """
 SELECT id FROM sessions WHERE sealed_at IS NOT NULL AND transcribed_at IS NULL ORDER BY ended_at DESC LIMIT $1
 """
 
-# Whoever has the row does it; others go on to the next one. So does this one where somebody is storing an event of the
+# Whoever has a row does it; others go on to the next one. So does this one where somebody is storing an event of the
 # session, which holds its key: what is said in that would be missed, since it isn't seen yet. (FOR NO KEY UPDATE would
-# take the row all the same.)
+# take the row all the same.) Nobody is waited for, so no two deadlock. What isn't due any more is told apart behind
+# that: as a condition it would have the planner go through all that are due, which may be a year of them.
 _LOCK: Final = """
-SELECT tenant, agent, requested_at FROM sessions
-WHERE id = $1 AND sealed_at IS NOT NULL AND transcribed_at IS NULL
+SELECT id, tenant, agent, requested_at, sealed_at IS NOT NULL AND transcribed_at IS NULL AS due
+FROM sessions WHERE id = ANY($1::text[])
 FOR UPDATE SKIP LOCKED
 """
 
+# What was said in sessions, in the order of the ids that are given: that of one behind that of another.
 _SELECT_EVENTS: Final = """
-SELECT id, tenant, type, at, seq, epoch, source, data FROM session_events
-WHERE session_id = $1 AND type = ANY($2::text[]) ORDER BY stream_seq
+SELECT due.id AS session_id, event.id, event.type, event.at, event.seq, event.epoch, event.data
+FROM unnest($1::text[]) WITH ORDINALITY AS due (id, place)
+CROSS JOIN LATERAL (
+    SELECT id, stream_seq, type, at, seq, epoch, data FROM session_events
+    WHERE session_id = due.id AND type = ANY($2::text[])
+) AS event
+ORDER BY due.place, event.stream_seq
 """
 
-_DELETE: Final = "DELETE FROM transcripts WHERE session_id = $1"
+_DELETE: Final = "DELETE FROM transcripts WHERE session_id = ANY($1::text[])"
+_COLUMNS: Final = ("session_id", "part", "tenant", "agent", "requested_at", "text", "starts_ms")
 
-_INSERT: Final = """
-INSERT INTO transcripts (session_id, part, tenant, agent, requested_at, text, starts_ms)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
-"""
+_MARK: Final = "UPDATE sessions SET transcribed_at = now() WHERE id = ANY($1::text[])"
 
-_MARK: Final = "UPDATE sessions SET transcribed_at = now() WHERE id = $1"
+
+# Made once: it takes longer than what it does.
+_DATA: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,50 +151,77 @@ class Transcriber:
         """
         with translated():
             due = [row["id"] for row in await self._pool.fetch(_SELECT_DUE, ROUND_LIMIT)]
-        return sum([await self._transcribe(session_id) for session_id in due])
+        done = 0
 
-    async def _transcribe(self, session_id: str) -> bool:
-        try:
-            with translated():
-                async with self._pool.acquire() as connection, connection.transaction():
-                    session = await connection.fetchrow(_LOCK, session_id)
-                    if session is None:
-                        return False
-                    rows = await _write(connection, session_id, session)
-                    await connection.execute(_MARK, session_id)
-        except UnstorableRow as error:
+        async def transcribe(session_ids: Sequence[str]) -> None:
+            nonlocal done
+            while session_ids:
+                written, session_ids = await self._transcribe(session_ids)
+                done += len(written)
+                for number in written:
+                    self._results.inc(result="written" if number else "silent")
+
+        async def give_up(session_id: str, error: Exception) -> None:
+            nonlocal done
             # It would be so each time. What was said can still be read, only not be found.
             _log.warning("transcript_unstorable", session_id=session_id, error=str(error))
             self._results.inc(result="failed")
             with translated():
-                await self._pool.execute(_MARK, session_id)
-            return True
-        self._results.inc(result="written" if rows else "silent")
-        return True
+                await self._pool.execute(_MARK, [session_id])
+            done += 1
+
+        for batch in batched(due, _TOGETHER):
+            await in_halves(batch, transcribe, hopeless=(UnstorableRow,), give_up=give_up)
+        return done
+
+    async def _transcribe(self, session_ids: Sequence[str]) -> tuple[list[int], list[str]]:
+        """Do sessions in one transaction; return how many parts each has that was done, and the ids of those left."""
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction():
+                sessions = {row["id"]: row for row in await connection.fetch(_LOCK, session_ids) if row["due"]}
+                return await _write(connection, sessions) if sessions else ([], [])
 
 
-async def _write(connection: Connection, session_id: str, session: Any) -> int:
-    speech = Speech()
-    async for event in _events(connection, session_id):
-        speech.add(event)
-    lines = [(utterance.start_ms, utterance.text) for utterance in speech.utterances()]
-    rows = [
-        (session_id, number, session["tenant"], session["agent"], session["requested_at"], part.text, part.starts_ms)
-        for number, part in enumerate(parts(lines), start=1)
-    ]
-    await connection.execute(_DELETE, session_id)
-    await connection.executemany(_INSERT, rows)
-    return len(rows)
+async def _write(connection: Connection, sessions: dict[str, Any]) -> tuple[list[int], list[str]]:
+    said = {session_id: Speech() for session_id in sessions}
 
+    def add(session_id: str, row: Any) -> None:
+        event = _event(row)
+        if event is not None:
+            said[session_id].add(event)
 
-async def _events(connection: Connection, session_id: str) -> AsyncIterator[Event]:
-    async for row in connection.cursor(_SELECT_EVENTS, session_id, _TYPES, prefetch=_PREFETCH):
-        try:
-            data = msgspec.json.decode(row["data"], type=dict[str, Any])
-        except msgspec.MsgspecError:
+    left = await read_events(connection, _SELECT_EVENTS, list(sessions), _TYPES, add=add)
+    rows: list[tuple[Any, ...]] = []
+    done: dict[str, int] = {}
+    for session_id, session in sessions.items():
+        if session_id in left:
             continue
-        fields = {name: row[name] for name in ("id", "tenant", "type", "at", "seq", "epoch", "source")}
-        yield Event(session_id=session_id, data=data, **fields)
+        lines = [(utterance.start_ms, utterance.text) for utterance in said[session_id].utterances()]
+        made = list(parts(lines))
+        whose = (session["tenant"], session["agent"], session["requested_at"])
+        rows += [(session_id, number, *whose, part.text, part.starts_ms) for number, part in enumerate(made, start=1)]
+        done[session_id] = len(made)
+    await connection.execute(_DELETE, list(done))
+    await connection.copy_records_to_table("transcripts", records=rows, columns=_COLUMNS)
+    await connection.execute(_MARK, list(done))
+    return list(done.values()), left
+
+
+def _event(row: Any) -> Event | None:
+    try:
+        data = _DATA.decode(row["data"])
+    except msgspec.MsgspecError:
+        return None
+    return Event(
+        id=row["id"],
+        tenant="",
+        session_id=row["session_id"],
+        type=row["type"],
+        at=row["at"],
+        seq=row["seq"],
+        epoch=row["epoch"],
+        data=data,
+    )
 
 
 def speakers(events: Sequence[Event]) -> list[str]:

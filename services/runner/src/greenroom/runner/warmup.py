@@ -24,8 +24,9 @@ import structlog
 
 _log = structlog.get_logger()
 
-# HTTP clients that build a TLS context for each client object; the module that looks `create_ssl_context` up.
-_HTTP_CLIENTS: Final = ("httpx._transports.default", "httpx2._transports.default")
+# HTTP clients that build a TLS context for each client object; the module that looks `create_ssl_context` up. OpenAI's
+# client over aiohttp looks in `httpx2`.
+_HTTP_CLIENTS: Final = ("httpx._transports.default", "httpx2._transports.default", "httpx2")
 _POLL_S: Final = 0.005
 # Smart Turn has 8 MB, Silero 2.
 _LARGE_BYTES: Final = 4 << 20
@@ -158,6 +159,13 @@ def _share_default_context(module: ModuleType) -> None:
     create: Any = module.create_ssl_context
     if getattr(create, "shares_default", False):
         return
+    shared = _sharing(create)
+    module.create_ssl_context = shared  # pyright: ignore[reportAttributeAccessIssue]
+    shared()
+
+
+@functools.cache
+def _sharing(create: Any) -> Callable[..., ssl.SSLContext]:
     built: dict[TlsKey, ssl.SSLContext] = {}
 
     def shared(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:  # noqa: FBT001, FBT002 the signature is theirs
@@ -169,8 +177,7 @@ def _share_default_context(module: ModuleType) -> None:
         return built[key]
 
     shared.shares_default = True  # pyright: ignore[reportFunctionMemberAccess]
-    module.create_ssl_context = shared  # pyright: ignore[reportAttributeAccessIssue]
-    shared()
+    return shared
 
 
 def join_threads(timeout_s: float) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ counts, or PostgreSQL is away, what was published last holds until its periods e
 """
 
 import asyncio
+from collections.abc import Sequence
+from itertools import batched
 from typing import Final
 
 import msgspec
@@ -17,6 +19,7 @@ from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import GreenroomError
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import Pool, UnstorableRow
+from greenroom.recorder.together import in_halves
 from greenroom.recorder.usage.days import UsageDays
 from greenroom.recorder.usage.live import Live
 from greenroom.recorder.usage.spending import notices, period_of, stands
@@ -26,14 +29,15 @@ _log = structlog.get_logger()
 
 STREAM: Final = "POLICY"
 SUBJECT: Final = subjects.POLICY.format(name="spending")
-# How often it is looked for sessions to count; one takes 3 ms.
+# How often it is looked for sessions to count.
 LOOK_S: Final = 1.0
 # What is published behind a session's end is stored by then: so a session is counted once as a rule.
 SETTLE_S: Final = 1.0
 # A document that can't be read may be read by the next version.
 _POSTPONE_S: Final = 600.0
 _AT_ONCE: Final = 200
-_TOGETHER: Final = 2
+# So many sessions are counted by one transaction.
+_TOGETHER: Final = 50
 # How often days are looked for that are to be added up, how long nothing may have changed of one, and after how long
 # that doesn't matter: a day of 1400 sessions takes 60 ms.
 DAYS_LOOK_S: Final = 5.0
@@ -88,23 +92,21 @@ class UsageKeeper:
             DatabaseUnavailable: the others are counted the next time.
         """
         due = await self._store.due(settle_s=self._settle_s, limit=_AT_ONCE)
-        together = asyncio.Semaphore(_TOGETHER)
-
-        async def count(session_id: str) -> bool:
-            async with together:
-                try:
-                    return await self._store.count(session_id) is not None
-                except (UnstorableRow, msgspec.MsgspecError):
-                    # Whatever it is about this one, the others must not suffer from it.
-                    _log.exception("usage_not_counted", session_id=session_id, again_in_s=_POSTPONE_S)
-                    self._failures.inc(what="session")
-                    await self._store.postpone(session_id, by_s=_POSTPONE_S)
-                    return False
-
-        done = sum(await asyncio.gather(*(count(session_id) for session_id in due)))
-        if done:
-            self._counted.inc(done)
+        hopeless = (UnstorableRow, msgspec.MsgspecError)
+        for batch in batched(due, _TOGETHER):
+            await in_halves(batch, self._count, hopeless=hopeless, give_up=self._postpone)
         return len(due)
+
+    async def _count(self, session_ids: Sequence[str]) -> None:
+        while session_ids:
+            counted, session_ids = await self._store.count(session_ids)
+            self._counted.inc(counted)
+
+    async def _postpone(self, session_id: str, error: Exception) -> None:
+        # Whatever it is about this one, the others must not suffer from it.
+        _log.error("usage_not_counted", session_id=session_id, again_in_s=_POSTPONE_S, exc_info=error)
+        self._failures.inc(what="session")
+        await self._store.postpone(session_id, by_s=_POSTPONE_S)
 
     async def add_up(self, *, settle_s: float = _DAYS_SETTLE_S) -> int:
         """Add up the days that are due, and return how many that were.

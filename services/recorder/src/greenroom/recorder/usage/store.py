@@ -11,7 +11,8 @@ from greenroom.common import messages
 from greenroom.common.budgets import BudgetNotice
 from greenroom.common.lifecycle import Session
 from greenroom.recorder.database import Connection, Pool, translated
-from greenroom.recorder.usage.lines import TYPES, Happened, usage_of
+from greenroom.recorder.event_rows import read_events
+from greenroom.recorder.usage.lines import KINDS, TYPES, Happened, usage_of
 from greenroom.recorder.usage.live import Live, Whose
 from greenroom.recorder.usage.spending import Budget
 
@@ -30,25 +31,33 @@ SELECT session_id FROM usage_due WHERE marked_at < clock_timestamp() - make_inte
 ORDER BY marked_at LIMIT $2
 """
 
-# The mark of a session, locked; not there, or somebody else's: nothing to do.
-_TAKE: Final = "SELECT session_id FROM usage_due WHERE session_id = $1 FOR UPDATE SKIP LOCKED"
-_UNMARK: Final = "DELETE FROM usage_due WHERE session_id = $1"
+# The marks of sessions, locked; not there, or somebody else's: nothing to do. They are waited for by nobody here, so
+# no two deadlock. They are taken away in the same transaction, once the lines are written: until then whoever marks one
+# waits for it, and then writes it anew.
+_TAKE: Final = "SELECT session_id FROM usage_due WHERE session_id = ANY($1::text[]) FOR UPDATE SKIP LOCKED"
+_UNMARK: Final = "DELETE FROM usage_due WHERE session_id = ANY($1::text[])"
 
 # One that can't be counted now is tried again later, behind the others.
 _POSTPONE: Final = """
 UPDATE usage_due SET marked_at = clock_timestamp() + make_interval(secs => $2) WHERE session_id = $1
 """
 
-# What a session is counted from.
-_SESSION: Final = "SELECT document FROM sessions WHERE id = $1"
-_EVENTS: Final = "SELECT id, type, at, epoch, data FROM session_events WHERE session_id = $1 AND type = ANY($2::text[])"
-
-# The lines of a session: all that it has now, instead of all that it had.
-_FORGET: Final = "DELETE FROM usage WHERE session_id = $1"
-_INSERT: Final = """
-INSERT INTO usage (session_id, tenant, agent, at, provider, model, unit, quantity)
-SELECT $1::text, $2::text, $3::text, $4::timestamptz, * FROM unnest($5::text[], $6::text[], $7::text[], $8::numeric[])
+# What sessions are counted from: their documents, and their events in the order of the ids that are given, those of one
+# behind another. Read behind their marks, by statements of their own: what was stored before is seen.
+_SESSIONS: Final = "SELECT document FROM sessions WHERE id = ANY($1::text[])"
+_EVENTS: Final = """
+SELECT due.id AS session_id, event.id, event.type, event.at, event.epoch, event.data
+FROM unnest($1::text[]) WITH ORDINALITY AS due (id, place)
+CROSS JOIN LATERAL (
+    SELECT id, type, at, epoch, data FROM session_events
+    WHERE session_id = due.id AND type = ANY($2::text[]) AND (type <> 'metrics' OR data ->> 'kind' = ANY($3::text[]))
+) AS event
+ORDER BY due.place
 """
+
+# The lines of sessions: all that they have now, instead of all that they had.
+_FORGET: Final = "DELETE FROM usage WHERE session_id = ANY($1::text[])"
+_COLUMNS: Final = ("session_id", "tenant", "agent", "at", "provider", "model", "unit", "quantity")
 
 _BUDGETS: Final = """
 SELECT id, tenant, agent, amount, currency, period, zone, warn_share, at_limit FROM budgets ORDER BY id
@@ -125,9 +134,19 @@ WHERE budget_id = $1 AND period_start = $2 AND amount = $3 AND kind = $4
 """
 
 
+# Made once: it takes longer than what it does.
+_DATA: Final = msgspec.json.Decoder(dict[str, Any])
+
+
 async def mark(connection: Connection, session_ids: Sequence[str]) -> None:
     """Say that something was stored of sessions, in the transaction that stores it."""
     await connection.execute(_MARK, sorted(session_ids))
+
+
+async def write_lines(connection: Connection, session_ids: Sequence[str], lines: Sequence[tuple[Any, ...]]) -> None:
+    """Write the lines of sessions instead of those that they had; `lines` are rows with all columns."""
+    await connection.execute(_FORGET, session_ids)
+    await connection.copy_records_to_table("usage", records=lines, columns=_COLUMNS)
 
 
 class UsageStore:
@@ -145,17 +164,19 @@ class UsageStore:
         with translated():
             return [row["session_id"] for row in await self._pool.fetch(_DUE, settle_s, limit)]
 
-    async def count(self, session_id: str) -> int | None:
-        """Count what a session used, and return how many lines that is; None: there is nothing to count."""
+    async def count(self, session_ids: Sequence[str]) -> tuple[int, list[str]]:
+        """Count what sessions used, in one transaction; what has no mark, or somebody else is at, is passed over.
+
+        Returns:
+            How many were counted, and which are left, since there was too much of the others.
+
+        Raises:
+            UnstorableRow, msgspec.MsgspecError: one of them can't be counted; so none of them is.
+        """
         with translated():
             async with self._pool.acquire() as connection, connection.transaction():
-                if await connection.fetchval(_TAKE, session_id) is None:
-                    return None
-                await connection.execute(_UNMARK, session_id)
-                document = await connection.fetchval(_SESSION, session_id)
-                if document is None:
-                    return None
-                return await _count(connection, messages.decode(document.encode(), Session))
+                taken = [row["session_id"] for row in await connection.fetch(_TAKE, session_ids)]
+                return await _count(connection, taken) if taken else (0, [])
 
     async def postpone(self, session_id: str, *, by_s: float) -> None:
         """Count a session so much later."""
@@ -215,23 +236,27 @@ class UsageStore:
             await self._pool.execute(_PUBLISHED, *_key(notice))
 
 
-async def _count(connection: Connection, session: Session) -> int:
-    rows = await connection.fetch(_EVENTS, session.id, list(TYPES))
-    used = usage_of(session, [_happened(row, row["id"]) for row in rows])
-    await connection.execute(_FORGET, session.id)
-    lines = sorted(used.lines.items())
-    await connection.execute(
-        _INSERT,
-        session.id,
-        session.tenant,
-        session.agent,
-        used.at,
-        [line.provider for line, _ in lines],
-        [line.model for line, _ in lines],
-        [line.unit for line, _ in lines],
-        [quantity for _, quantity in lines],
+async def _count(connection: Connection, taken: Sequence[str]) -> tuple[int, list[str]]:
+    documents = [messages.decode(row["document"].encode(), Session) for row in await connection.fetch(_SESSIONS, taken)]
+    happened: dict[str, list[Happened]] = {session.id: [] for session in documents}
+    left = await read_events(
+        connection,
+        _EVENTS,
+        list(happened),
+        TYPES,
+        KINDS,
+        add=lambda session_id, row: happened[session_id].append(_happened(row, row["id"])),
     )
-    return len(lines)
+    counted = [session for session in documents if session.id not in left]
+    lines: list[tuple[Any, ...]] = []
+    for session in counted:
+        used = usage_of(session, happened[session.id])
+        whose = (session.id, session.tenant, session.agent, used.at)
+        lines += [(*whose, *line, quantity) for line, quantity in used.lines.items()]
+    await write_lines(connection, [session.id for session in counted], lines)
+    # Also those of sessions that are gone.
+    await connection.execute(_UNMARK, [session_id for session_id in taken if session_id not in left])
+    return len(counted), left
 
 
 def _found(rows: Sequence[Any]) -> dict[str, tuple[Whose, list[tuple[int, Happened]]]]:
@@ -251,7 +276,7 @@ def _happened(row: Any, event_id: str) -> Happened:
         type=row["type"],
         at=row["at"],
         epoch=row["epoch"],
-        data=msgspec.json.decode(row["data"], type=dict[str, Any]),
+        data=_DATA.decode(row["data"]),
     )
 
 

@@ -103,15 +103,18 @@ async def bot(runner_args: RunnerArguments) -> None:
         await _hold_call(runner_args, access)
 
 
-def make_client() -> openai.DefaultAsyncHttpxClient:
-    """Return a client for all that a call asks for, which stays connected while the caller speaks."""
+def make_client() -> openai.DefaultAioHttpClient:
+    """Return a client for all that a call asks for, which stays connected while the caller speaks.
+
+    It reads and writes HTTP with aiohttp, whose parser is in C: that takes half of what the usual one takes.
+    """
     usual = openai.DEFAULT_CONNECTION_LIMITS
     limits = type(usual)(
         max_connections=usual.max_connections,
         max_keepalive_connections=usual.max_keepalive_connections,
         keepalive_expiry=_KEEPALIVE_S,
     )
-    return openai.DefaultAsyncHttpxClient(timeout=_timeout(_AUDIO_TIMEOUT_S), limits=limits)
+    return openai.DefaultAioHttpClient(timeout=_timeout(_AUDIO_TIMEOUT_S), limits=limits)
 
 
 async def _hold_call(runner_args: RunnerArguments, access: dict[str, Any]) -> None:
@@ -173,7 +176,7 @@ class PhoneLLMService(OpenAILLMService):
         http_client: closed by whoever made it.
     """
 
-    def __init__(self, *, http_client: openai.DefaultAsyncHttpxClient, **kwargs: Any) -> None:
+    def __init__(self, *, http_client: openai.DefaultAioHttpClient, **kwargs: Any) -> None:
         # The base class asks for the client while it is being made.
         self._http_client = http_client
         super().__init__(**kwargs)
@@ -241,7 +244,8 @@ def _turns(end_of_turn: str) -> LLMUserAggregatorParams:
 
 
 def _timeout(seconds: float) -> openai.Timeout:
-    return openai.Timeout(seconds, connect=_CONNECT_TIMEOUT_S)
+    # With aiohttp `pool` is for the whole way to a connection, names included, and `connect` for a socket's.
+    return openai.Timeout(seconds, connect=_CONNECT_TIMEOUT_S, pool=_CONNECT_TIMEOUT_S)
 
 
 def _given(**settings: Any) -> dict[str, Any]:

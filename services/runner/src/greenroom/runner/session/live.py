@@ -41,7 +41,7 @@ from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.lull import quiet_below
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
-from greenroom.runner.session.shortcuts import cut_user_audio
+from greenroom.runner.session.shortcuts import cut_bot_audio, cut_user_audio
 from greenroom.runner.session.stages import Stages, rooted
 from greenroom.runner.session.transports import make_transport
 from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotRunnable
@@ -249,6 +249,7 @@ class LiveSession:
         try:
             attachment = Attachment(worker)
             cut_user_audio(worker)
+            cut_bot_audio(worker)
             attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
             if chunk_ms := piece_ms(self._desk.exposed.module, self._context.settings.input_chunk_ms):

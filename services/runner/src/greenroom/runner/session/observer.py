@@ -11,7 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
 import structlog
-from pipecat.frames.frames import AudioRawFrame, Frame, InputAudioRawFrame, StartFrame
+from pipecat.frames.frames import (
+    AggregatedTextFrame,
+    AggregatedTextProgressFrame,
+    AudioRawFrame,
+    Frame,
+    InputAudioRawFrame,
+    StartFrame,
+)
 from pipecat.observers.base_observer import BaseObserver, FrameProcessed, FramePushed
 from pipecat.observers.turn_tracking_observer import TurnTrackingObserver
 from pipecat.pipeline.worker import IdleFrameObserver
@@ -24,6 +31,8 @@ _log = structlog.get_logger()
 # Called in the pipeline's own tasks: quick, and without waiting for anything but other routes.
 type Route = Callable[[FramePushed], Awaitable[None] | None]
 
+# Of what RTVI looks at every push; of all else at the first one.
+_RTVI_REPEATS: Final = (AggregatedTextFrame, AggregatedTextProgressFrame)
 # A route that fails on every frame is said so often.
 _MAX_COMPLAINTS: Final = 5
 
@@ -46,8 +55,8 @@ class PipelineEye(WorkerObserver):
         self._routes: dict[type[Frame], Route | None] = dict(routes)
         self._on_started = on_started
         self._complaints = 0
-        # By type of frame.
-        self._wanting: dict[type[Frame], tuple[Proxy, ...]] = {}
+        # By type of frame; with whether every push is wanted, or the first.
+        self._wanting: dict[type[Frame], tuple[tuple[Proxy, bool], ...]] = {}
 
     async def setup(self, task_manager: BaseTaskManager) -> None:
         """Make the queues of the observers that there are."""
@@ -78,8 +87,8 @@ class PipelineEye(WorkerObserver):
             data.first_push = frame.id not in self._frames_pushed
             if data.first_push:
                 self._frames_pushed[frame.id] = frame
-            for proxy in wanting:
-                if data.first_push or proxy.observer.observe_every_push:
+            for proxy, every_push in wanting:
+                if data.first_push or every_push:
                     await proxy.queue.put(data)
         try:
             route = self._routes[kind]
@@ -105,8 +114,12 @@ class PipelineEye(WorkerObserver):
         self._on_started()
         await super().on_pipeline_started()
 
-    def _who_wants(self, kind: type[Frame]) -> tuple[Proxy, ...]:
-        return tuple(proxy for proxy in (self._proxies or {}).values() if self._wants(proxy.observer, kind))
+    def _who_wants(self, kind: type[Frame]) -> tuple[tuple[Proxy, bool], ...]:
+        return tuple(
+            (proxy, _wants_repeats(proxy.observer, kind))
+            for proxy in (self._proxies or {}).values()
+            if self._wants(proxy.observer, kind)
+        )
 
     def _wants(self, observer: BaseObserver, kind: type[Frame]) -> bool:
         """Tell whether an observer looks at such frames; of those that aren't Pipecat's own that isn't known."""
@@ -125,3 +138,10 @@ class PipelineEye(WorkerObserver):
         self._complaints += 1
         if self._complaints <= _MAX_COMPLAINTS:
             _log.error("observer_failed", frame=kind.__name__, exc_info=error)
+
+
+def _wants_repeats(observer: BaseObserver, kind: type[Frame]) -> bool:
+    """Tell whether an observer looks at such a frame again, when another processor pushes it on."""
+    if type(observer).on_push_frame is RTVIObserver.on_push_frame:
+        return issubclass(kind, _RTVI_REPEATS)
+    return observer.observe_every_push

@@ -5,7 +5,8 @@ by default -50 LUFS). What doesn't reach the volume needs no model. The volume i
 the last 400 ms), so here it is only bounded from above: BS.1770 weighs no frequency by more than 4 dB.
 
 The model remembers what it has heard. So what was kept from it is held back, the last of it, and given to it when the
-volume may be reached: it hears what comes before a voice, and decides on the voice as if it had heard all.
+volume may be reached: it hears what comes before a voice, and decides on the voice as if it had heard all. A pause that
+is no longer than what is held back it hears as a whole.
 """
 
 import math
@@ -23,9 +24,10 @@ _BLOCK_S: Final = 0.4
 # Pipecat's scale: 0 is -110 LUFS, 1 is -10.
 _QUIETEST_DB: Final = -110.0
 _RANGE_DB: Final = 100.0
-# Share of the earlier volume in the smoothed one, for each window; a piece has one window at least.
+# Share of the earlier volume in the smoothed one, for each window.
 _SMOOTHING: Final = 0.8
-# Held back for the model, and heard by it after the last loud piece: 20 windows.
+_WINDOW_S: Final = 0.032
+# Held back for the model: 20 windows.
 _MEMORY_S: Final = 0.64
 _WIDTH: Final = 2
 
@@ -40,50 +42,58 @@ class QuietGate:
     def __init__(self, rate: int) -> None:
         self.rate: Final = rate
         self._block_bytes = round(_BLOCK_S * rate) * _WIDTH
+        self._window_bytes = round(_WINDOW_S * rate) * _WIDTH
         self._memory_bytes = round(_MEMORY_S * rate) * _WIDTH
-        # Energies of the pieces in the last block, with their bytes; what is older than a block may be among them.
+        # Energies of the last pieces, with their bytes.
         self._pieces: deque[tuple[float, int]] = deque()
         self._bytes = 0
-        self._volume = 1.0
-        self._quiet_bytes = 0
+        # What the smoothed volume is at most, and the bytes since that are less than a window.
+        self._volume = 0.0
+        self._rest = 0
         self._held = bytearray()
 
     @property
     def holding(self) -> bool:
-        """Whether it is quiet, and has been for so long that nothing is analyzed."""
+        """Whether it is so quiet that nothing is analyzed."""
         return bool(self._held)
 
-    def hear(self, piece: bytes, min_volume: float, *, idle: bool) -> bytes:
+    def hear(self, piece: bytes, min_volume: float, volume: float, *, idle: bool) -> bytes:
         """Return what is to be analyzed now: nothing, or all that was held back and the piece.
 
         Args:
             piece: whole samples.
             min_volume: from which on a voice counts, on Pipecat's scale.
+            volume: smoothed, of the last window that was analyzed.
             idle: whether nobody speaks, nor may have begun to, as far as was analyzed.
         """
-        self._measure(piece)
+        if not self._held:
+            # All before this piece has been measured.
+            self._volume, self._rest = volume, 0
+        self._smooth(self._bound(piece), len(piece))
         if self._volume >= min_volume or not idle:
-            self._quiet_bytes = 0
-        else:
-            self._quiet_bytes += len(piece)
-        if self._quiet_bytes <= self._memory_bytes:
             due, self._held = bytes(self._held) + piece if self._held else piece, bytearray()
             return due
         self._held += piece
         del self._held[: max(len(self._held) - self._memory_bytes, 0)]
         return b""
 
-    def _measure(self, piece: bytes) -> None:
+    def _bound(self, piece: bytes) -> float:
+        """Return what the volume of any window that ends in a piece is at most."""
         samples = np.frombuffer(piece, dtype="<i2").astype(np.float32)
-        energy = float(np.dot(samples, samples))
-        self._pieces.append((energy, len(piece)))
+        self._pieces.append((float(np.dot(samples, samples)), len(piece)))
         self._bytes += len(piece)
-        while self._pieces and self._bytes - self._pieces[0][1] >= self._block_bytes:
+        # The block of a window that ends in the beginning of the piece is this much older.
+        while self._bytes - self._pieces[0][1] >= self._block_bytes + len(piece):
             self._bytes -= self._pieces.popleft()[1]
         mean = sum(energy for energy, _ in self._pieces) / (self._block_bytes // _WIDTH) / 32768.0**2
         loudness = _OFFSET_DB + _MOST_GAIN_DB + 10 * math.log10(mean) if mean else -math.inf
-        volume = min(max((loudness - _QUIETEST_DB) / _RANGE_DB, 0.0), 1.0)
-        self._volume = max(volume, self._volume * _SMOOTHING + volume * (1 - _SMOOTHING))
+        return min(max((loudness - _QUIETEST_DB) / _RANGE_DB, 0.0), 1.0)
+
+    def _smooth(self, volume: float, size: int) -> None:
+        windows, self._rest = divmod(self._rest + size, self._window_bytes)
+        # There may be more windows than one: the first is the loudest.
+        earlier = _SMOOTHING if windows else 1.0
+        self._volume = max(volume, self._volume * earlier + volume * (1 - earlier))
 
 
 def loud_from(min_volume: float) -> float:

@@ -48,4 +48,5 @@ def _due(analyzer: Any, buffer: bytes) -> bytes:
         setattr(analyzer, _GATE, gate)
     if len(buffer) % _WIDTH:
         return buffer
-    return gate.hear(buffer, analyzer.params.min_volume, idle=analyzer._vad_state is VADState.QUIET)  # noqa: SLF001
+    idle = analyzer._vad_state is VADState.QUIET  # noqa: SLF001
+    return gate.hear(buffer, analyzer.params.min_volume, analyzer._prev_volume, idle=idle)  # noqa: SLF001
