@@ -14,8 +14,9 @@ from greenroom.runner.session.quiet import loud_from
 from greenroom.runner.session.voice import look_for_voices_inline
 
 _PIECE = bytes(1920)
-# The model's memory, after which it isn't asked.
-_MEMORY_PIECES = 11
+_LOUD = b"\x00\x10" * 960
+# In so much silence the volume falls below what counts.
+_PIECES = 22
 _STARTED = UserTurnStartedParams(enable_user_speaking_frames=False, enable_interruptions=False)
 
 
@@ -41,10 +42,10 @@ async def test_a_lull_begins_when_nothing_is_analyzed_any_more() -> None:
     analyzer = _analyzer()
     user = _pair(analyzer)
     assert quiet_below([user]) is None
-    for _ in range(_MEMORY_PIECES):
-        await analyzer.analyze_audio(_PIECE)
+    for _ in range(_PIECES):
+        await analyzer.analyze_audio(_LOUD)
         assert quiet_below([user]) is None
-    for _ in range(_MEMORY_PIECES):
+    for _ in range(_PIECES):
         await analyzer.analyze_audio(_PIECE)
     assert quiet_below([user]) == loud_from(0.5)
     analyzer._vad_state = VADState.STOPPING
@@ -56,7 +57,7 @@ async def test_a_turn_of_the_user_is_no_lull() -> None:
     """He may only be thinking, and it is decided by his silence how long."""
     analyzer = _analyzer()
     user = _pair(analyzer)
-    for _ in range(2 * _MEMORY_PIECES):
+    for _ in range(_PIECES):
         await analyzer.analyze_audio(_PIECE)
     await user._user_turn_controller._trigger_user_turn_start(None, _STARTED)
     assert user._user_turn_controller._user_turn
@@ -66,7 +67,7 @@ async def test_a_turn_of_the_user_is_no_lull() -> None:
 async def test_who_hears_the_user_must_be_known() -> None:
     """Without voice detection, or with two that look for him, everything comes as soon as it can."""
     analyzer = _analyzer()
-    for _ in range(2 * _MEMORY_PIECES):
+    for _ in range(_PIECES):
         await analyzer.analyze_audio(_PIECE)
     assert quiet_below([_pair(analyzer)]) is not None
     assert quiet_below([_pair(None)]) is None
