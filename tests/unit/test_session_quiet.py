@@ -78,7 +78,7 @@ levels = st.sampled_from([-90.0, -75.0, -62.0, -56.0, -53.0, -50.0, -40.0, -20.0
 @given(
     st.lists(st.tuples(levels, st.sampled_from([0.1, 0.4, 0.9, 1.5])), min_size=1, max_size=5),
     st.booleans(),
-    st.sampled_from([320, 640, 1920, 3200]),
+    st.sampled_from([320, 640, 1920, 3200, 5120]),
 )
 # A window that ends where a piece begins is measured from further back; and a piece may be shorter than a window.
 @example(parts=[(-56.0, 0.1), (-20.0, 0.1), (-90.0, 0.9)], high=True, size=3200)
@@ -100,7 +100,7 @@ def test_what_is_withheld_is_too_quiet_by_pipecats_own_measure(
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.booleans()), max_size=12),
-    st.sampled_from([320, 640, 1920, 3200]),
+    st.sampled_from([320, 640, 1920, 3200, 5120]),
 )
 def test_all_is_heard_once_and_in_order_but_for_long_quiet(parts: list[tuple[bool, int, bool]], size: int) -> None:
     """What comes out is what went in, without samples from the middle of quiet; what comes before a voice is there."""
