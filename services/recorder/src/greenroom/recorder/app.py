@@ -23,6 +23,7 @@ from greenroom.recorder.audio import AudioIngest
 from greenroom.recorder.backlog import Watch, backlog
 from greenroom.recorder.database import Pool
 from greenroom.recorder.endings import Endings
+from greenroom.recorder.events_first import EventsFirst
 from greenroom.recorder.ingest import Ingest
 from greenroom.recorder.missing import MissingAudio
 from greenroom.recorder.multipart import uploads_to
@@ -147,8 +148,15 @@ class Recorder:
             zone=parse_zone(settings.retention_zone),
             metrics=metrics,
         )
-        self._transcriber = Transcriber(pool, metrics)
-        self._usage = UsageKeeper(pool=pool, broker=broker, metrics=metrics, interval_s=settings.budget_interval_s)
+        events_first = EventsFirst(lambda: self._ingest.behind)
+        self._transcriber = Transcriber(pool, metrics, events_first=events_first)
+        self._usage = UsageKeeper(
+            pool=pool,
+            broker=broker,
+            metrics=metrics,
+            interval_s=settings.budget_interval_s,
+            events_first=events_first,
+        )
         consumers = {
             (SESSIONS, ingest.CONSUMER): self._ingest.consumer.counts,
             (audio.STREAM, audio.CONSUMER): self._audio.consumer.counts,

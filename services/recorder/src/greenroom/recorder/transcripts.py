@@ -21,6 +21,7 @@ from greenroom.common.searchable import searchable
 from greenroom.common.transcript import Speech, one_line
 from greenroom.recorder.database import Connection, Pool, UnstorableRow, translated
 from greenroom.recorder.event_rows import read_events
+from greenroom.recorder.events_first import EventsFirst
 from greenroom.recorder.together import in_halves
 
 _log = structlog.get_logger()
@@ -126,15 +127,19 @@ class Transcriber:
     Args:
         pool: connections to PostgreSQL.
         metrics: sessions by result.
+        events_first: what each round waits for; None: nothing.
     """
 
-    def __init__(self, pool: Pool, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, metrics: Metrics, *, events_first: EventsFirst | None = None) -> None:
         self._pool = pool
+        self._events_first = events_first
         self._results = metrics.counter("recorder_transcripts", "Sessions made searchable", ["result"])
 
     async def run(self) -> None:
         """Transcribe until canceled."""
         while True:
+            if self._events_first is not None:
+                await self._events_first.wait()
             done = 0
             try:
                 done = await self.round()

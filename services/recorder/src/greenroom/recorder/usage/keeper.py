@@ -19,6 +19,7 @@ from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import GreenroomError
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import Pool, UnstorableRow
+from greenroom.recorder.events_first import EventsFirst
 from greenroom.recorder.together import in_halves
 from greenroom.recorder.usage.days import UsageDays
 from greenroom.recorder.usage.live import Live
@@ -55,6 +56,7 @@ class UsageKeeper:
         interval_s: how often budgets are looked at.
         settle_s: how long after something was stored of a session it is counted; None: as long as is usual.
         clock: time.
+        events_first: what sessions are counted behind; None: nothing.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class UsageKeeper:
         interval_s: float,
         settle_s: float | None = None,
         clock: Clock | None = None,
+        events_first: EventsFirst | None = None,
     ) -> None:
+        self._events_first = events_first
         self._store = UsageStore(pool)
         self._days = UsageDays(pool)
         self._live = Live()
@@ -157,6 +161,8 @@ class UsageKeeper:
 
     async def _count_on(self) -> None:
         while True:
+            if self._events_first is not None:
+                await self._events_first.wait()
             done = 0
             try:
                 done = await self.count()
