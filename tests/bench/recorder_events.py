@@ -20,7 +20,7 @@ from greenroom.recorder.migrate import migrate
 from tests.bench.recorder_place import Place, cpu_s
 from tests.bench.report import Report
 
-_SESSIONS: Final = 1000
+_SESSIONS: Final = 2000
 _EVENTS_EACH: Final = 75
 _TRANSITIONS: Final = 5
 _AT_ONCE: Final = 100

@@ -36,15 +36,27 @@ _NOISE: Final = np.random.default_rng(7).integers(-(2**15), 2**15, _SAMPLES * 12
 _BEGIN_S: Final = _MINUTES * 60 / 4
 _AWAY_S: Final = _MINUTES * 60 / 6
 _LOOK_S: Final = 5.0
+_FLAT: Final = 1.05
 _SEALED_WITHIN_S: Final = 300.0
 
 
 class Memory(msgspec.Struct, kw_only=True):
-    """Of the recorder, in MB: when the calls have just begun, the most in the outage, and at their end."""
+    """Of the recorder, in MB: soon after the calls began, until the outage, the most of all, after it, and at their end."""
 
     begin: float = 0.0
+    before: float = 0.0
     most: float = 0.0
+    after: float = 0.0
     end: float = 0.0
+
+    def note(self, now_s: float, mb: float) -> None:
+        """Keep what there is `now_s` after the calls began."""
+        if now_s < _BEGIN_S:
+            self.begin = self.begin or (mb if now_s > _BEGIN_S / 3 else 0.0)
+            self.before = mb
+        elif now_s > _BEGIN_S + _AWAY_S * 1.2:
+            self.after = self.after or mb
+        self.most, self.end = max(self.most, mb), mb
 
 
 async def run(report: Report) -> None:
@@ -60,10 +72,7 @@ async def run(report: Report) -> None:
         began = time.monotonic()
         while not all(call.done() for call in calls):
             await asyncio.sleep(_LOOK_S)
-            now, mb = time.monotonic() - began, rss_mb(recorder)
-            memory.begin = memory.begin or (mb if now > _BEGIN_S / 3 else 0.0)
-            memory.most = max(memory.most, mb)
-            memory.end = mb
+            memory.note(time.monotonic() - began, rss_mb(recorder))
         caught_up_s = await outage
         await asyncio.gather(*calls)
         for entry in entries:
@@ -78,9 +87,16 @@ def _show(report: Report, memory: Memory, *, caught_up_s: float, wrong: int, eve
     report.add("long.samples_wrong", wrong, "samples", note="missing or different", expected="0", met=wrong == 0)
     report.add("long.events", events, "", note=f"once, in order, of {expected}", expected="all", met=events == expected)
     report.add("long.caught_up_s", caught_up_s, "s", note="after PostgreSQL was back")
-    report.add("long.rss_begin_mb", memory.begin, "MB")
+    for name, since, until in (("before", memory.begin, memory.before), ("after", memory.after, memory.end)):
+        report.add(
+            f"long.rss_{name}_mb",
+            until,
+            "MB",
+            note=f"{name} the outage; {since:.1f} at first",
+            expected="flat",
+            met=until < _FLAT * since,
+        )
     report.add("long.rss_most_mb", memory.most, "MB", note="the outage included")
-    report.add("long.rss_end_mb", memory.end, "MB", expected="flat", met=memory.end < 1.1 * memory.begin)
 
 
 async def _outage(place: Place) -> float:
