@@ -41,7 +41,7 @@ _SEALED_WITHIN_S: Final = 300.0
 
 
 class Memory(msgspec.Struct, kw_only=True):
-    """Of the recorder, in MB: soon after the calls began, until the outage, the most of all, after it, and at their end."""
+    """Of the recorder, in MB: soon after the calls began, before the outage, the most, after it, and at the end."""
 
     begin: float = 0.0
     before: float = 0.0
