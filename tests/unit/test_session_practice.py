@@ -1,6 +1,7 @@
 """A session that isn't one."""
 
 import asyncio
+import contextlib
 
 import pytest
 from pipecat.runner.types import WebSocketRunnerArguments
@@ -97,3 +98,15 @@ async def test_bots_that_may_be_rehearsed_are(monkeypatch: pytest.MonkeyPatch) -
     context = SessionContext(runner_id="r", settings=RunnerSettings(), bots=bots, rehearsed=("mine",))
     assert await practise(context, MemoryServer().connect()) is None
     assert begun == ["mine"] * 3
+
+
+@pytest.mark.parametrize("after_s", [0.01, 0.03, 0.06, 0.1])
+async def test_a_rehearsal_that_takes_too_long_is_ended_with_all_it_began(
+    monkeypatch: pytest.MonkeyPatch, after_s: float
+) -> None:
+    """Wherever it is by then: a zygote that waited for the rest would hang."""
+    monkeypatch.setattr(practice, "_REHEARSAL_S", after_s)
+    before = asyncio.all_tasks()
+    with contextlib.suppress(TimeoutError):
+        await rehearse(RunnerSettings())
+    assert not asyncio.all_tasks() - before

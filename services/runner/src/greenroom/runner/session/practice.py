@@ -7,9 +7,9 @@ the whole way through the broker, to subjects of this process alone; nothing of 
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.flows import FlowManager
@@ -40,6 +40,7 @@ from greenroom.runner.settings import RunnerSettings
 
 _TIMEOUT_S: Final = 2.0
 _REHEARSAL_S: Final = 10.0
+_CANCEL_AGAIN_S: Final = 0.2
 # 8 ms each.
 _REHEARSALS: Final = 12
 # 8 ms each, too, and whoever stands by is to be there soon.
@@ -93,13 +94,27 @@ async def rehearse(settings: RunnerSettings, bot: BotFunction | None = None) -> 
     context = SessionContext(runner_id="", settings=settings, bots={_BOT: bot or _bot})
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
+    before = asyncio.all_tasks()
     try:
         async with asyncio.timeout(_REHEARSAL_S):
             for _ in range(_REHEARSALS):
                 await _run(context, cast("Broker", _Nobody()), channel, theirs)
     finally:
+        await _end_all_since(before)
         channel.close()
         theirs.close()
+
+
+async def _end_all_since(before: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel what was begun meanwhile until it has ended.
+
+    Once isn't enough: Pipecat's worker passes over a cancellation that meets it waiting for tasks of its own. Then the
+    loop would wait for it for ever, and the zygote with it.
+    """
+    while left := asyncio.all_tasks().difference(before):
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
 
 
 async def _run(context: SessionContext, broker: Broker, channel: Channel, runner: socket.socket) -> None:
