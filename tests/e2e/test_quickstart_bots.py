@@ -6,6 +6,7 @@ import pytest
 
 from greenroom.devtools import call
 from greenroom.devtools.client import ApiProblem
+from tests.support.api_world import eventually
 from tests.support.openai_stub import CHAT, KEY, OpenAIStub, Says, running_openai_stub
 from tests.support.rtc_caller import RtcCaller, converse, over_http, use_loopback
 from tests.support.stack import RunningStack, running_stack, wait_for_event, wait_for_session
@@ -43,7 +44,12 @@ async def stack(stub: OpenAIStub, tmp_path_factory: pytest.TempPathFactory) -> A
 async def test_all_quickstarts_are_agents(stack: RunningStack) -> None:
     """Each is an agent with the transports that its source names."""
     async with stack.client() as client:
-        agents = {agent["name"]: agent["transports"] for agent in (await client.get("/v1/agents"))["agents"]}
+
+        async def offered() -> dict[str, list[str]]:
+            return {agent["name"]: agent["transports"] for agent in (await client.get("/v1/agents"))["agents"]}
+
+        # The api knows of them with the runner's next heartbeat.
+        agents = await eventually(offered, lambda found: len(found) >= len(list(BOTS.glob("*_bot.py"))))
     assert agents["websocket_bot"] == ["websocket"]
     assert agents["telephony_bot"] == ["twilio", "telnyx", "plivo", "exotel"]
     assert agents["webrtc_bot"] == ["daily", "smallwebrtc"]
