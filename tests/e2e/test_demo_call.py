@@ -13,6 +13,7 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.devtools import call, demo, summary, trace
 from greenroom.devtools.call import CallReport
+from tests.support.api_world import eventually
 from tests.support.stack import RunningStack, all_events, running_stack, wait_for_recording
 
 pytestmark = [pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
@@ -78,9 +79,12 @@ async def test_the_barge_in_cut_the_bot_short(report: CallReport) -> None:
 
 async def test_stored_events_are_those_that_were_streamed(stack: RunningStack, report: CallReport) -> None:
     """PostgreSQL holds the same events in the same order as the server-sent stream showed them."""
-    async with stack.client() as client:
-        stored = await all_events(client, report.session["id"])
     streamed = [event.id for event in report.events]
+    async with stack.client() as client:
+        # What is streamed is stored a quarter of a second later.
+        stored = await eventually(
+            lambda: all_events(client, report.session["id"]), lambda found: len(found) >= len(streamed)
+        )
     assert [str(event["stream_seq"]) for event in stored][: len(streamed)] == streamed
 
 
