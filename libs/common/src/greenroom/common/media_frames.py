@@ -73,7 +73,8 @@ class Lull(msgspec.Struct, frozen=True, kw_only=True):
         return math.sumprod(heard, heard) * _STEP < self.loud
 
 
-@functools.cache
+# Bounded: how many samples there are is said by a session process.
+@functools.lru_cache(maxsize=64)
 def _some(samples: int) -> struct.Struct:
     return struct.Struct("<" + f"h{(_STEP - 1) * 2}x" * (samples // _STEP))
 
