@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # All tests, or those given: `make test`. First those that run side by side, then those that are marked `alone`.
 #
-# Both parts run whatever becomes of the other; the last lines name all that failed. Single files, and what is chosen
-# by -m, are run by pytest as it does.
+# Both parts run whatever becomes of the other; the last lines name all that failed. A few that fail beside others are
+# run once more, by themselves, and named if they pass then. Single files, and what is chosen by -m, are run by pytest
+# as it does.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,16 +20,19 @@ trap 'rm -rf "$outputs"' EXIT
 trap 'exit 130' INT
 failed=()
 ran=0
+died=0
+few=3 # more isn't a neighbour's fault
 
 # part NAME ARGUMENT... : run pytest, keep what it prints.
 part() {
     local name=$1 status=0
     shift
     printf '==> tests %s\n' "$name"
-    "${pytest[@]}" "$@" 2>&1 | tee -i "$outputs/$name" || status=$?
+    "${pytest[@]}" -o cache_dir="$outputs/cache" "$@" 2>&1 | tee -i "$outputs/$name" || status=$?
     # A worker that dies takes tests with it, whether or not one of them is blamed.
     if grep -q '\[gw[0-9]*\] node down' "$outputs/$name"; then
         status=1
+        died=1
     fi
     ((status == nothing_to_run)) && return
     ran=1
@@ -46,6 +50,20 @@ if ((!ran)); then
     exit "$nothing_to_run"
 fi
 ((${#failed[@]})) || exit 0
+
+# What has failed, a line each; of what can't be imported the file.
+again="$outputs/cache/v/cache/lastfailed"
+if ((!died)) && (($(grep -c '": true' "$again") <= few)) && ! grep '": true' "$again" | grep -qv '::'; then
+    beside=("${failed[@]}")
+    failed=()
+    part 'by themselves' --last-failed "$@"
+    if ((!${#failed[@]})); then
+        printf '\n==> failed beside others, passed by themselves\n'
+        for name in "${beside[@]}"; do grep -E '^(FAILED|ERROR) ' "$outputs/$name"; done
+        exit 0
+    fi
+    failed=("${beside[@]}")
+fi
 printf '\n==> failed\n'
 for name in "${failed[@]}"; do
     # From the summary to the end: a line for each test, and how many there were.

@@ -8,7 +8,7 @@ over to a plan that doesn't know the values: that one is written too, where it i
 import re
 import statistics
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -39,10 +39,17 @@ MAY_SCAN: Final = {
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is: indices that have all of a large table, and partitions that have nothing in them."""
+    """What there is.
+
+    Attributes:
+        whole: indices that have all of a large table.
+        empty: partitions that have nothing in them.
+        alike: of indices that have the same rows, as far as a condition of theirs says which: the first by name.
+    """
 
     whole: frozenset[str]
     empty: frozenset[str]
+    alike: Mapping[str, str] = {}
 
 
 class Looked(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,9 +121,14 @@ async def tables_of(connection: Any) -> Tables:
     empty = await connection.fetch(
         "SELECT relname AS name FROM pg_class WHERE relispartition AND relkind = 'r' AND pg_relation_size(oid) = 0"
     )
+    alike = await connection.fetch(
+        "SELECT indexrelid::regclass::text AS name, min(indexrelid::regclass::text) OVER "
+        "(PARTITION BY indrelid, pg_get_expr(indpred, indrelid)) AS first FROM pg_index WHERE indpred IS NOT NULL"
+    )
     return Tables(
         whole=frozenset(row["name"] for row in indices if _table(row["table"]) in LARGE),
         empty=frozenset(row["name"] for row in empty),
+        alike={row["name"]: row["first"] for row in alike},
     )
 
 
@@ -184,7 +196,7 @@ def _root(explained: str) -> dict[str, Any]:
 
 def plan_text(plan: dict[str, Any], tables: Tables) -> str:
     """Return a plan, as EXPLAIN says it in JSON, as a text that is another one only if the plan is."""
-    return "\n".join(_lines(_without_empty(plan, tables.empty), 0)) + "\n"
+    return "\n".join(_lines(_counted(_without_empty(plan, tables.empty), tables.alike), 0)) + "\n"
 
 
 def _lines(node: dict[str, Any], depth: int) -> Iterator[str]:
@@ -224,6 +236,22 @@ def _lines(node: dict[str, Any], depth: int) -> Iterator[str]:
 def _without_empty(node: dict[str, Any], empty: frozenset[str]) -> dict[str, Any]:
     """Return a plan without what it does in partitions that have nothing in them, of months to come for example."""
     below = [_without_empty(child, empty) for child in node.get("Plans", ()) if child.get("Relation Name") not in empty]
+    return {**node, "Plans": below}
+
+
+def _counted(node: dict[str, Any], alike: Mapping[str, str]) -> dict[str, Any]:
+    """Return a plan in which what is counted whole is read by the first of the indices that have just that.
+
+    They cost the same, so that it is by chance which is taken.
+    """
+    below = [_counted(child, alike) for child in node.get("Plans", ())]
+    if node["Node Type"] == "Aggregate" and node.get("Strategy") == "Plain":
+        below = [
+            {**child, "Index Name": alike.get(child["Index Name"], child["Index Name"])}
+            if child["Node Type"] == "Index Only Scan" and "Index Cond" not in child
+            else child
+            for child in below
+        ]
     return {**node, "Plans": below}
 
 

@@ -9,7 +9,6 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,7 @@ from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.devtools.embedded.postgres import EmbeddedPostgres
 from greenroom.recorder.migrate import migrate
 from tests.support.recorder_world import RATE, World, eventually, quick_topology, samples, world
+from tests.support.service_log import logged
 
 # The service as it is, but for the time after which what was in dead hands is delivered again.
 PROGRAM = """
@@ -102,12 +102,6 @@ async def a_process(here: World, name: str, **settings: str) -> AsyncGenerator[t
         if process.returncode is None:
             process.kill()
         await process.wait()
-
-
-def logged(log: Path, event: str) -> list[dict[str, Any]]:
-    """Return the records of an event in a log."""
-    lines = (json.loads(line) for line in log.read_text().splitlines() if line.startswith("{"))
-    return [line for line in lines if line["event"] == event]
 
 
 async def sessions_by(log: Path) -> int:

@@ -16,9 +16,12 @@ _ALONE: Final = (
 )
 _FAILS: Final = "    assert not 'as it should'\n"
 # Half of what a worker's start takes, and none of it is used here.
-_WITHOUT: Final = ("cacheprovider", "faker", "anyio", "hypothesispytest")
+_WITHOUT: Final = ("faker", "anyio", "hypothesispytest")
 # As if all were well, which a library may do that a test is about.
 _DIES: Final = "    os._exit(0)\n"
+
+
+_FAILS_BESIDE: Final = "import os\n\ndef test_{name}() -> None:\n    assert 'PYTEST_XDIST_WORKER' not in os.environ\n"
 
 
 def run(folder: Path, *arguments: str, **files: str) -> tuple[int, list[str], list[str]]:
@@ -29,10 +32,17 @@ def run(folder: Path, *arguments: str, **files: str) -> tuple[int, list[str], li
     config += [argument for plugin in _WITHOUT for argument in ("-p", f"no:{plugin}")]
     # It ends the workers too, should they hang.
     command = ["timeout", "100", str(ROOT / "tools/test.sh"), *config, *arguments, str(folder)]
-    environment = {**os.environ, "PYTEST_XDIST_AUTO_NUM_WORKERS": "2"}
+    # These may be told by a worker.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment["PYTEST_XDIST_AUTO_NUM_WORKERS"] = "2"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     return done.returncode, lines, lines[lines.index("==> failed") :] if "==> failed" in lines else []
+
+
+def named(lines: list[str]) -> list[str]:
+    """Return the tests that these lines say have failed, without what all their names begin with."""
+    return [line.split(" ")[1].rpartition("::test_")[2] for line in lines if line.startswith("FAILED")]
 
 
 def test_all_run_where_they_belong(tmp_path: Path) -> None:
@@ -51,10 +61,32 @@ def test_what_fails_or_dies_in_either_part_is_named_at_the_end(tmp_path: Path) -
     files |= {"alone": _ALONE + _FAILS, "alone_dies": _ALONE + _DIES, "alone_is_well": _ALONE}
     code, _, failed = run(tmp_path, **files)
     assert code == 1
-    named = [line.split(" ")[1].rpartition("::test_")[2] for line in failed if line.startswith("FAILED")]
-    assert sorted(named[:2]) == ["beside", "beside_dies"]
-    assert sorted(named[2:]) == ["alone", "alone_dies"]
+    assert sorted(named(failed)[:2]) == ["beside", "beside_dies"]
+    assert sorted(named(failed)[2:]) == ["alone", "alone_dies"]
     assert " 2 failed, 1 passed" in failed[-1]
+
+
+def test_a_few_that_fail_beside_others_are_run_once_more(tmp_path: Path) -> None:
+    """They are named, whatever becomes of them; one that fails by itself too is a failure."""
+    code, lines, failed = run(tmp_path, beside=_FAILS_BESIDE, alone=_ALONE, well=_BESIDE)
+    assert (code, failed) == (0, [])
+    told = lines[lines.index("==> failed beside others, passed by themselves") + 1 :]
+    assert named(told) == ["beside"]
+    code, lines, failed = run(tmp_path, alone=_ALONE + _FAILS)
+    assert code == 1
+    assert "==> tests by themselves" in lines
+    assert named(failed) == ["beside", "alone"]
+
+
+def test_many_that_fail_are_not_run_once_more(tmp_path: Path) -> None:
+    """Nor those of a file that can't be imported, whose tests nobody knows."""
+    many = {f"many_{number}": _FAILS_BESIDE for number in range(4)}
+    code, lines, failed = run(tmp_path, **many)
+    assert (code, "==> tests by themselves" in lines, bool(failed)) == (1, False, True)
+    for name in many:
+        (tmp_path / f"test_{name}.py").unlink()
+    code, lines, failed = run(tmp_path, absent="import nowhere_to_be_found\n", well=_BESIDE)
+    assert (code, "==> tests by themselves" in lines, bool(failed)) == (1, False, True)
 
 
 def test_a_selection_of_nothing_is_an_error(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ write any file beyond a length (RLIMIT_FSIZE), which is taken from the audio tha
 
 import asyncio
 import contextlib
-import json
 import os
 import resource
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any, Final, Literal
 import httpx
 
 from tests.support.recorder_world import World, eventually
+from tests.support.service_log import logged
 
 type Kind = Literal["tmpfs", "limit"]
 
@@ -83,8 +83,7 @@ class Recording:
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Return the records of an event in its log."""
-        lines = (json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{"))
-        return [line for line in lines if line["event"] == event]
+        return logged(self._log, event)
 
     async def ask(self, path: str) -> httpx.Response:
         """Return what its health server answers."""

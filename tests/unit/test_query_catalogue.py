@@ -68,6 +68,19 @@ def test_a_plan_says_nothing_that_another_day_would_change() -> None:
     ]
 
 
+def test_what_is_counted_whole_is_read_by_any_index_that_has_just_that() -> None:
+    """Which of them it is isn't told; with a condition, or in an order, it is."""
+    tables = Tables(whole=frozenset(), empty=frozenset(), alike={"a_pending": "a_pending", "b_pending": "a_pending"})
+
+    def read(above: str, **said: Any) -> str:
+        below = [node("Index Only Scan", Relation_Name="deliveries", Index_Name="b_pending", **said)]
+        return plan_text(node(above, Strategy="Plain", Plans=below), tables).splitlines()[1]
+
+    assert read("Aggregate") == "  Index Only Scan using a_pending on deliveries"
+    assert read("Aggregate", Index_Cond="(at < 1)") == "  Index Only Scan using b_pending on deliveries"
+    assert read("Limit") == "  Index Only Scan using b_pending on deliveries"
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     [
