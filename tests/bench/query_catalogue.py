@@ -246,7 +246,7 @@ def _usage(found: Sample) -> Iterator[Query]:
 
 def _recorder(found: Sample) -> Iterator[Query]:
     store = "recorder.store."
-    for name in ("_SELECT_SESSIONS", "_SELECT_ERASED", "_SELECT_FOR_AUDIO", "_SELECT_SEALED"):
+    for name in ("_SELECT_KNOWN", "_SELECT_ERASED", "_SELECT_FOR_AUDIO", "_SELECT_SEALED"):
         yield _query(f"{store}{name}", found.many)
     yield _query(f"{store}_REVIVE", found.many, found.many[:10])
     yield _query(f"{store}_SELECT_UNSEALED", [found.live], 100)

@@ -6,9 +6,10 @@ binary form, into `session_events` of another database of the same server: same 
 """
 
 import asyncio
+import statistics
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -25,6 +26,9 @@ _EVENTS_EACH: Final = 75
 _TRANSITIONS: Final = 5
 _AT_ONCE: Final = 100
 _LOADED: Final = "loaded"
+# One alone says little: a machine that shares its cores with others is by a third slower in one minute than in another.
+_ROUNDS: Final = 5
+_EXPECTED: Final = 0.5
 # Events refer to sessions, which are there before.
 _TABLES: Final = ("sessions", "session_events")
 _COLUMNS: Final = """
@@ -47,10 +51,38 @@ _KINDS: Final[Sequence[tuple[str, dict[str, Any]]]] = (
 )
 
 
-async def run(report: Report, place: Place) -> None:
-    """Measure both."""
+class _Round(NamedTuple):
+    """Rows a second of both, what an event takes of the recorder's cores in seconds, and the first by the second."""
+
+    stored: float
+    copied: float
+    event_s: float
+    share: float
+
+
+async def run(report: Report) -> None:
+    """Measure both, one after the other, several times, each time in a place of its own."""
     total = _SESSIONS * (_EVENTS_EACH + _TRANSITIONS)
-    report.step(f"{total} events of {_SESSIONS} sessions through the recorder, and by COPY")
+    report.step(f"{total} events of {_SESSIONS} sessions through the recorder, and by COPY: {_ROUNDS} times")
+    rounds: list[_Round] = []
+    for _ in range(_ROUNDS):
+        async with Place.prepared() as place:
+            rounds.append(await _once(place, total))
+    stored, copied, event_s, shares = zip(*rounds, strict=True)
+    share = statistics.median(shares)
+    note = f"of COPY, beside it; {min(shares):.2f} to {max(shares):.2f}"
+    report.add("recorder.events_per_s", statistics.median(stored), "/s", note="NATS to PostgreSQL, once, in order")
+    report.add("recorder.copy_per_s", statistics.median(copied), "/s", note="the same rows, same tables, one COPY")
+    report.add("recorder.events_of_copy", share, "×", note=note, expected="≥ 0.5", met=share >= _EXPECTED)
+    report.add(
+        "recorder.event_cpu_us",
+        statistics.median(event_s) * 1e6,
+        "µs",
+        note="of the recorder's process, its start included",
+    )
+
+
+async def _once(place: Place, total: int) -> _Round:
     await _fill(place)
     async with place.recorder() as recorder:
         await place.settled()
@@ -61,13 +93,7 @@ async def run(report: Report, place: Place) -> None:
         copied = await _copied_per_s(connection, place)
     finally:
         await connection.close()
-    report.add("recorder.events_per_s", stored, "/s", note="NATS to PostgreSQL, exactly once, in order")
-    report.add("recorder.copy_per_s", copied, "/s", note="the same rows into the same tables, one COPY")
-    share = stored / copied
-    report.add("recorder.events_of_copy", share, "×", note="of COPY", expected="≥ 0.5", met=share >= 0.5)
-    report.add(
-        "recorder.event_cpu_us", spent_s / total * 1e6, "µs", note="of the recorder's process, its start included"
-    )
+    return _Round(stored, copied, spent_s / total, stored / copied)
 
 
 async def _fill(place: Place) -> None:

@@ -211,7 +211,7 @@ async def test_whoever_stores_while_it_is_looked_at_leaves_a_note(silent: Sessio
             if found is None:
                 return None
             async with store.transaction() as transaction:
-                await transaction.sessions([silent.id])
+                await transaction.look_up([silent.id])
                 await transaction.add_events([speech(silent, 0)])
             return found.session_id, found.lines
 

@@ -31,7 +31,7 @@ async def test_a_goodbye_to_an_idle_connection(pool: Pool) -> None:
 async def begin(store: Store) -> set[str]:
     """Begin a batch."""
     async with store.transaction() as transaction:
-        return await transaction.erased(["s"])
+        return (await transaction.look_up(["s"]))[1]
 
 
 async def test_a_goodbye_before_a_transaction(pool: Pool) -> None:

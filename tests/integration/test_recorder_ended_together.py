@@ -333,7 +333,7 @@ async def test_two_that_mark_at_once_mark_each_session_once(here: World) -> None
                     id=f"{seq}-{session.id}", tenant="t", session_id=session.id, type="metrics", at=utcnow(), data=USED
                 )
                 async with other.store.transaction() as transaction:
-                    await transaction.sessions([each.id for each in sessions[number : number + 5]])
+                    await transaction.look_up([each.id for each in sessions[number : number + 5]])
                     await transaction.add_events([StoredEvent(stream_seq=seq + number, event=event)])
 
         marks = [each.store.mark_sealed(session.id) for session in sessions for each in (one, other)]

@@ -51,9 +51,11 @@ class MemoryStore:
         self._answer()
         yield self
 
-    async def sessions(self, ids: Iterable[str]) -> dict[str, StoredSession]:
-        """Return the sessions that are known."""
-        return {each: StoredSession(session=self.known[each], revision=1) for each in ids if each in self.known}
+    async def look_up(self, ids: Iterable[str]) -> tuple[dict[str, StoredSession], set[str]]:
+        """Return the sessions that are known; none was erased."""
+        self._answer()
+        known = {each: StoredSession(session=self.known[each], revision=1) for each in ids if each in self.known}
+        return known, set()
 
     async def erased(self, ids: Iterable[str]) -> set[str]:
         """Return nothing: none was erased."""
@@ -69,6 +71,7 @@ class MemoryStore:
         events: Sequence[StoredEvent],
         *,
         ended: Collection[str] | None = None,  # noqa: ARG002 nothing is sealed or counted here
+        over: Collection[str] | None = None,  # noqa: ARG002
         new: bool = False,
     ) -> Stored:
         """Take events; what is there already stays, and is refused where all are said to be new."""

@@ -1,6 +1,7 @@
 """How a consumer's batches are cut, in virtual time: by number, by bytes, and by waiting for others."""
 
 import asyncio
+import weakref
 from collections.abc import Generator, Sequence
 
 import pytest
@@ -8,6 +9,7 @@ import structlog.testing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from greenroom.common.broker import Message
 from greenroom.common.consumer import Drop, Retry
 from tests.support.consumer_world import NAME, STREAM, World, consuming, raising
 from tests.support.leaping_time import run_virtual
@@ -164,6 +166,40 @@ def test_the_next_batch_is_taken_while_one_is_handled() -> None:
             await asyncio.sleep(120)
         assert in_hand == [20, 20, 15, 5]
         assert [text for _, batch in world.batches for text in batch] == texts
+        assert world.unsettled == 0
+
+    run_virtual(scenario())
+
+
+def test_what_was_handled_is_let_go_of() -> None:
+    """Piece by piece while the next batch is taken; when there is nothing more to take, nothing is left."""
+
+    class Value(str):  # noqa: SLOT000 a text that can be watched
+        """What a message decodes to."""
+
+    async def scenario() -> None:
+        world = World(ahead=True, max_batch=500)
+        alive: weakref.WeakSet[Value] = weakref.WeakSet()
+        seen: list[int] = []
+
+        def decode(message: Message) -> str:
+            value = Value(message.data.decode())
+            alive.add(value)
+            seen.append(len(alive))
+            return value
+
+        async def handle(_: Sequence[str]) -> None:
+            await asyncio.sleep(1)
+
+        world.consumer._decode = decode
+        world.consumer._handle = handle
+        await world.publish(*(str(number) for number in range(2000)))
+        async with consuming(world):
+            await asyncio.sleep(20)
+            # One batch is handled, one is decoded, and of the one before not more is left than isn't decoded yet.
+            assert max(seen) <= 3 * 500
+            assert max(seen[1000:]) <= 2 * 500 + 100
+            assert len(alive) == 0
         assert world.unsettled == 0
 
     run_virtual(scenario())

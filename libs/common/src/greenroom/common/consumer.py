@@ -160,6 +160,7 @@ class Consumer[T]:
             TopologyMissing: the stream or the consumer isn't there at the start.
         """
         pull = self._pull = await self._open()
+        handled: list[_Item[T]] = []
         try:
             while True:
                 try:
@@ -169,8 +170,11 @@ class Consumer[T]:
                     continue
                 if taken.deliveries:
                     if self._ahead and taken.deliveries[-1].message.pending:
-                        self._next = asyncio.create_task(self._fetch_ahead(pull))
+                        self._next = asyncio.create_task(self._fetch_ahead(pull, handled))
                     await self._process(taken)
+                    # Let go of by whoever fetches next; at once where nobody does.
+                    handled = taken.items if self._next else []
+                    del taken
                 elif not self._broker.connected:
                     await asyncio.sleep(_BROKER_RETRY_S)
         finally:
@@ -201,14 +205,18 @@ class Consumer[T]:
         if not isinstance(taken, BaseException):
             await _put_back(taken.deliveries, pause_s)
 
-    async def _fetch_ahead(self, pull: Pull) -> _Taken[T]:
+    async def _fetch_ahead(self, pull: Pull, handled: list[_Item[T]]) -> _Taken[T]:
         """Fetch and decode while the batch before is handled, with turns for others in between.
+
+        `handled` is the batch before that, which nobody needs any more. It is let go of piece by piece: to free all of
+        its objects at once takes a tenth of the time that a batch takes, and between two batches everybody waits.
 
         Canceled while it decodes, it returns what it has, to be put back.
         """
         taken = _Taken[T](await self._fetch(pull, linger_s=0.0))
         for some in itertools.batched(taken.deliveries, _DECODED_AT_ONCE):
             self._decode_into(taken, some)
+            del handled[-_DECODED_AT_ONCE:]
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:

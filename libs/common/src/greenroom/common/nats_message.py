@@ -12,6 +12,7 @@ from greenroom.common.nats_parser import RawMessage
 # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<ns>.<pending>; newer servers put domain and
 # account hash in front of the stream, and may add a token at the end.
 _SHORT_LAYOUT: Final = 9
+_NUMBERS: Final = 5
 FROM_A_STREAM: Final = b"$JS.ACK."
 # What a block of headers begins with; a status stands in the same line.
 _FIRST_LINE: Final = b"NATS/1.0"
@@ -64,16 +65,19 @@ def received(msg: Msg) -> Message:
 
 def delivered(raw: RawMessage) -> Message:
     """Return a message that a consumer has handed over as ours: the same as `received` makes of nats-py's."""
-    parts = raw.reply.split(b".")
-    first = 4 if len(parts) == _SHORT_LAYOUT else 6
+    reply = raw.reply
+    if reply.count(b".") == _SHORT_LAYOUT - 1:
+        _, deliveries, stream_seq, _, ns, pending = reply.rsplit(b".", _NUMBERS)
+    else:
+        deliveries, stream_seq, _, ns, pending = reply.split(b".")[6 : 6 + _NUMBERS]
     return Message(
         subject=raw.subject.decode(),
         data=raw.data,
         headers=Headers(raw.headers) if raw.headers else {},
-        stream_seq=int(parts[first + 1]),
-        at_ns=int(parts[first + 3]),
-        deliveries=int(parts[first]),
-        pending=int(parts[first + 4]),
+        stream_seq=int(stream_seq),
+        at_ns=int(ns),
+        deliveries=int(deliveries),
+        pending=int(pending),
     )
 
 
@@ -95,4 +99,4 @@ def consumer_sequence(msg: Msg) -> int:
 def _ack_tokens(reply: str) -> list[str]:
     parts = reply.split(".")
     first = 4 if len(parts) == _SHORT_LAYOUT else 6
-    return parts[first : first + 5]
+    return parts[first : first + _NUMBERS]

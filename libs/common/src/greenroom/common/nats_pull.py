@@ -81,7 +81,7 @@ class NatsPull:
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See `Pull.acknowledge`."""
         with contextlib.suppress(nats.errors.Error):
-            await self._client.publish_empty([each.reply for each in deliveries if isinstance(each, NatsDelivery)])
+            await self._client.publish_empty([each.raw.reply for each in deliveries if isinstance(each, NatsDelivery)])
 
     async def close(self) -> None:
         """See `Pull.close`."""
@@ -105,7 +105,7 @@ class NatsPull:
                         await self._news.wait()
                     raw = self._came.popleft()
                     if raw.data or (status := status_of(raw)) is None:
-                        taken.append(NatsDelivery(self._client, raw.reply, delivered(raw)))
+                        taken.append(NatsDelivery(self._client, raw))
                     elif raw.subject == reply.encode():
                         if not taken and _too_large(*status):
                             # One message alone is more than the bound: it comes alone.
@@ -119,7 +119,7 @@ class NatsPull:
         while self._came and len(taken) < max_messages:
             raw = self._came.popleft()
             if status_of(raw) is None:
-                taken.append(NatsDelivery(self._client, raw.reply, delivered(raw)))
+                taken.append(NatsDelivery(self._client, raw))
         return taken
 
     def _receive(self, raw: RawMessage) -> None:
@@ -147,20 +147,24 @@ def _too_large(code: str, text: str) -> bool:
     raise _Refused(f"{code} {text}")
 
 
-class NatsDelivery(msgspec.Struct, frozen=True):
-    """See `broker.Delivery`."""
+class NatsDelivery(msgspec.Struct, frozen=True, gc=False):
+    """See `broker.Delivery`. The message is made when it is asked for: by whoever decodes it, and seldom again."""
 
     client: NatsClient
-    reply: bytes
-    message: Message
+    raw: RawMessage
+
+    @property
+    def message(self) -> Message:
+        """See `Delivery.message`."""
+        return delivered(self.raw)
 
     async def ack(self) -> None:
         """See `Delivery.ack`. An acknowledgement that is lost brings the message again: handlers are idempotent."""
         with contextlib.suppress(nats.errors.Error):
-            await self.client.publish_empty([self.reply])
+            await self.client.publish_empty([self.raw.reply])
 
     async def nak(self, delay_s: float) -> None:
         """See `Delivery.nak`."""
         wish = b"-NAK" + (b' {"delay": %d}' % int(delay_s * 1e9) if delay_s else b"")
         with contextlib.suppress(nats.errors.Error):
-            await self.client.publish(self.reply.decode(), wish)
+            await self.client.publish(self.raw.reply.decode(), wish)

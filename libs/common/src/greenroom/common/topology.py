@@ -150,6 +150,8 @@ CONSUMERS: Final[tuple[Consumer, ...]] = (
         name="recorder-sessions",
         filters=(subjects.SESSION_LIFECYCLE.wildcard(), subjects.SESSION_EVENT.wildcard()),
         description="The recorder stores transitions and events.",
+        # Several recorders, each with two full batches in hand.
+        max_ack_pending=100_000,
     ),
     Consumer(
         stream="AUDIO",

@@ -34,7 +34,7 @@ from greenroom.common.messages import LedgerEntry
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import UnstorableRow
 from greenroom.recorder.retention.sweep import forget_events
-from greenroom.recorder.store import Store, Stored, StoredBefore, StoredEvent, StoredSession, Transaction
+from greenroom.recorder.store import Store, Stored, StoredBefore, StoredEvent, StoredSession
 
 _log = structlog.get_logger()
 
@@ -199,22 +199,17 @@ class Ingest:
     async def _store_all(self, batch: list[Incoming], *, new: bool) -> tuple[list[Incoming], int, Stored]:
         """Store a batch in one transaction; return what was to be stored of it, the sessions changed, and the rest."""
         async with self._store.transaction() as transaction:
-            kept = await self._without_erased(transaction, batch)
-            known = await transaction.sessions({item.event.session_id for item in kept})
+            known, erased = await transaction.look_up({item.event.session_id for item in batch})
+            over = {id_ for id_, stored in known.items() if stored.session.ended}
+            kept = await self._without(erased, batch) if erased else batch
             changed = await self._fold(kept, known)
             await transaction.save_sessions(changed)
-            stored = await transaction.add_events(
-                kept,
-                ended={id_ for id_, stored in known.items() if stored.session.ended},
-                new=new,
-            )
+            ended = {id_ for id_, stored in known.items() if stored.session.ended}
+            stored = await transaction.add_events(kept, ended=ended, over=over, new=new)
             return kept, len(changed), stored
 
-    async def _without_erased(self, transaction: Transaction, batch: list[Incoming]) -> list[Incoming]:
+    async def _without(self, erased: set[str], batch: list[Incoming]) -> list[Incoming]:
         """Return what is to be stored of a batch; what came late of erased sessions is forgotten by the broker too."""
-        erased = await transaction.erased({item.event.session_id for item in batch})
-        if not erased:
-            return batch
         late = [item for item in batch if item.session_id in erased]
         for tenant, session_id in {(item.tenant, item.session_id) for item in late}:
             await forget_events(self._broker, tenant, session_id)

@@ -30,12 +30,19 @@ _MAX_UNREADABLE: Final = 10_000
 # Sessions marked by one statement.
 _MOST_MARKED: Final = 200
 
-# The sessions of a batch as they are stored, locked, in the order of their ids so that no two recorders deadlock.
-_SELECT_SESSIONS: Final = """
-SELECT id, tenant, ledger_revision, document
-FROM sessions WHERE id = ANY($1::text[])
-ORDER BY id
-FOR NO KEY UPDATE
+# Those of a batch's sessions that were erased, which have no document here, and the others as they are stored: locked,
+# in the order of their ids so that no two recorders deadlock. Whoever erases waits for the transaction that reads this.
+_SELECT_KNOWN: Final = """
+WITH erased AS MATERIALIZED (
+    SELECT session_id FROM tombstones WHERE session_id = ANY($1::text[])
+), known AS (
+    SELECT id, document, ledger_revision FROM sessions
+    WHERE id = ANY($1::text[]) AND id NOT IN (SELECT session_id FROM erased)
+    ORDER BY id
+    FOR NO KEY UPDATE
+)
+SELECT id, document, ledger_revision FROM known
+UNION ALL SELECT session_id, NULL, NULL FROM erased
 """
 
 # Newer documents over older ones, never the other way round; all columns are read out of the document.
@@ -85,7 +92,7 @@ SELECT count(*) AS rows, coalesce(array_agg(session_id) FILTER (WHERE type = 'se
 FROM stored
 """
 
-# Sessions that were erased. Read inside the transaction that stores something: whoever erases waits for it then.
+# Sessions that were erased.
 _SELECT_ERASED: Final = "SELECT session_id FROM tombstones WHERE session_id = ANY($1::text[])"
 
 # Something came after the purge: there is something to be purged again. Something was said ($2): its transcript is made
@@ -260,16 +267,18 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def sessions(self, ids: Iterable[str]) -> dict[str, StoredSession]:
-        """Return and lock the stored sessions among `ids`."""
-        rows = await self._connection.fetch(_SELECT_SESSIONS, sorted(set(ids)))
-        return {
-            row["id"]: StoredSession(session=_session(row["document"]), revision=row["ledger_revision"]) for row in rows
-        }
+    async def look_up(self, ids: Iterable[str]) -> tuple[dict[str, StoredSession], set[str]]:
+        """Return and lock those of `ids` that are stored, and return those that were erased.
 
-    async def erased(self, ids: Iterable[str]) -> set[str]:
-        """Return those of `ids` that were erased; until this transaction is over, none is erased for good."""
-        return {row["session_id"] for row in await self._connection.fetch(_SELECT_ERASED, sorted(set(ids)))}
+        Until this transaction is over, none is erased for good.
+        """
+        rows = await self._connection.fetch(_SELECT_KNOWN, sorted(set(ids)))
+        stored = {
+            row["id"]: StoredSession(session=_session(row["document"]), revision=row["ledger_revision"])
+            for row in rows
+            if row["document"] is not None
+        }
+        return stored, {row["id"] for row in rows if row["document"] is None}
 
     async def save_sessions(self, sessions: Sequence[StoredSession]) -> None:
         """Store the documents, one a session, unless a newer one is there."""
@@ -283,14 +292,20 @@ class Transaction:
         )
 
     async def add_events(
-        self, events: Sequence[StoredEvent], *, ended: Collection[str] | None = None, new: bool = False
+        self,
+        events: Sequence[StoredEvent],
+        *,
+        ended: Collection[str] | None = None,
+        over: Collection[str] | None = None,
+        new: bool = False,
     ) -> Stored:
         """Store events whose sessions are stored; those that are there already are passed over.
 
         Args:
             events: what happened.
-            ended: those of the sessions that are over by now, and so may have been sealed, purged or counted; None: it
-                isn't known.
+            ended: those of the sessions that are over by now, and so are to be counted; None: it isn't known.
+            over: those that were so before this transaction, and so may have been sealed, transcribed or purged; None:
+                it isn't known.
             new: none of them has been stored yet, as far as anybody knows. Then they are copied, which takes half as
                 long, and can't pass over anything.
 
@@ -298,14 +313,16 @@ class Transaction:
             StoredBefore: that was wrong.
         """
         stored = await self._copy(events) if new else await self._insert(events)
-        late = events if ended is None else [each for each in events if each.event.session_id in ended]
-        if stored.rows and late:
-            ids = sorted({each.event.session_id for each in late})
-            heard = speakers([each.event for each in late])
-            await self._connection.execute(_REVIVE, ids, heard)
+        if not stored.rows:
+            return stored
+        whose = {each.event.session_id for each in events}
+        if late := whose if over is None else whose.intersection(over):
+            heard = speakers([each.event for each in events if each.event.session_id in late])
+            await self._connection.execute(_REVIVE, sorted(late), heard)
             if heard:
                 await self._connection.execute(_REMIND, heard)
-            await usage.mark(self._connection, ids)
+        if due := whose if ended is None else whose.intersection(ended):
+            await usage.mark(self._connection, sorted(due))
         return stored
 
     async def _copy(self, events: Sequence[StoredEvent]) -> Stored:
@@ -432,6 +449,7 @@ class Store:
 
 
 def _row(stored: StoredEvent) -> tuple[Any, ...]:
+    """Return the columns of an event, as `_EVENT_COLUMNS` names them."""
     event = stored.event
     return (
         event.session_id,
