@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import math
 import os
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor, Future
@@ -37,10 +38,11 @@ def known_session(session_id: str, **fields: Any) -> Session:
 
 
 class MemoryStore:
-    """What the consumers need of PostgreSQL; while it is `away`, nothing."""
+    """What the consumers need of PostgreSQL; while it is `away`, nothing, and of more events than `at_once` neither."""
 
     def __init__(self, *known: Session) -> None:
         self.away = False
+        self.at_once: float = math.inf
         self.known = {session.id: session for session in known}
         self.events: dict[int, StoredEvent] = {}
         self.asked = 0
@@ -75,6 +77,8 @@ class MemoryStore:
         new: bool = False,
     ) -> Stored:
         """Take events; what is there already stays, and is refused where all are said to be new."""
+        if len(events) > self.at_once:
+            raise DatabaseUnavailable("they take too long")
         fresh = {event.stream_seq: event for event in events if event.stream_seq not in self.events}
         if new and len(fresh) < len(events):
             raise StoredBefore

@@ -264,6 +264,34 @@ def test_what_is_being_decoded_ahead_comes_again_with_what_failed() -> None:
     run_virtual(scenario())
 
 
+def test_what_takes_too_long_comes_in_smaller_batches() -> None:
+    """Half as many each time, until they are handled; then more and more again, all in order."""
+
+    async def scenario() -> None:
+        world = World(max_batch=100)
+
+        def slow(batch: Sequence[str]) -> None:
+            if len(batch) > 30:
+                raise Retry(3, fewer=True)
+
+        world.verdict = slow
+        texts = [str(number) for number in range(1000)]
+        await world.publish(*texts)
+        async with consuming(world):
+            await asyncio.sleep(600)
+            sizes = [len(batch) for _, batch in world.batches]
+            assert sizes[:7] == [100, 50, 25, 27, 29, 31, 15]
+            handled = [text for _, batch in world.batches if len(batch) <= 30 for text in batch]
+            assert handled == texts
+            # Nothing is slow any more.
+            world.verdict = lambda _: None
+            await world.publish(*texts)
+            await asyncio.sleep(100)
+        assert (world.consumer.at_once, world.unsettled) == (100, 0)
+
+    run_virtual(scenario())
+
+
 def test_one_among_many_is_found_in_few_tries() -> None:
     """Of 1,024 messages one is poisonous: nobody is tried alone but those beside it."""
 

@@ -69,6 +69,22 @@ def test_postgres_away_for_eleven_minutes(tmp_path: Path) -> None:
     run_virtual(scenario())
 
 
+def test_postgres_too_slow_for_a_full_batch(tmp_path: Path) -> None:
+    """It gets fewer events at once, as many as it stores in time, and all of them in the end."""
+    bench = OutageBench(tmp_path, known_session("s"))
+    bench.store.at_once = 7
+
+    async def scenario() -> None:
+        for number in range(1, 201):
+            await bench.tell("s", number)
+        async with bench.running():
+            await asyncio.sleep(60)
+            assert bench.numbers == list(range(1, 201))
+            assert (bench.parked, bench.waiting("SESSIONS")) == (0, 0)
+
+    run_virtual(scenario())
+
+
 def test_audio_that_only_postgres_knows_of_does_not_hold_up_the_rest(tmp_path: Path) -> None:
     """Audio of a session that the ledger has forgotten waits for PostgreSQL, by itself; that is asked now and then."""
     bench = OutageBench(tmp_path, known_session("old"))

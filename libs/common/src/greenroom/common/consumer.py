@@ -2,7 +2,7 @@
 
 - it returns: all are acknowledged;
 - it raises `Retry`: all come again after a while, without being counted as failures; or those that it names, and the
-  others are acknowledged;
+  others are acknowledged; if it says so, fewer at once until something is handled again;
 - it raises `Drop`: the message is parked with the reason; a batch of several is tried in halves first, down to single
   messages, so that one poisonous message takes nobody with it;
 - it raises anything else: all come again with growing delays, and a counter counts; a batch that goes on failing
@@ -11,6 +11,7 @@
 
 import asyncio
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -40,6 +41,8 @@ _GATHER_S: Final = 0.05
 _TOPOLOGY_RETRY_S: Final = 0.5
 # Decoding so many takes a millisecond at most: nobody else on the loop has to wait for longer.
 _DECODED_AT_ONCE: Final = 100
+# Of a full batch; so one that took too long is tried again after fifty that didn't.
+_MORE: Final = 0.02
 # What a stream takes, and its headers on the way.
 _LARGEST_MESSAGE: Final = 576 * 1024
 # What one batch may hold in memory: 2,000 messages of the largest size would be 1 GB, usual ones are 400 bytes each.
@@ -52,12 +55,15 @@ class Retry(Exception):
     Args:
         after_s: how long it waits.
         only: those of the batch that wait, where the others were handled; None: all.
+        fewer: half as many at once from now on, as it may be that so many take too long. With each batch that is
+            handled it may be some more again.
     """
 
-    def __init__(self, after_s: float = 1.0, *, only: Sequence[object] | None = None) -> None:
+    def __init__(self, after_s: float = 1.0, *, only: Sequence[object] | None = None, fewer: bool = False) -> None:
         super().__init__(f"again in {after_s:g} s")
         self.after_s = after_s
         self.only = only
+        self.fewer = fewer
 
 
 class Drop(Exception):
@@ -135,6 +141,7 @@ class Consumer[T]:
         self._decode = decode
         self._handle = handle
         self._max_batch = max_batch
+        self._at_once = max_batch
         self._max_batch_bytes = max_batch_bytes
         self._max_wait_s = max_wait_s
         self._linger_s = linger_s
@@ -143,6 +150,11 @@ class Consumer[T]:
         self._pull: Pull | None = None
         self._failed_in_a_row = 0
         self._next: asyncio.Task[_Taken[T]] | None = None
+
+    @property
+    def at_once(self) -> int:
+        """How many messages a batch has at most at present."""
+        return self._at_once
 
     async def run_once_there(self) -> None:
         """Consume until canceled, once stream and consumer are there: made while the service waits for them."""
@@ -232,8 +244,8 @@ class Consumer[T]:
 
     async def _fetch(self, pull: Pull, *, linger_s: float) -> Sequence[Delivery]:
         async with self._turn:
-            first = await pull.fetch(self._max_batch, self._max_wait_s, max_bytes=self._max_batch_bytes)
-        room = self._max_batch - len(first)
+            first = await pull.fetch(self._at_once, self._max_wait_s, max_bytes=self._max_batch_bytes)
+        room = self._at_once - len(first)
         if not first or not room or not linger_s:
             return first
         room_bytes = self._max_batch_bytes - sum(len(delivery.message.data) for delivery in first)
@@ -281,15 +293,8 @@ class Consumer[T]:
         try:
             await self._handle([value for _, value in batch])
         except Retry as retry:
-            if retry.only is None:
-                self.counts.retried += len(batch)
-                await _put_back(deliveries, retry.after_s)
-                return retry.after_s
-            waits = {id(value) for value in retry.only}
-            back = [delivery for delivery, value in batch if id(value) in waits]
-            await _put_back(back, retry.after_s)
-            self.counts.retried += len(back)
-            await self._acknowledge([delivery for delivery, value in batch if id(value) not in waits])
+            if pause_s := await self._later(batch, retry):
+                return pause_s
         except Drop as drop:
             if len(batch) > 1:
                 return await self._try_apart(batch)
@@ -305,8 +310,24 @@ class Consumer[T]:
             # By now it is known whether it is this message: then others needn't wait for it.
             return 0.0 if often else delay_s
         else:
+            self._at_once = min(self._at_once + math.ceil(self._max_batch * _MORE), self._max_batch)
             await self._acknowledge(deliveries)
         self._failed_in_a_row = 0
+        return 0.0
+
+    async def _later(self, batch: list[_Item[T]], retry: Retry) -> float:
+        """Put back what a handler wants again, and acknowledge the rest; return as `_try`."""
+        if retry.fewer:
+            self._at_once = max(len(batch) // 2, 1)
+        if retry.only is None:
+            self.counts.retried += len(batch)
+            await _put_back([delivery for delivery, _ in batch], retry.after_s)
+            return retry.after_s
+        waits = {id(value) for value in retry.only}
+        back = [delivery for delivery, value in batch if id(value) in waits]
+        await _put_back(back, retry.after_s)
+        self.counts.retried += len(back)
+        await self._acknowledge([delivery for delivery, value in batch if id(value) not in waits])
         return 0.0
 
     async def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:

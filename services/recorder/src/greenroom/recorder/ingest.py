@@ -148,7 +148,6 @@ class Ingest:
         self._broker = broker
         self._store = store
         self._on_ended = on_ended
-        self._max_batch = max_batch
         self._full_at = -BEHIND_S
         self._rows = metrics.counter("recorder_rows", "Rows stored", ["table"])
         self._duplicates = metrics.counter("recorder_duplicate_events", "Events that were stored already")
@@ -175,7 +174,7 @@ class Ingest:
             Drop: something in it can never be stored.
         """
         began_ns, began = time.time_ns(), time.monotonic()
-        if len(batch) >= self._max_batch:
+        if len(batch) >= self.consumer.at_once:
             self._full_at = began
         ordered = sorted(batch, key=lambda item: item.stream_seq)
         try:
@@ -185,7 +184,8 @@ class Ingest:
                 done = await self._store_all(ordered, new=False)
         except (DatabaseUnavailable, BrokerUnavailable) as error:
             _log.warning("batch_not_stored", code=error.code, messages=len(batch), again_in_s=AWAY_RETRY_S)
-            raise Retry(AWAY_RETRY_S) from error
+            # It may be there, but so slow that so many rows take longer than a statement may.
+            raise Retry(AWAY_RETRY_S, fewer=True) from error
         except UnstorableRow as error:
             raise Drop(str(error)) from error
         ordered, changed, stored = done
