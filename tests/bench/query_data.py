@@ -110,10 +110,11 @@ _REST: Final = {
         FROM usage WHERE at < date_trunc('day', now(), 'UTC')
         GROUP BY 1, 2, 3, 5, 6, 7
     """,
+    # Of a day's sessions, whatever the hour: a tenth is left of yesterday.
     "usage_days_due": """
         INSERT INTO usage_days_due (tenant, day)
-        SELECT tenant, (at AT TIME ZONE 'UTC')::date FROM usage
-        WHERE unit = 'session_s' AND at > date_trunc('day', now(), 'UTC') - interval '1 day'
+        SELECT tenant, (now() AT TIME ZONE 'UTC')::date - (ledger_revision / 60 % 10 = 0)::integer FROM sessions
+        WHERE state = 'ended' AND requested_at > now() - interval '1 day'
     """,
     "notices": """
         INSERT INTO notices (id, tenant, type, subject, stream_seq, at, source, data)
