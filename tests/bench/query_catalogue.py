@@ -46,10 +46,10 @@ _TABLES: Final = re.compile(rf"\b({'|'.join(sorted(LARGE))})\b(?!')")
 
 # Statements on large tables that aren't looked at, each with the reason.
 LEFT_OUT: Final = {
-    "recorder.store._UPSERT_SESSIONS": "adds rows that it is given; a conflict is found by the primary key",
-    "recorder.store._INSERT_EVENTS": "adds rows that it is given; a conflict is found by a key",
+    "recorder.transaction._UPSERT_SESSIONS": "adds rows that it is given; a conflict is found by the primary key",
+    "recorder.transaction._INSERT_EVENTS": "adds rows that it is given; a conflict is found by a key",
     "recorder.store._UPSERT_RECORDING": "adds a row that it is given; a conflict is found by the primary key",
-    "recorder.store._REMIND": "adds a row for each session that it is given; they are found by the primary key",
+    "recorder.transaction._REMIND": "adds a row for each session that it is given; they are found by the primary key",
     "recorder.usage.store._LIVE": "is about the calls that run now, which are few, and their new events, by keys",
     "recorder.retention.store._BURY": "adds rows that it is given; a conflict is found by the primary key",
     "recorder.post_call.store._QUEUED": "adds rows that it is given; a conflict is found by the primary key",
@@ -246,9 +246,10 @@ def _usage(found: Sample) -> Iterator[Query]:
 
 def _recorder(found: Sample) -> Iterator[Query]:
     store = "recorder.store."
-    for name in ("_SELECT_KNOWN", "_SELECT_ERASED", "_SELECT_FOR_AUDIO", "_SELECT_SEALED"):
+    for name in ("_SELECT_ERASED", "_SELECT_FOR_AUDIO", "_SELECT_SEALED"):
         yield _query(f"{store}{name}", found.many)
-    yield _query(f"{store}_REVIVE", found.many, found.many[:10])
+    yield _query("recorder.transaction._SELECT_KNOWN", found.many)
+    yield _query("recorder.transaction._REVIVE", found.many, found.many[:10])
     yield _query(f"{store}_SELECT_UNSEALED", [found.live], 100)
     yield _query(f"{store}_MARK_SEALED", found.session)
     yield _query(f"{store}_MARK_ALL_SEALED", found.many)

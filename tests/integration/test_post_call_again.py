@@ -17,7 +17,8 @@ from greenroom.recorder.post_call import Call, step_runner
 from greenroom.recorder.post_call import store as post_call_store
 from greenroom.recorder.post_call.store import StepStore
 from greenroom.recorder.settings import WORK
-from greenroom.recorder.store import Store, StoredEvent
+from greenroom.recorder.store import Store
+from greenroom.recorder.transaction import StoredEvent
 from tests.support.post_calls import a_call, chat_api, finished, install, steps, summarising
 from tests.support.recorder_world import World, eventually, quick_topology
 from tests.support.webhook_world import Hooks

@@ -16,7 +16,8 @@ from greenroom.common.messages import Event
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import database as databases
 from greenroom.recorder import event_rows, transcripts
-from greenroom.recorder.store import Store, StoredEvent, StoredSession
+from greenroom.recorder.store import Store
+from greenroom.recorder.transaction import StoredEvent, StoredSession
 from greenroom.recorder.transcripts import Part, Transcriber
 from greenroom.recorder.usage import store as usage_store
 from greenroom.recorder.usage.keeper import UsageKeeper

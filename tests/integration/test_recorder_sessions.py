@@ -24,7 +24,8 @@ from greenroom.recorder import database as recorder_database
 from greenroom.recorder.app import Recorder
 from greenroom.recorder.ingest import Incoming, Ingest, decode
 from greenroom.recorder.migrate import migrate
-from greenroom.recorder.store import Store, Transaction
+from greenroom.recorder.store import Store
+from greenroom.recorder.transaction import Transaction
 from tests.support.recorder_world import World, eventually, quick_topology, world
 from tests.support.spans import record_spans
 

@@ -15,7 +15,8 @@ from greenroom.common.lifecycle import Outcome, Session, State
 from greenroom.common.messages import Event, EventType
 from greenroom.common.metrics import Metrics
 from greenroom.recorder import database, transcripts
-from greenroom.recorder.store import Store, StoredEvent, StoredSession
+from greenroom.recorder.store import Store
+from greenroom.recorder.transaction import StoredEvent, StoredSession
 from greenroom.recorder.transcripts import Transcriber
 from tests.support.recorder_world import World, eventually, world
 

@@ -10,7 +10,8 @@ from greenroom.common.metrics import Metrics
 from greenroom.recorder import database as recorder_database
 from greenroom.recorder.ingest import Incoming, Ingest, decode
 from greenroom.recorder.settings import WORK
-from greenroom.recorder.store import Store, StoredSession
+from greenroom.recorder.store import Store
+from greenroom.recorder.transaction import StoredSession
 from tests.support.recorder_world import World, eventually
 from tests.support.webhook_world import (
     Hooks,

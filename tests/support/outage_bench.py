@@ -23,7 +23,8 @@ from greenroom.recorder.audio import RATE_HZ, AudioIngest
 from greenroom.recorder.chunk_log import Chunk
 from greenroom.recorder.ingest import Ingest
 from greenroom.recorder.parts import Parts
-from greenroom.recorder.store import AudioPermit, Store, Stored, StoredBefore, StoredEvent, StoredSession
+from greenroom.recorder.store import AudioPermit, Store
+from greenroom.recorder.transaction import Stored, StoredBefore, StoredEvent, StoredSession
 from greenroom.recorder.troubles import Troubles
 from tests.support.memory_broker import MemoryServer
 

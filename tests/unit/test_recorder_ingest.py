@@ -12,7 +12,7 @@ from greenroom.common.consumer import Drop
 from greenroom.common.lifecycle import Ended, Leased, Outcome, Ready, Requested, Session, Started, State, Transition
 from greenroom.common.messages import LedgerEntry
 from greenroom.recorder.ingest import Step, advance, decode
-from greenroom.recorder.store import StoredSession
+from greenroom.recorder.transaction import StoredSession
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LEASED = Leased(runner_id="r", epoch=1, expires_at=AT + timedelta(seconds=5))

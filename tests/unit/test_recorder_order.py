@@ -26,7 +26,7 @@ from greenroom.common.lifecycle import (
 from greenroom.common.messages import LedgerEntry
 from greenroom.recorder.ingest import Step, advance, decode
 from greenroom.recorder.reconcile import LastEntry, behind
-from greenroom.recorder.store import StoredSession
+from greenroom.recorder.transaction import StoredSession
 
 AT: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -34,7 +34,8 @@ from greenroom.common.messages import LedgerEntry
 from greenroom.common.metrics import Metrics
 from greenroom.recorder.database import UnstorableRow
 from greenroom.recorder.retention.sweep import forget_events
-from greenroom.recorder.store import Store, Stored, StoredBefore, StoredEvent, StoredSession
+from greenroom.recorder.store import Store
+from greenroom.recorder.transaction import Stored, StoredBefore, StoredEvent, StoredSession
 
 _log = structlog.get_logger()
 
