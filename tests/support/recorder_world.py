@@ -31,7 +31,7 @@ PATIENCE_S: Final = 20.0
 
 
 def quick_topology() -> tuple[topology.Consumer, ...]:
-    """Return the consumers as they are, but with what was in dead hands delivered again after 1 s instead of 30."""
+    """Return the consumers as they are, but with what was in dead hands delivered again after 1 s instead of 10."""
     return tuple(msgspec.structs.replace(consumer, ack_wait_s=1.0) for consumer in topology.CONSUMERS)
 
 
