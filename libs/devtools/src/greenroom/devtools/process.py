@@ -1,6 +1,7 @@
 """A service as a child process of `greenroom up`: started, read, watched, stopped."""
 
 import asyncio
+import collections
 import contextlib
 import os
 import signal
@@ -16,6 +17,10 @@ from greenroom.common.errors import GreenroomError
 
 _LINE_LIMIT: Final = 256 * 1024
 _POLL_S: Final = 0.05
+
+# Sockets that are bound and don't listen, by their descriptors: whoever asks for any port isn't given theirs.
+_held: Final[collections.deque[int]] = collections.deque()
+_MOST_HELD: Final = 100
 
 type OnLine = Callable[[str, str], None]
 
@@ -138,10 +143,18 @@ class ServiceProcess:
 
 
 def free_port(preferred: int = 0) -> int:
-    """Return `preferred` when it is free on loopback, else any free port."""
+    """Return `preferred` when it is free on loopback, else any free port.
+
+    Until a hundred more were asked for, nobody else of the machine is given it: a service takes seconds to come up, and
+    on a busy machine another program would have had it by then. Servers that reuse addresses, as ours do, may listen.
+    """
     for port in dict.fromkeys((preferred, 0)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-            return probe.getsockname()[1]
+            chosen: int = probe.getsockname()[1]
+            _held.append(probe.detach())
+            if len(_held) > _MOST_HELD:
+                os.close(_held.popleft())
+            return chosen
     return preferred
