@@ -54,6 +54,24 @@ async def test_a_call_is_summarised(here: World, model: Hooks) -> None:
     assert await here.broker.count("POSTCALL", "gr.v1.postcall.>") == 0
 
 
+async def test_notes_are_made_of_a_conversation(here: World, model: Hooks) -> None:
+    """Beside a summary, by the same model, as another prompt says."""
+    both = summarising(model, post_call_steps=("summary", "meeting_notes"), meeting_notes_prompt="Who does what?")
+    async with here.recorder(**both):
+        session = await a_call(here, "You send the list.", "By Friday.")
+        rows = [await finished(here, session, step) for step in ("summary", "meeting_notes")]
+        await eventually(lambda: here.event_types(session), lambda types: "post_call.meeting_notes" in types)
+    summary, notes = (json.loads(row["result"]) for row in rows)
+    assert notes == {"meeting_notes": "A table for four.", "model": "small-1", "tokens_in": 30, "tokens_out": 5}
+    assert notes.keys() - summary.keys() == {"meeting_notes"}
+    prompts = {asked.json["messages"][0]["content"] for asked in model.seen}
+    assert len(prompts) == 2
+    assert "Who does what?" in prompts
+    assert {asked.json["messages"][1]["content"] for asked in model.seen} == {
+        "Caller: You send the list.\nAgent: By Friday."
+    }
+
+
 async def test_silence_is_not_summarised(here: World, model: Hooks) -> None:
     """Where nothing was said nothing is asked, nothing is told of a transcript, and the step is done."""
     async with here.recorder(**summarising(model)):
@@ -122,9 +140,9 @@ async def test_given_up_and_parked(here: World, model: Hooks) -> None:
     async with here.recorder(**summarising(model)):
         session = await a_call(here, "Hello.")
         row = await finished(here, session, "summary", "failed")
-        assert (row["attempts"], row["error"], row["result"]) == (3, "SummaryFailed", None)
+        assert (row["attempts"], row["error"], row["result"]) == (3, "ChatFailed", None)
         (parked,) = await eventually(here.parked, bool)
-        assert (parked.stream, parked.reason) == ("POSTCALL", "summary: SummaryFailed, after 3 attempts")
+        assert (parked.stream, parked.reason) == ("POSTCALL", "summary: ChatFailed, after 3 attempts")
         model.answer = lambda _: 200
         await finished(here, await a_call(here, "Hello."), "summary")
         # Whoever replays it publishes it anew.

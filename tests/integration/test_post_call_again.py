@@ -87,7 +87,7 @@ async def test_what_was_made_stays_until_there_is_better(here: World, model: Hoo
         model.answer = lambda _: 500
         await say(here, session, "For four.")
         row = await finished(here, session, "summary", "failed")
-    assert (row["result"], row["lines"], row["error"]) == (before, 1, "SummaryFailed")
+    assert (row["result"], row["lines"], row["error"]) == (before, 1, "ChatFailed")
 
 
 async def test_a_push_is_not_pushed_twice(here: World, monkeypatch: pytest.MonkeyPatch) -> None:

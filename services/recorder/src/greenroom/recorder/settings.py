@@ -13,6 +13,9 @@ from greenroom.common.webhook_secrets import WebhookKeys, WebhookKeysDir
 from greenroom.recorder.retention.times import parse_at, parse_zone
 
 WORK: Final = ("keep", "webhooks", "post-call")
+# Steps after calls that a model does.
+SUMMARY: Final = "summary"
+MEETING_NOTES: Final = "meeting_notes"
 
 
 class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -96,7 +99,10 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     ] = WORK
     post_call_steps: Annotated[
         tuple[str, ...],
-        Env(help="Steps for each session that is over: `summary`, or names of entry points `greenroom.post_call`"),
+        Env(
+            help="Steps for each session that is over: `summary`, `meeting_notes`, or names of entry points"
+            " `greenroom.post_call`"
+        ),
     ] = ()
     post_call_offered: Annotated[
         tuple[str, ...], Env(help="Further steps, for those of which a tenant or agent has chosen them")
@@ -107,13 +113,21 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
     post_call_at_once: Annotated[
         int, msgspec.Meta(ge=1, le=64), Env(help="Steps run at the same time", unit="steps")
     ] = 4
-    summary_url: Annotated[str, Env(help="API like OpenAI's that writes summaries, without /chat/completions")] = (
-        "https://api.openai.com/v1"
-    )
-    summary_model: Annotated[str, Env(help="Model that writes summaries; has to be set for the step `summary`")] = ""
+    summary_url: Annotated[
+        str, Env(help="API like OpenAI's that writes summaries and notes, without /chat/completions")
+    ] = "https://api.openai.com/v1"
+    summary_model: Annotated[
+        str, Env(help="Model that writes those; has to be set for the steps `summary` and `meeting_notes`")
+    ] = ""
     summary_key: Annotated[str, Env(help="Key of that API; empty: none is sent", secret=True)] = ""
-    summary_prompt: Annotated[str, Env(help="What the model is told to do with a transcript")] = (
-        "Summarise this phone call in a few sentences: what the caller wanted, what was agreed, what is left to do."
+    summary_prompt: Annotated[
+        str, msgspec.Meta(min_length=1), Env(help="What the model is told to do with a transcript for `summary`")
+    ] = "Summarise this phone call in a few sentences: what the caller wanted, what was agreed, what is left to do."
+    meeting_notes_prompt: Annotated[
+        str, msgspec.Meta(min_length=1), Env(help="What it is told to do for `meeting_notes`")
+    ] = (
+        "Write the notes of this conversation in Markdown: what it was about, what was decided, who does what until"
+        " when, and which questions are open. Leave out what wasn't said."
     )
     webhook_allow: WebhookAllow = ()
     webhook_allow_http: WebhookAllowHttp = False
@@ -134,8 +148,9 @@ class RecorderSettings(ServiceSettings, frozen=True, kw_only=True):
         check_allowed(self.webhook_allow)
         parse_references(self.recording_keys)
         parse_references(self.webhook_keys, WEBHOOKS)
-        if "summary" in {*self.post_call_steps, *self.post_call_offered} and not self.summary_model:
-            raise ValueError("GREENROOM_SUMMARY_MODEL has to be set for the step `summary`")
+        written = {SUMMARY, MEETING_NOTES}.intersection((*self.post_call_steps, *self.post_call_offered))
+        if written and not self.summary_model:
+            raise ValueError(f"GREENROOM_SUMMARY_MODEL has to be set for the step `{min(written)}`")
         if not self.summary_url.startswith(("http://", "https://")):
             raise ValueError("GREENROOM_SUMMARY_URL begins with http:// or https://")
         if unknown := set(self.recorder_work) - set(WORK):

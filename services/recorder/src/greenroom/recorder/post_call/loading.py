@@ -10,12 +10,11 @@ from typing import Any, Final
 import httpx
 
 from greenroom.common.errors import GreenroomError
+from greenroom.recorder.post_call.chat_step import ChatStep
 from greenroom.recorder.post_call.step import Step
-from greenroom.recorder.post_call.summary import Summary
-from greenroom.recorder.settings import RecorderSettings
+from greenroom.recorder.settings import MEETING_NOTES, SUMMARY, RecorderSettings
 
 GROUP: Final = "greenroom.post_call"
-SUMMARY: Final = "summary"
 # It is part of a subject, and of the type of an event.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -23,8 +22,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class StepUnknown(GreenroomError):
     """A step in `GREENROOM_POST_CALL_STEPS` or `GREENROOM_POST_CALL_OFFERED` isn't there, or isn't one.
 
-    Its name is `summary`, or that of an entry point of the group `greenroom.post_call` of a package that is installed
-    beside the recorder: something with `async def run(call)`, or what makes that when it is called without arguments.
+    Its name is `summary`, `meeting_notes`, or that of an entry point of the group `greenroom.post_call` of a package
+    that is installed beside the recorder: something with `async def run(call)`, or what makes that when it is called
+    without arguments.
     """
 
     code = "post-call-step-unknown"
@@ -41,16 +41,18 @@ async def load_steps(settings: RecorderSettings, parts: contextlib.AsyncExitStac
     Raises:
         StepUnknown: one isn't there, or can't be loaded.
     """
+    prompts = {SUMMARY: settings.summary_prompt, MEETING_NOTES: settings.meeting_notes_prompt}
     steps: dict[str, Step] = {}
     for name in dict.fromkeys((*settings.post_call_steps, *settings.post_call_offered)):
-        if name == SUMMARY:
+        if prompt := prompts.get(name):
             client = await parts.enter_async_context(httpx.AsyncClient(timeout=settings.post_call_timeout_s))
-            steps[name] = Summary(
+            steps[name] = ChatStep(
                 client,
                 url=settings.summary_url,
                 model=settings.summary_model,
                 key=settings.summary_key,
-                prompt=settings.summary_prompt,
+                prompt=prompt,
+                result=name,
             )
         else:
             steps[name] = _plugin(name)

@@ -1,4 +1,4 @@
-"""The step `summary`: a model behind an API like OpenAI's says what a call was about."""
+"""The steps `summary` and `meeting_notes`: what a model behind an API like OpenAI's makes of what was said."""
 
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ _OURS: Final = frozenset({400, 401, 403, 404, 413, 422})
 _OK: Final = 200
 
 
-class SummaryFailed(Exception):
+class ChatFailed(Exception):
     """The API didn't answer as it should; later it may."""
 
 
@@ -38,8 +38,8 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
     usage: _Usage | None = None
 
 
-class Summary:
-    """Has calls summarised.
+class ChatStep:
+    """Has a model write about calls.
 
     Args:
         client: reaches the API.
@@ -47,23 +47,25 @@ class Summary:
         model: which one.
         key: empty: none is sent.
         prompt: what the model is to do.
+        result: what that is called in the result.
     """
 
     repeatable: Final = True
 
-    def __init__(self, client: httpx.AsyncClient, *, url: str, model: str, key: str, prompt: str) -> None:
+    def __init__(self, client: httpx.AsyncClient, *, url: str, model: str, key: str, prompt: str, result: str) -> None:
         self._client = client
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._model = model
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._prompt = prompt
+        self._result = result
 
     async def run(self, call: Call) -> dict[str, Any] | None:
-        """Return the summary; None where nothing was said.
+        """Return what was written; None where nothing was said.
 
         Raises:
             StepRefused: the API refuses the request itself.
-            SummaryFailed: it can't be had now.
+            ChatFailed: it can't be had now.
         """
         if not call.lines:
             return None
@@ -72,10 +74,10 @@ class Summary:
         )
         text = (answer.choices[0].message.content or "").strip() if answer.choices else ""
         if not text:
-            raise SummaryFailed("the model said nothing")
+            raise ChatFailed("the model said nothing")
         usage = answer.usage or _Usage()
         return {
-            "summary": text,
+            self._result: text,
             "model": answer.model or self._model,
             "tokens_in": usage.prompt_tokens,
             "tokens_out": usage.completion_tokens,
@@ -87,15 +89,15 @@ class Summary:
                 self._url, json={"model": self._model, "messages": asked}, headers=self._headers
             )
         except httpx.HTTPError as error:
-            raise SummaryFailed(type(error).__name__) from error
+            raise ChatFailed(type(error).__name__) from error
         if response.status_code in _OURS:
             raise StepRefused(f"the API answered {response.status_code}")
         if response.status_code != _OK:
-            raise SummaryFailed(f"the API answered {response.status_code}")
+            raise ChatFailed(f"the API answered {response.status_code}")
         try:
             return msgspec.json.decode(response.content, type=_Answer)
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise SummaryFailed("the answer isn't one of a chat") from error
+            raise ChatFailed("the answer isn't one of a chat") from error
 
 
 def transcript(call: Call) -> str:
