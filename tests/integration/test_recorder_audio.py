@@ -182,6 +182,12 @@ async def test_a_copy_behind_its_acknowledgement(here: World) -> None:
         sealed_at = (await here.sealed(entry.session))["sealed_at"]
         origin_ns = int(entry.session.requested_at.timestamp() * 1e9)
         note = ChunkNote(track="user", epoch=1, seq=1, position=0, samples=RATE, origin_ns=origin_ns)
+
+        async def frozen() -> bool:
+            return entry.session.id in recorder._audio._frozen
+
+        # The mark is committed a moment before the sealing is over; until then a chunk comes again.
+        await eventually(frozen, lambda still: not still)
         await recorder._audio.handle([Chunk(tenant="t", session_id=entry.session.id, note=note, pcm=samples(1, RATE))])
         assert not (here.parts / entry.session.id).exists()
         assert (await here.sealed(entry.session))["sealed_at"] == sealed_at
