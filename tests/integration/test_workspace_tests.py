@@ -89,6 +89,13 @@ def test_many_that_fail_are_not_run_once_more(tmp_path: Path) -> None:
     assert (code, "==> tests by themselves" in lines, bool(failed)) == (1, False, True)
 
 
+def test_a_run_that_breaks_is_not_made_up_for(tmp_path: Path) -> None:
+    """What pytest itself chokes on is a failure, whatever becomes of the test that failed beside it."""
+    (tmp_path / "conftest.py").write_text("def pytest_sessionfinish():\n    raise RuntimeError('broken')\n")
+    code, lines, failed = run(tmp_path, beside=_FAILS_BESIDE)
+    assert (code, "==> tests by themselves" in lines, bool(failed)) == (1, False, True)
+
+
 def test_a_selection_of_nothing_is_an_error(tmp_path: Path) -> None:
     """A misspelt name isn't a success."""
     code, _, failed = run(tmp_path, "-k", "mistaken", beside=_BESIDE, alone=_ALONE)

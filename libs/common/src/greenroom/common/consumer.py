@@ -183,11 +183,14 @@ class Consumer[T]:
                 if taken.deliveries:
                     if self._ahead and taken.deliveries[-1].message.pending:
                         self._next = asyncio.create_task(self._fetch_ahead(pull, handled))
+                    # Let go of by whoever fetches; at once where nobody does, or nothing has come.
+                    handled = []
                     await self._process(taken)
-                    # Let go of by whoever fetches next; at once where nobody does.
                     handled = taken.items if self._next else []
                     del taken
-                elif not self._broker.connected:
+                    continue
+                handled = []
+                if not self._broker.connected:
                     await asyncio.sleep(_BROKER_RETRY_S)
         finally:
             await self._leave_next(0.0)
