@@ -15,6 +15,7 @@ import psutil
 from greenroom.devtools.client import ApiClient, ApiProblem, ApiUnreachable
 from greenroom.devtools.stack import Stack
 from greenroom.devtools.state import Connection
+from greenroom.runner.turn_detector import NAME as TURN_DETECTOR
 
 # Every wait of these tests ends by then; the machine may be busy with another test run.
 PATIENCE_S = 40.0
@@ -53,7 +54,8 @@ class RunningStack:
         """Return the session processes that run now, those that stand by included."""
         with contextlib.suppress(psutil.NoSuchProcess):
             runner = psutil.Process(self.stack.services["runner"].pid)
-            return [child for zygote in runner.children() for child in zygote.children()]
+            forked = [child for zygote in runner.children() for child in zygote.children()]
+            return [child for child in forked if child.name() != TURN_DETECTOR]
         return []
 
 

@@ -41,16 +41,24 @@ def become_session(control_fd: int, keep: Collection[int], sealed: Sealed) -> No
     its descendants, has no file but standard output, standard error, its control socket and those in `keep`, takes
     signals as any new program does, collects garbage again, and is shut in (`isolation.confinement`).
     """
-    os.setsid()
+    detach({control_fd, *keep, *(() if sealed.ruleset is None else (sealed.ruleset,))})
     kernel.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _close_files({control_fd, *keep, *(() if sealed.ruleset is None else (sealed.ruleset,))})
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
     _make_expendable()
     usage.hand_over(control_fd, control.encode(Begun()))
     sealed.enter()
     _reseed()
     gc.enable()
+
+
+def detach(keep: Collection[int]) -> None:
+    """Have a fresh fork lead a session and process group, without files but those in `keep`, standard output and error.
+
+    It takes signals as any new program does.
+    """
+    os.setsid()
+    _close_files({*keep})
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def watch_runner(control_fd: int) -> int:

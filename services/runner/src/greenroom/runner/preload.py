@@ -17,7 +17,7 @@ from loguru import logger as loguru_logger
 
 from greenroom.common import tracing_rehearsal
 from greenroom.common.messages import BotOffer
-from greenroom.runner import discovery, holes, warmup
+from greenroom.runner import discovery, holes, turn_detector, warmup
 from greenroom.runner.discovery import Bot, BotSpec
 from greenroom.runner.forkwire import FromZygote, Loaded, Loading, Prepare, Warm
 from greenroom.runner.immortal import immortalize
@@ -102,6 +102,10 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
         stages.end("order")
     bots = [_bot(spec, order, say) for spec in specs]
     warmup.import_late_parts()
+    if turn_detector.is_needed() and order.settings.turn_detectors != 0:
+        # What isn't loaded yet each session would load for itself.
+        turn_detector.model()
+        _require_one_thread("")
     stages.end("bots")
     context = SessionContext(
         runner_id=order.settings.runner_id,

@@ -92,6 +92,17 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         bool,
         Env(help="Silero isn't asked about audio too quiet to count as a voice (min_volume of the bot); false: it is"),
     ] = True
+    turn_detectors: Annotated[
+        Annotated[int, msgspec.Meta(ge=0, le=64)] | None,
+        Env(
+            help="Processes in which Smart Turn judges the turns of all sessions; empty: one for four processors, "
+            "0: each session's own process does"
+        ),
+    ] = None
+    turn_detection_ahead: Annotated[
+        bool,
+        Env(help="Smart Turn judges a turn when its end is probable, 0.1 s before Silero is sure; false: then"),
+    ] = True
     warmup_timeout_s: Annotated[
         float, msgspec.Meta(gt=0, le=600), Env(help="How long importing, warming and rehearsing one bot may take")
     ] = 60.0

@@ -70,6 +70,8 @@ def _shared_type(base: Any, options_type: Any, run_options_type: Any) -> type:
     built: dict[tuple[object, ...], Any] = {}
 
     class SharedInferenceSession(_Shared, base):
+        gives_back = True
+
         def __new__(cls, model: object, sess_options: Any = None, *args: object, **kwargs: object) -> Any:
             options = _frugal(options_type() if sess_options is None else sess_options)
             key = _model_key(model, options, *args, **kwargs)
@@ -92,10 +94,17 @@ def _shared_type(base: Any, options_type: Any, run_options_type: Any) -> type:
                 self._greenroom_loaded = True
 
         def run(self, output_names: object, input_feed: object, run_options: Any = None) -> Any:
-            return base.run(self, output_names, input_feed, run_options or self._run_options)
+            usual = self._run_options if self.gives_back else None
+            return base.run(self, output_names, input_feed, run_options or usual)
 
     SharedInferenceSession.__name__ = SharedInferenceSession.__qualname__ = base.__name__
     return SharedInferenceSession
+
+
+def keep_arenas() -> None:
+    """Have large models in this process keep the memory of a run for the next one."""
+    runtime: Any = importlib.import_module("onnxruntime")
+    runtime.InferenceSession.gives_back = False
 
 
 def _frugal(options: Any) -> Any:

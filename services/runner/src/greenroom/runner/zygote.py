@@ -5,12 +5,13 @@ because nothing else survives a fork. It holds nothing that matters: when it die
 sessions it has forked live on.
 """
 
+import dataclasses
 import os
 import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NoReturn
 
 import structlog
@@ -21,6 +22,7 @@ from greenroom.runner.discovery import BotSpec
 from greenroom.runner.forkwire import Bots, Exited, Fork, Forked, ForkFailed, PeerGone, Prepare, Spoiled
 from greenroom.runner.isolation.confinement import Sealed, confine, seal
 from greenroom.runner.preload import CannotFork, Preloaded, preload
+from greenroom.runner.turn_detector import TurnDetectors
 
 _log = structlog.get_logger()
 
@@ -36,30 +38,45 @@ class Zygote:
         runner: the socket to the runner.
         preloaded: what each fork runs.
         sealed: what shuts each fork in.
+        keep: files that libraries hold open: theirs in the forks too.
+        detectors: started; each fork gets a connection to one of them.
     """
 
-    def __init__(self, runner: socket.socket, preloaded: Preloaded, sealed: Sealed) -> None:
+    def __init__(
+        self,
+        runner: socket.socket,
+        preloaded: Preloaded,
+        sealed: Sealed,
+        keep: Collection[int],
+        detectors: TurnDetectors,
+    ) -> None:
         self._runner = runner
         self._preloaded = preloaded
         self._sealed = sealed
+        self._keep = keep
+        self._detectors = detectors
         self._children: dict[int, int] = {}  # pid by pidfd
-        # Files that libraries hold open are theirs in the children too; all that come later are ours, and are closed.
-        self._keep = childlife.open_files() - {runner.fileno(), sealed.ruleset}
 
-    def serve(self) -> None:
+    def serve(self, detectors: Collection[int]) -> None:
         """Fork whenever asked, and report exits.
+
+        Args:
+            detectors: file descriptors that are readable when one of the turn detectors has ended.
 
         Raises:
             PeerGone: the runner is gone.
         """
         poll = select.poll()
-        poll.register(self._runner, select.POLLIN)
+        for fd in (self._runner.fileno(), *detectors):
+            poll.register(fd, select.POLLIN)
         while True:
             for fd, _events in poll.poll():
-                if fd != self._runner.fileno():
+                if fd == self._runner.fileno():
+                    pidfd = self._obey()
+                else:
                     poll.unregister(fd)
-                    self._reap(fd)
-                elif (pidfd := self._obey()) is not None:
+                    pidfd = self._reap(fd) if fd in self._children else self._detectors.replace(fd)
+                if pidfd is not None:
                     poll.register(pidfd, select.POLLIN)
 
     def _obey(self) -> int | None:
@@ -72,14 +89,19 @@ class Zygote:
         if childlife.hung_up(control_fd):
             os.close(control_fd)  # whoever asked has given up
             return None
+        detector = self._detectors.connect()
         try:
             pid = os.fork()
         except OSError as error:
             os.close(control_fd)
             forkwire.send(self._runner, ForkFailed(request=request, detail=error.strerror or ""))
             return None
-        if pid == 0:
-            self._live(control_fd)
+        else:
+            if pid == 0:
+                self._live(control_fd, detector)
+        finally:
+            if detector is not None:
+                detector.close()
         os.close(control_fd)
         # Nobody but this thread reaps, so the process has its id still, whatever it does.
         pidfd = os.pidfd_open(pid)
@@ -101,14 +123,16 @@ class Zygote:
         )
         forkwire.send(self._runner, exited)
 
-    def _live(self, control_fd: int) -> NoReturn:
+    def _live(self, control_fd: int, detector: socket.socket | None) -> NoReturn:
         """Be a session process: from here on nothing of the zygote's own code runs in this process."""
         code, lifeline = EXIT_FAILED, None
         try:
-            childlife.become_session(control_fd, self._keep, self._sealed)
+            files = () if detector is None else (detector.fileno(),)
+            childlife.become_session(control_fd, {*self._keep, *files}, self._sealed)
             stackfile.offer(control_fd)
             lifeline = childlife.watch_runner(control_fd)
-            code = self._preloaded.run(control_fd, self._preloaded.context)
+            context = dataclasses.replace(self._preloaded.context, turn_detector=detector)
+            code = self._preloaded.run(control_fd, context)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else EXIT_FAILED
         except BaseException:  # noqa: BLE001 there is no caller: what isn't logged here is lost
@@ -149,9 +173,14 @@ def main(arguments: Sequence[str]) -> int:
             _log.error("zygote_spoiled", bot=error.bot, detail=error.detail)
             forkwire.send(runner, Spoiled(bot=error.bot, detail=error.detail))
             return EXIT_FAILED
+        # Files that libraries hold open are theirs in the forks too; all that come later are ours, and are closed.
+        keep = childlife.open_files() - {runner.fileno()}
+        detectors = TurnDetectors(settings.bounds, keep, settings.turn_detectors)
+        # Now, while there may be a capability by which they come first.
+        started = detectors.start()
         sealed, sealed_force = seal(settings.bounds)
         _log.info("session_isolation", **force, **sealed_force)
-        Zygote(runner, preloaded, sealed).serve()
+        Zygote(runner, preloaded, sealed, keep, detectors).serve(started)
     except PeerGone:
         return 0
     return 0

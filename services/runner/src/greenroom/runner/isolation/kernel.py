@@ -12,6 +12,7 @@ from typing import Final
 
 _PR_GET_DUMPABLE: Final = 3
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_NAME: Final = 15
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _SYS_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
@@ -69,6 +70,11 @@ def set_dumpable(dumpable: bool) -> None:  # noqa: FBT001 a switch
 def dumpable() -> bool:
     """Return whether it is so for this process."""
     return prctl(_PR_GET_DUMPABLE, 0) == 1
+
+
+def set_name(name: str) -> None:
+    """Have this process listed by another name than that of its program; the kernel keeps 15 bytes of it."""
+    _checked(_libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0))
 
 
 def drop_capabilities() -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from socket import socket
 from typing import Any
 
 from greenroom.runner.settings import RunnerSettings
@@ -12,7 +13,7 @@ type Bot = Callable[[Any], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionContext:
-    """Given to `process.run` in the child; everything in it was made before the fork.
+    """Given to `process.run` in the child; what is in it was made before the fork.
 
     Attributes:
         runner_id: the runner this process belongs to.
@@ -20,6 +21,7 @@ class SessionContext:
         bots: by entry point name (group `greenroom.bots`), imported.
         version: of the runner, for the traces.
         rehearsed: names of the bots that may be run with nobody there.
+        turn_detector: a connection of the process's own; see `turn_detector`.
     """
 
     runner_id: str
@@ -27,3 +29,4 @@ class SessionContext:
     bots: Mapping[str, Bot]
     version: str = ""
     rehearsed: tuple[str, ...] = ()
+    turn_detector: socket | None = None

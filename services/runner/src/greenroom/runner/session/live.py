@@ -45,6 +45,7 @@ from greenroom.runner.session.shortcuts import cut_bot_audio, cut_user_audio
 from greenroom.runner.session.stages import Stages, rooted
 from greenroom.runner.session.transports import make_transport
 from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotRunnable
+from greenroom.runner.session.turn_ahead import judge_ahead
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.watch import CallWatch
 from greenroom.runner.session.watchkeeper import Watchkeeper
@@ -250,6 +251,8 @@ class LiveSession:
             attachment = Attachment(worker)
             cut_user_audio(worker)
             cut_bot_audio(worker)
+            if self._context.settings.turn_detection_ahead:
+                judge_ahead(attachment.aggregators)
             attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
             if chunk_ms := piece_ms(self._desk.exposed.module, self._context.settings.input_chunk_ms):

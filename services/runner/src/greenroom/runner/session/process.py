@@ -33,6 +33,7 @@ from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.flows import watch_flows
 from greenroom.runner.session.live import LiveSession
 from greenroom.runner.session.practice import practise, rehearse
+from greenroom.runner.session.shared_turns import share_turns
 from greenroom.runner.session.spectra import compute_spectra_piecewise
 from greenroom.runner.session.turns import SpanLabels
 from greenroom.runner.session.voice import look_for_voices_inline
@@ -82,6 +83,8 @@ def run(control_fd: int, context: SessionContext) -> int:
     watch_flows()
     look_for_voices_inline(skip_quiet=context.settings.vad_skips_quiet)
     compute_spectra_piecewise()
+    if context.turn_detector is not None:
+        share_turns(context.turn_detector)
     tracing = setup_tracing(f"greenroom-{SERVICE}", name, None, version=context.version)
     # The loop isn't closed: whatever a bot has left running on it, or in threads, ends with the process.
     return loop.run_until_complete(_SessionProcess(control_fd, context, name, tracing).main())
