@@ -39,10 +39,11 @@ async def test_a_session_process_keeps_to_itself(nats_url: str, tmp_path: Path) 
     assert seen["limits"]["NOFILE"] == [500, 500]
     assert seen["limits"]["FSIZE"] == [1024**3, 1024**3]
     assert seen["oom_score"] == 300
-    # Its files: the log, the null device, its broker, its event loop's, its control socket, held twice, and its stacks.
+    # Its files: the log, the null device, its broker, its event loop's, its control socket, held twice, its stacks, and
+    # its turn detector.
     kinds = set(seen["files"])
     assert not [each for each in kinds if "smaps" in each or "landlock" in each or "pidfd" in each]
-    assert seen["files"].count("socket") <= 5
+    assert seen["files"].count("socket") <= 6
     assert len(seen["files"]) <= 17
 
 

@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from onnxruntime import InferenceSession
 from pipecat.audio.turn.smart_turn import _whisper_features
+from pipecat.audio.turn.smart_turn.base_smart_turn import BaseSmartTurn
+from pipecat.audio.turn.smart_turn.local_smart_turn_v3 import LocalSmartTurnAnalyzerV3
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADAnalyzer, VADState
 from pipecat.audio.vad.vad_controller import VADController
@@ -37,6 +40,7 @@ from pipecat.runner.types import (
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 from pipecat.transports.smallwebrtc.transport import RawAudioTrack, SmallWebRTCClient
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
+from pipecat.turns.user_stop import TurnAnalyzerUserTurnStopStrategy
 from pipecat.turns.user_turn_controller import UserTurnController
 from pipecat.utils.base_object import BaseObject
 from starlette.websockets import WebSocket
@@ -180,6 +184,10 @@ def _quiet_analyzer() -> Any:
     return analyzer
 
 
+def _turn_analyzer() -> Any:
+    return LocalSmartTurnAnalyzerV3()
+
+
 def _user_aggregator() -> Any:
     params = LLMUserAggregatorParams(vad_analyzer=_quiet_analyzer())
     return LLMContextAggregatorPair(LLMContext(), user_params=params).user()
@@ -206,6 +214,27 @@ PINNED: dict[str, Callable[[Any], bool]] = {
     "_vad_analyzer": lambda _: isinstance(_user_aggregator()._vad_controller._vad_analyzer, VADAnalyzer),
     "_user_turn_controller": lambda _: isinstance(_user_aggregator()._user_turn_controller, UserTurnController),
     "_user_turn": lambda _: _user_aggregator()._user_turn_controller._user_turn is False,
+    "_turn_analyzer": lambda _: isinstance(
+        TurnAnalyzerUserTurnStopStrategy(turn_analyzer=_turn_analyzer())._turn_analyzer, BaseSmartTurn
+    ),
+    "_vad_stop_frames": lambda _: _quiet_analyzer()._vad_stop_frames == 6,
+    "_vad_frames": lambda _: _quiet_analyzer()._vad_frames == 512,
+    "_vad_stopping_count": lambda _: _quiet_analyzer()._vad_stopping_count == 0,
+    "_vad_buffer": lambda _: _quiet_analyzer()._vad_buffer == b"",
+    "_audio_buffer": lambda _: _turn_analyzer()._audio_buffer == [],
+    "_model_executor": lambda _: isinstance(vars(BaseSmartTurn)["_model_executor"], property),
+    "_process_speech_segment": lambda _: (
+        list(inspect.signature(BaseSmartTurn._process_speech_segment).parameters) == ["self", "audio_buffer"]
+    ),
+    "_clear": lambda _: list(inspect.signature(BaseSmartTurn._clear).parameters) == ["self", "turn_state"],
+    "_predict_endpoint": lambda _: (
+        list(inspect.signature(LocalSmartTurnAnalyzerV3._predict_endpoint).parameters) == ["self", "audio_array"]
+    ),
+    "_resample_to_model_rate": lambda _: (
+        list(inspect.signature(LocalSmartTurnAnalyzerV3._resample_to_model_rate).parameters) == ["self", "audio_array"]
+    ),
+    "_session": lambda _: isinstance(_turn_analyzer()._session, InferenceSession),
+    "_log_data": lambda _: _turn_analyzer()._log_data is False,
     "_idle_timeout_frames": lambda _: "self._idle_timeout_frames = " in inspect.getsource(IdleFrameObserver.__init__),
     "_power_spectrogram": lambda _: (
         list(inspect.signature(_whisper_features._power_spectrogram).parameters)

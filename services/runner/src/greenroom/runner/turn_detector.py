@@ -177,6 +177,8 @@ def serve(zygote: socket.socket, judge: Judge) -> None:
             if fd == zygote.fileno():
                 connection = _accept(zygote)
                 if connection is None:
+                    for each in connections.values():
+                        each.close()
                     return
                 connections[connection.fileno()] = connection
                 poll.register(connection, select.POLLIN)

@@ -58,37 +58,53 @@ class TurnAhead:
         self._vad: Any = vad
         self._append = analyzer.append_audio
         self._analyze = analyzer.analyze_end_of_turn
-        # What the model says, and after how many windows of silence it was asked.
+        # What the model says; after how many windows of silence it was asked, and the samples since then.
         self._judgement: asyncio.Future[Judgement] | None = None
-        self._asked_after = 0
+        self._silent = self._heard = 0
         self._analyzer.append_audio = self._append_audio
         self._analyzer.analyze_end_of_turn = self._analyze_end_of_turn
 
     def _append_audio(self, buffer: bytes, is_speech: bool) -> EndOfTurnState:  # noqa: FBT001 the signature is theirs
         state = self._append(buffer, is_speech)
-        if is_speech:
-            self._look(len(buffer) // _WIDTH)
+        piece = len(buffer) // _WIDTH
+        if self._judgement is not None and not self._still_silent(piece):
+            self._drop()
+        if self._judgement is None and is_speech and self._is_probable(piece):
+            self._ask(piece)
         return state
 
-    def _look(self, piece: int) -> None:
+    def _still_silent(self, piece: int) -> bool:
+        """Tell whether each window since the question was silent, this piece included."""
         vad = self._vad
-        if vad._vad_state is VADState.SPEAKING:  # noqa: SLF001
-            self._drop()
-        elif vad._vad_state is VADState.STOPPING:  # noqa: SLF001
-            silent = vad._vad_stopping_count  # noqa: SLF001
-            if silent < self._asked_after:  # there was a sound in between
-                self._drop()
-            if self._judgement is None and vad._vad_stop_frames - silent <= _WINDOWS_AHEAD:  # noqa: SLF001
-                self._ask(silent, piece)
+        self._heard += piece
+        match vad._vad_state:  # noqa: SLF001
+            case VADState.STOPPING:
+                silent = vad._vad_stopping_count  # noqa: SLF001
+                return silent == self._silent + self._heard // vad._vad_frames and self._is_short(piece)  # noqa: SLF001
+            case VADState.QUIET:
+                return self._is_short(piece)
+            case _:
+                return False
 
-    def _ask(self, silent: int, piece: int) -> None:
+    def _is_probable(self, piece: int) -> bool:
+        vad = self._vad
+        missing = vad._vad_stop_frames - vad._vad_stopping_count  # noqa: SLF001
+        return vad._vad_state is VADState.STOPPING and missing <= _WINDOWS_AHEAD and self._is_short(piece)  # noqa: SLF001
+
+    def _is_short(self, piece: int) -> bool:
+        """Tell whether a piece has no room for a sound and, behind it, all of the silence that ends a turn."""
+        vad = self._vad
+        return (piece + vad._vad_frames - 1) // vad._vad_frames <= vad._vad_stop_frames  # noqa: SLF001
+
+    def _ask(self, piece: int) -> None:
         vad, analyzer = self._vad, self._analyzer
+        silent, rest = vad._vad_stopping_count, len(vad._vad_buffer) // _WIDTH  # noqa: SLF001
         # Voice detection will be sure at the end of a piece.
-        missing = (vad._vad_stop_frames - silent) * vad._vad_frames - len(vad._vad_buffer) // _WIDTH  # noqa: SLF001
+        missing = (vad._vad_stop_frames - silent) * vad._vad_frames - rest  # noqa: SLF001
         heard = [*analyzer._audio_buffer]  # noqa: SLF001
         silence = _last(heard, silent * vad._vad_frames)  # noqa: SLF001
         to_come = np.resize(np.concatenate((silence[::-1], silence)), -(-missing // piece) * piece)
-        self._asked_after = silent
+        self._silent, self._heard = silent, rest
         self._judgement = asyncio.get_running_loop().run_in_executor(
             analyzer._model_executor,  # noqa: SLF001
             analyzer._process_speech_segment,  # noqa: SLF001
@@ -96,7 +112,7 @@ class TurnAhead:
         )
 
     async def _analyze_end_of_turn(self) -> Judgement:
-        judgement, self._judgement, self._asked_after = self._judgement, None, 0
+        judgement, self._judgement = self._judgement, None
         if judgement is None:
             return await self._analyze()
         state, result = await judgement
@@ -107,7 +123,7 @@ class TurnAhead:
     def _drop(self) -> None:
         if self._judgement is not None:
             self._judgement.cancel()  # it isn't made if it waits for another still
-            self._judgement, self._asked_after = None, 0
+            self._judgement = None
 
 
 def _last(heard: list[tuple[float, NDArray[np.int16]]], samples: int) -> NDArray[np.int16]:
