@@ -44,7 +44,7 @@ async def test_a_session_process_keeps_to_itself(nats_url: str, tmp_path: Path) 
     kinds = set(seen["files"])
     assert not [each for each in kinds if "smaps" in each or "landlock" in each or "pidfd" in each]
     assert seen["files"].count("socket") <= 6
-    assert len(seen["files"]) <= 17
+    assert len(seen["files"]) <= 18
 
 
 async def test_a_session_sees_an_allow_list_of_the_environment(
