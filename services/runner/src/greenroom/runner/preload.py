@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib
 import inspect
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
 from importlib import metadata
@@ -102,6 +103,8 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
         stages.end("order")
     bots = [_bot(spec, order, say) for spec in specs]
     warmup.import_late_parts()
+    if "openai" in sys.modules:
+        _quicken_openai(order)
     stages.end("bots")
     context = SessionContext(
         runner_id=order.settings.runner_id,
@@ -146,6 +149,17 @@ def _offering(offer: BotOffer, able: tuple[str, ...]) -> BotOffer:
     if able:
         return msgspec.structs.replace(offer, transports=able)
     return msgspec.structs.replace(offer, error=f"none of its transports is installed: {', '.join(offer.transports)}")
+
+
+def _quicken_openai(order: Prepare) -> None:
+    """Do for OpenAI's client what each session would do for itself with its first requests."""
+    with _unheard():
+        importlib.import_module("greenroom.runner.openai_shortcuts").take_shortcuts()
+        if order.rehearse:
+            requests: Callable[[], Coroutine[Any, Any, None]]
+            requests = importlib.import_module("greenroom.runner.openai_rehearsal").rehearse
+            asyncio.run(requests())
+    _require_one_thread("")
 
 
 def _require_one_thread(bot: str) -> None:
