@@ -29,6 +29,9 @@ TRANSCRIPTIONS: Final = "/v1/audio/transcriptions"
 SPEECH: Final = "/v1/audio/speech"
 # What OpenAI's `pcm` format is made of, in Hz.
 SPEECH_RATE: Final = 24_000
+# How long an idle connection stays open: as at Cloudflare, which api.openai.com is behind, by its table "Connection
+# limits", between client and Cloudflare (developers.cloudflare.com/fundamentals/reference/connection-limits).
+KEEP_ALIVE_S: Final = 400
 # Speech of the stub takes this long for each word of the text.
 WORD_S: Final = 0.06
 
@@ -168,6 +171,8 @@ class OpenAIStub:
 async def running_openai_stub() -> AsyncGenerator[OpenAIStub]:
     """Run a stub on a free port of the loopback; its `url` is a base URL for OpenAI's client."""
     listener = socket.create_server(("127.0.0.1", 0))
+    # asyncio does so for sockets of its own only: bodies would wait 40 ms for clients to acknowledge heads.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stub = OpenAIStub(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
     routes = [
         Route(CHAT, stub.chat, methods=["POST"]),
@@ -175,7 +180,12 @@ async def running_openai_stub() -> AsyncGenerator[OpenAIStub]:
         Route(SPEECH, stub.speak, methods=["POST"]),
     ]
     config = uvicorn.Config(
-        Starlette(routes=routes), log_level="critical", log_config=None, lifespan="off", timeout_graceful_shutdown=1
+        Starlette(routes=routes),
+        log_level="critical",
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
     server = uvicorn.Server(config)
     with listener:

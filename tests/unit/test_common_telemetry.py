@@ -414,6 +414,16 @@ def test_foreign_records_look_alike(stream: io.StringIO) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["httpx", "httpx2", "httpcore2.connection", "urllib3"])
+def test_a_record_per_request_is_not_written(stream: io.StringIO, name: str) -> None:
+    """HTTP clients are heard from warnings on, whatever the level."""
+    configure_logging("api", level="debug", form="json", stream=stream)
+    logging.getLogger(name).info("HTTP Request: %s", "GET")
+    assert stream.getvalue() == ""
+    logging.getLogger(name).warning("odd")
+    assert json.loads(stream.getvalue())["event"] == "odd"
+
+
 def test_secrets_are_masked_in_logs(stream: io.StringIO) -> None:
     """Fields that are secrets by name are masked, nested ones too, without changing the caller's objects."""
     configure_logging("api", form="json", stream=stream)

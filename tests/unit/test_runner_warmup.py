@@ -119,6 +119,54 @@ assert "openai" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_first_requests_to_openai_have_been_made_before() -> None:
+    """After the rehearsal no program is started, no schema built, nothing imported for a request; no thread is left."""
+    code = """
+import asyncio, subprocess, sys, threading
+from openai.types.chat.chat_completion_chunk import ChoiceDelta
+from pydantic._internal import _generate_schema
+from greenroom.runner import openai_rehearsal, openai_shortcuts
+openai_shortcuts.take_shortcuts()
+late = []
+def note(owner, name):
+    kept = getattr(owner, name)
+    def noting(*args, **kwargs):
+        late.append(name)
+        return kept(*args, **kwargs)
+    setattr(owner, name, noting)
+note(subprocess, "Popen")
+note(_generate_schema.GenerateSchema, "generate_schema")
+asyncio.run(openai_rehearsal.rehearse())
+assert {"Popen", "generate_schema"} == set(late), late
+# For servers that send what the types don't have, too.
+assert ChoiceDelta.__pydantic_complete__
+assert threading.enumerate() == [threading.main_thread()]
+late.clear()
+before = set(sys.modules)
+asyncio.run(openai_rehearsal.rehearse())
+assert late == []
+assert set(sys.modules) == before, set(sys.modules) - before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_zygote_makes_them_and_takes_the_shortcuts() -> None:
+    """What is forked from it finds all that, if a bot has brought OpenAI's client along."""
+    code = """
+import openai
+from greenroom.runner import openai_shortcuts, preload
+from greenroom.runner.forkwire import Prepare
+from greenroom.runner.settings import RunnerSettings
+assert not openai.types.chat.ChatCompletionChunk.__pydantic_complete__
+order = Prepare(settings=RunnerSettings(), run="json:loads", bots=())
+preload.preload(order, lambda _: None, tuple)
+assert openai._base_client.construct_type is openai_shortcuts.construct_type
+assert openai.types.chat.ChatCompletionChunk.__pydantic_complete__
+"""
+    environment = {**os.environ, **zygote_process._ENVIRONMENT}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment)
+
+
 def test_sharing_twice_is_sharing_once(shared: Any) -> None:
     """A second call changes nothing."""
     warmup.share_models()

@@ -20,7 +20,7 @@ SECRET_NAMES: Final = frozenset(
     {"api_key", "authorization", "cookie", "key", "password", "room_token", "secret", "ticket", "token"}
 )
 # Libraries that write an info record per request or reconnect.
-_CHATTY: Final = ("httpcore", "httpx", "nats", "urllib3", "uvicorn.access")
+_CHATTY: Final = ("httpcore", "httpcore2", "httpx", "httpx2", "nats", "urllib3", "uvicorn.access")
 
 
 def configure_logging(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib
 import inspect
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
 from importlib import metadata
@@ -106,6 +107,8 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
         # What isn't loaded yet each session would load for itself.
         turn_detector.model()
         _require_one_thread("")
+    if "openai" in sys.modules:
+        _quicken_openai(order)
     stages.end("bots")
     context = SessionContext(
         runner_id=order.settings.runner_id,
@@ -150,6 +153,17 @@ def _offering(offer: BotOffer, able: tuple[str, ...]) -> BotOffer:
     if able:
         return msgspec.structs.replace(offer, transports=able)
     return msgspec.structs.replace(offer, error=f"none of its transports is installed: {', '.join(offer.transports)}")
+
+
+def _quicken_openai(order: Prepare) -> None:
+    """Do for OpenAI's client what each session would do for itself with its first requests."""
+    with _unheard():
+        importlib.import_module("greenroom.runner.openai_shortcuts").take_shortcuts()
+        if order.rehearse:
+            requests: Callable[[], Coroutine[Any, Any, None]]
+            requests = importlib.import_module("greenroom.runner.openai_rehearsal").rehearse
+            asyncio.run(requests())
+    _require_one_thread("")
 
 
 def _require_one_thread(bot: str) -> None:
