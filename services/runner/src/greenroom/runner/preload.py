@@ -103,9 +103,8 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
         stages.end("order")
     bots = [_bot(spec, order, say) for spec in specs]
     warmup.import_late_parts()
-    if turn_detector.is_needed() and order.settings.turn_detectors != 0:
-        # What isn't loaded yet each session would load for itself.
-        turn_detector.model()
+    if order.settings.turn_detectors != 0:
+        turn_detector.load()
         _require_one_thread("")
     if "openai" in sys.modules:
         _quicken_openai(order)

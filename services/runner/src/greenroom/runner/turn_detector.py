@@ -67,14 +67,14 @@ class TurnDetectors:
     Args:
         bounds: how they are confined, like sessions.
         keep: files that stay open in them.
-        wanted: how many; None: one for four processors. None at all if no bot has Pipecat's analyzer imported.
+        wanted: how many; None: one for four processors. There is none where no model was loaded.
     """
 
     def __init__(self, bounds: Bounds, keep: Collection[int], wanted: int | None) -> None:
         self._bounds = bounds
         self._keep = keep
         count = math.ceil((os.cpu_count() or 1) / _PROCESSORS_EACH) if wanted is None else wanted
-        self._count = count if is_needed() else 0
+        self._count = count if model.cache_info().currsize else 0
         self._running: dict[int, _Running] = {}  # by pidfd
         self._next = 0
 
@@ -135,11 +135,6 @@ class _Running:
         self.since = time.monotonic()
 
 
-def is_needed() -> bool:
-    """Tell whether a bot has Pipecat's analyzer imported."""
-    return _ANALYZER in sys.modules
-
-
 class Model:
     """Pipecat's analyzer with its own model; loaded where it isn't yet."""
 
@@ -160,6 +155,15 @@ class Model:
 def model() -> Model:
     """Return the one of this process, and of those that are forked from it."""
     return Model()
+
+
+def load() -> None:
+    """Load the model if a bot has Pipecat's analyzer imported; where it can't be had there will be no detectors."""
+    if _ANALYZER in sys.modules:
+        try:
+            model()
+        except Exception:  # noqa: BLE001 whatever it was, sessions see it too if they use the model
+            _log.warning("turn_model_not_loaded", exc_info=True)
 
 
 def serve(zygote: socket.socket, judge: Judge) -> None:
