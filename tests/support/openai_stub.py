@@ -260,17 +260,16 @@ def _error(status: int, message: str, headers: Mapping[str, str] | None = None) 
 
 def _form(content_type: str, body: bytes) -> tuple[dict[str, Any], bytes]:
     """Return the fields and the file of a multipart form."""
-    message = BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
+    boundary = BytesParser().parsebytes(b"Content-Type: " + content_type.encode()).get_param("boundary")
     fields: dict[str, Any] = {}
     file = b""
-    for part in message.walk():
-        name = part.get_param("name", header="content-disposition")
-        content = part.get_payload(decode=True)
-        if not isinstance(name, str) or not isinstance(content, bytes):
-            continue
-        if part.get_filename():
+    for part in body.split(f"--{boundary}".encode())[1:-1]:
+        head, _, content = part.removeprefix(b"\r\n").removesuffix(b"\r\n").partition(b"\r\n\r\n")
+        named = BytesParser().parsebytes(head)
+        name = named.get_param("name", header="content-disposition")
+        if named.get_filename():
             file = content
-        else:
+        elif isinstance(name, str):
             fields[name] = content.decode()
     return fields, file
 
