@@ -9,7 +9,7 @@ from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
 from pipecat.turns.user_start.base_user_turn_start_strategy import UserTurnStartedParams
 
-from greenroom.runner.session.lull import quiet_below
+from greenroom.runner.session.lull import Lulls, quiet_below
 from greenroom.runner.session.quiet import loud_from
 from greenroom.runner.session.voice import look_for_voices_inline
 
@@ -73,3 +73,31 @@ async def test_who_hears_the_user_must_be_known() -> None:
     assert quiet_below([_pair(None)]) is None
     assert quiet_below([]) is None
     assert quiet_below([_pair(analyzer), _pair(analyzer)]) is None
+
+
+class _Transport:
+    def __init__(self) -> None:
+        self.told: list[float | None] = []
+
+    async def rest(self, quiet_below: float | None) -> None:
+        self.told.append(quiet_below)
+
+
+async def test_the_transport_is_told_as_audio_comes() -> None:
+    """A few times a second at most, and of no lull while somebody listens in."""
+    analyzer, transport, now, listened = _analyzer(), _Transport(), 10.0, False
+    for _ in range(_PIECES):
+        await analyzer.analyze_audio(_PIECE)
+    user = _pair(analyzer)
+    lulls = Lulls(transport, lambda: [user], lambda: listened, monotonic=lambda: now)
+    for _ in range(10):
+        if (telling := lulls.heard()) is not None:
+            await telling
+        now += 0.06
+    assert transport.told == [loud_from(0.5)] * 2
+    listened = True
+    now += 0.3
+    telling = lulls.heard()
+    assert telling is not None
+    await telling
+    assert transport.told[-1] is None

@@ -1,10 +1,13 @@
 """Recording both sides of a call on one timeline."""
 
+import asyncio
 import math
 import struct
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pipecat.frames.frames import AudioRawFrame
 
 from greenroom.common.messages import AudioHeader, Track
@@ -12,11 +15,13 @@ from greenroom.common.spool import Spool
 from greenroom.runner.session.audio import RATE
 from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.emitter import Emitter
-from greenroom.runner.session.recording import MAX_AGE_S, TICK_S, Recorder
+from greenroom.runner.session.recording import MAX_AGE_S, Recorder
+from tests.support.leaping_time import run_virtual
 from tests.support.memory_broker import MemoryServer
 from tests.support.session_rig import new_session
 
 NS = 1_000_000_000
+STEP_S = 0.02
 
 
 class World:
@@ -32,24 +37,34 @@ class World:
     async def play(
         self, track: Track, pcm: bytes, *, rate: int = RATE, frame_s: float = 0.02, channels: int = 1
     ) -> None:
-        """Let frames pass in real time, with a tick now and then."""
+        """Let frames pass in real time, and what is due be done."""
         size = round(rate * frame_s) * 2 * channels
         side = self.recorder.user if track == "user" else self.recorder.bot
-        for index, start in enumerate(range(0, len(pcm), size)):
+        for start in range(0, len(pcm), size):
             if track == "user":
                 self.now_ns += round(frame_s * NS)
             side.take(AudioRawFrame(pcm[start : start + size], rate, channels))
             if track == "bot":
                 self.now_ns += round(frame_s * NS)
-            if index % 10 == 9:
-                await side.work()
+            await self.work()
 
     async def wait(self, seconds: float) -> None:
-        """Let time pass, with ticks."""
-        for _ in range(round(seconds / TICK_S)):
-            self.now_ns += round(TICK_S * NS)
-            await self.recorder.user.work()
-            await self.recorder.bot.work()
+        """Let time pass, and what is due be done."""
+        for _ in range(round(seconds / STEP_S)):
+            self.now_ns += round(STEP_S * NS)
+            await self.work()
+
+    async def until(self, now_ns: int) -> None:
+        """Let time pass until a moment, and what is due be done."""
+        while self.now_ns < now_ns:
+            self.now_ns = min(self.now_ns + round(STEP_S * NS), now_ns)
+            await self.work()
+
+    async def work(self) -> None:
+        """Do what is due, and nothing else."""
+        for side in (self.recorder.user, self.recorder.bot):
+            if side.due_s is not None and side.due_s <= self.now_ns / NS:
+                await side.work()
 
     def chunks(self, track: Track) -> list[tuple[int, bytes]]:
         """Return positions and samples of what was published."""
@@ -102,20 +117,99 @@ async def test_a_chunk_leaves_before_it_is_a_second_old() -> None:
     world = World()
     await world.play("user", sine(5.0, RATE))
     published = len(world.timeline("user")) / RATE
-    assert 5.0 - published <= MAX_AGE_S + TICK_S < 1.0
+    assert 5.0 - published <= MAX_AGE_S < 1.0
     await world.wait(1.0)
     assert len(world.timeline("user")) == 5 * RATE
 
 
 async def test_what_comes_in_long_pieces_is_as_old_as_its_first_sample() -> None:
-    """A silent user's audio comes 160 ms at a time, and no sample of it waits longer for its copy."""
+    """A silent user's audio comes 300 ms at a time, and no sample of it waits longer for its copy."""
     world = World()
     for _ in range(40):
-        world.now_ns += round(0.16 * NS)
-        world.recorder.user.take(AudioRawFrame(bytes(5120), RATE, 1))
-        await world.recorder.user.work()
-        since = world.recorder.user._chunker._position / RATE
-        assert (world.now_ns - 5 * NS) / NS - since < MAX_AGE_S
+        for _ in range(15):
+            world.now_ns += round(STEP_S * NS)
+            await world.work()
+            copied = sum(len(pcm) // 2 for _, pcm in world.chunks("user"))
+            assert (world.now_ns - 5 * NS) / NS - copied / RATE < MAX_AGE_S + STEP_S < 1
+        world.recorder.user.take(AudioRawFrame(bytes(9600), RATE, 1))
+    # Three at a time.
+    assert {len(pcm) for _, pcm in world.chunks("user")} == {round(0.9 * RATE) * 2}
+
+
+@given(st.lists(st.tuples(st.integers(15, 60), st.sampled_from([25, 60])), max_size=5))
+def test_a_lull_leaves_samples_where_they_would_have_been(stretches: list[tuple[int, int]]) -> None:
+    """Pieces of 300 ms, and what a client leaves behind 174 ms late: the timeline is that of frame by frame."""
+
+    async def record(piece: int, late_ms: int) -> np.ndarray:
+        world, at_ms, number = World(), 5_000, 0
+        for frames, paused in stretches:
+            for first in range(0, frames, piece):
+                count = min(piece, frames - first)
+                at_ms += 20 * count
+                samples = range(number, number + count)
+                number += count
+                pcm = b"".join(struct.pack("<h", sample) * (RATE // 50) for sample in samples)
+                await world.until((at_ms + (late_ms if count < piece else 0)) * NS // 1000)
+                world.recorder.user.take(AudioRawFrame(pcm, RATE, 1))
+            at_ms += 20 * paused
+        await world.recorder.close()
+        return world.timeline("user")
+
+    async def both() -> None:
+        assert np.array_equal(await record(15, 174), await record(1, 0))
+
+    asyncio.run(both())
+
+
+async def test_a_recorder_sleeps_until_something_is_due() -> None:
+    """Without audio it has nothing to do; with audio a chunk a second; and a pause lets out what a resampler holds."""
+    world = World()
+    bot = world.recorder.bot
+    assert bot.due_s is None
+    begun_s = world.now_ns / NS
+    bot.take(AudioRawFrame(sine(0.1, 24_000), 24_000, 1))
+    assert bot.due_s == pytest.approx(begun_s + MAX_AGE_S)
+    world.now_ns += round(0.1 * NS)
+    await bot.work()
+    assert bot.due_s == pytest.approx(begun_s + MAX_AGE_S)
+    world.now_ns += round(0.3 * NS)
+    bot.take(AudioRawFrame(sine(0.1, 24_000), 24_000, 1))
+    world.now_ns += round(0.56 * NS)
+    assert bot.due_s is not None
+    await bot.work()
+    await world.wait(1.0)
+    assert bot.due_s is None
+    assert len(world.timeline("bot")) == pytest.approx(0.5 * RATE, abs=2)
+
+
+def test_the_recorder_works_when_it_is_due() -> None:
+    """Audio that comes wakes it, what was taken leaves in time, and whoever listens gets it sooner."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        clock = CallClock(lambda: round((5 + loop.time()) * NS), lambda: 1000 * NS)
+        spool = Spool(MemoryServer().connect())
+        recorder = Recorder(clock, Emitter(spool, new_session("echo")))
+        clock.begin()
+        running = asyncio.create_task(recorder.run())
+        await asyncio.sleep(10)
+        recorder.bot.take(AudioRawFrame(bytes(640), RATE, 1))
+        await asyncio.sleep(MAX_AGE_S - 0.02)
+        assert len(spool) == 0
+        await asyncio.sleep(0.04)
+        assert len(spool) == 1
+        heard: list[float] = []
+        recorder.tap = lambda *_: heard.append(loop.time())
+        recorder.bot.take(AudioRawFrame(bytes(640), RATE, 1))
+        await asyncio.sleep(0.01)
+        taken = loop.time()
+        recorder.bot.take(AudioRawFrame(bytes(640), RATE, 1))
+        await asyncio.sleep(0.5)
+        assert len(heard) == 2
+        assert heard[1] - taken <= 0.21
+        running.cancel()
+
+    run_virtual(scenario())
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 24_000, 44_100, 48_000])
@@ -133,6 +227,20 @@ async def test_other_rates_are_resampled_without_drift(rate: int) -> None:
     likeness = np.corrcoef(timeline[middle].astype(float), wanted[middle])[0, 1]
     assert likeness > 0.99
     assert abs(timeline[round(3.1 * RATE) : round(3.9 * RATE)]).max() == 0
+
+
+async def test_who_asks_learns_since_when_audio_comes() -> None:
+    """After none for a while it begins anew; a short pause is none."""
+    world = World()
+    user = world.recorder.user
+    await world.play("user", bytes(640 * 10))
+    assert (user.frames, user.since_s, user.taken_s) == (10, 5.02, 5.2)
+    await world.wait(1.0)
+    await world.play("user", bytes(640))
+    assert user.since_s == 5.02
+    await world.wait(3.0)
+    await world.play("user", bytes(640 * 10))
+    assert user.since_s == pytest.approx(9.24)
 
 
 async def test_channels_are_mixed_to_one() -> None:

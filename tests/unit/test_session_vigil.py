@@ -1,7 +1,9 @@
 """What a call owes, and when it is overdue."""
 
+import math
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenroom.common.lifecycle import Limits
@@ -63,14 +65,14 @@ def test_a_bot_that_has_spoken_owes_no_first_word() -> None:
     """After the first sound the bot may be silent."""
     vigil = connected(Limits(first_audio_timeout_s=5, no_progress_timeout_s=0))
     vigil.look(4.9)
-    vigil.sounded()
+    vigil.sounded(4.9)
     assert looks(vigil, 60, since=5) == []
 
 
 def test_a_pipeline_that_stands_still_is_ended() -> None:
     """Audio comes in and nothing comes through: told of after 10 s, ended after the limit."""
     vigil = connected(Limits(no_progress_timeout_s=20))
-    vigil.sounded()
+    vigil.sounded(0.0)
     found: list[tuple[float, Finding]] = []
     for tick in range(4 * 21):
         vigil.heard(tick / 4)
@@ -82,12 +84,12 @@ def test_a_pipeline_that_stands_still_is_ended() -> None:
 def test_a_pipeline_that_moves_now_and_then_goes_on() -> None:
     """What comes through starts the wait anew; each wait is told of."""
     vigil = connected(Limits(no_progress_timeout_s=20))
-    vigil.sounded()
+    vigil.sounded(0.0)
     found: list[Finding] = []
     for tick in range(4 * 60):
         vigil.heard(tick / 4)
         if tick % (4 * 15) == 0:
-            vigil.moved()
+            vigil.moved(tick / 4)
         found += vigil.look(tick / 4)
     assert found == [Stalled(wait=Wait.NO_PROGRESS, for_s=10.0)] * 4
 
@@ -95,7 +97,7 @@ def test_a_pipeline_that_moves_now_and_then_goes_on() -> None:
 def test_a_caller_who_is_muted_starts_no_wait() -> None:
     """Where no audio comes in there is nothing that could come through."""
     vigil = connected(Limits(no_progress_timeout_s=20))
-    vigil.sounded()
+    vigil.sounded(0.0)
     vigil.heard(0.0)
     assert looks(vigil, 120) == []
 
@@ -103,7 +105,7 @@ def test_a_caller_who_is_muted_starts_no_wait() -> None:
 def test_a_process_that_was_stopped_is_not_blamed() -> None:
     """An hour between two looks counts for one second: nothing could have moved meanwhile."""
     vigil = connected(Limits(no_progress_timeout_s=20, max_duration_s=1e6))
-    vigil.sounded()
+    vigil.sounded(0.0)
     vigil.heard(0.0)
     vigil.look(0.0)
     vigil.heard(3600.0)
@@ -113,7 +115,7 @@ def test_a_process_that_was_stopped_is_not_blamed() -> None:
 def test_silence_of_both_sides_ends_a_call() -> None:
     """Silence is counted from the last word of either side, and not while anybody speaks."""
     vigil = connected(Limits(silence_timeout_s=10, no_progress_timeout_s=0))
-    vigil.sounded()
+    vigil.sounded(0.0)
     vigil.speaks("user", 5.0, begins=True)
     assert looks(vigil, 40, since=5) == []
     vigil.speaks("bot", 41.0, begins=True)
@@ -127,7 +129,7 @@ def test_silence_of_both_sides_ends_a_call() -> None:
 def test_an_outage_is_nobodys_silence() -> None:
     """While media can't come, neither silence nor standing still counts; from then on they count anew."""
     vigil = connected(Limits(silence_timeout_s=10, no_progress_timeout_s=20))
-    vigil.sounded()
+    vigil.sounded(0.0)
     for tick in range(4 * 60):
         vigil.heard(tick / 4)
         vigil.excused(tick / 4)
@@ -139,7 +141,7 @@ def test_an_outage_is_nobodys_silence() -> None:
 def test_an_empty_room_waits_for_somebody_to_come_back() -> None:
     """Who comes back in time finds the session; when nobody does, it ends."""
     vigil = connected(Limits(rejoin_timeout_s=15, silence_timeout_s=5, no_progress_timeout_s=0))
-    vigil.sounded()
+    vigil.sounded(0.0)
     vigil.left(4.0)
     assert looks(vigil, 18, since=4) == []
     vigil.connected(18.0)
@@ -164,10 +166,8 @@ LIMITS = st.builds(
 def happen(vigil: Vigil, event: str, now: float) -> None:
     """Tell a vigil of an event."""
     match event:
-        case "ready" | "connected" | "left" | "heard":
+        case "ready" | "connected" | "left" | "heard" | "moved" | "sounded":
             getattr(vigil, event)(now)
-        case "moved" | "sounded":
-            getattr(vigil, event)()
         case _:
             vigil.speaks(event[:-1], now, begins=event.endswith("+"))
 
@@ -206,6 +206,58 @@ def test_no_history_ends_a_call_against_its_limits(limits: Limits, history: list
                     assert limit_s > 0 or finding.reason is Reason.ROOM_EMPTY
                     assert now - came_at >= limit_s - 1e-6
     assert notices <= 1
+
+
+SPARSE = st.builds(
+    Limits,
+    max_duration_s=st.floats(4, 60),
+    ending_soon_s=st.just(0.0) | st.floats(1, 60),
+    first_audio_timeout_s=st.just(0.0) | st.floats(1, 20),
+    no_progress_timeout_s=st.just(0.0) | st.floats(1, 20),
+    silence_timeout_s=st.just(0.0) | st.floats(1, 20),
+    rejoin_timeout_s=st.floats(1, 20),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(SPARSE, st.lists(st.tuples(EVENTS, st.integers(0, 200)), max_size=20))
+def test_who_looks_when_something_is_due_finds_it_in_time(limits: Limits, history: list[tuple[str, int]]) -> None:
+    """Looking once a second and when it is due finds the same as looking all the time, and when that does."""
+
+    def found(*, often: bool) -> list[tuple[float, type, object]]:
+        vigil = Vigil(limits)
+        vigil.ready(0.0)
+        vigil.connected(0.0)
+        vigil.look(0.0)
+        look_at, seen = 0.0, list[tuple[float, type, object]]()
+        moment = 0
+        for event, passes in [*history, ("moved", 1000)]:
+            for _ in range(passes):
+                moment += 1
+                now = moment / 20
+                if often or now >= look_at:
+                    for finding in vigil.look(now):
+                        seen.append((now, type(finding), getattr(finding, "wait", getattr(finding, "reason", None))))
+                        if isinstance(finding, Over):
+                            return seen
+                    look_at = min(vigil.due(now), now + 1.0)
+            happen(vigil, event, moment / 20)
+        return seen
+
+    often, seldom = found(often=True), found(often=False)
+    assert [what for _, *what in seldom] == [what for _, *what in often]
+    assert all(abs(late - at) <= 0.1 for (late, *_), (at, *_) in zip(seldom, often, strict=True))
+
+
+def test_nothing_is_due_of_a_call_that_owes_nothing() -> None:
+    """Without limits, and with all that was to be told told, nobody has to look."""
+    vigil = connected(Limits(ending_soon_s=0, no_progress_timeout_s=0))
+    assert vigil.due(0.0) == STALLED_AFTER_S
+    vigil.sounded(1.0)
+    assert vigil.due(1.0) == math.inf
+    vigil.heard(1.0)
+    vigil.look(1.0)
+    assert vigil.due(1.0) == 1.0 + STALLED_AFTER_S
 
 
 def test_what_is_told_early_is_told_before_it_ends() -> None:

@@ -100,6 +100,11 @@ class Chunker:
             self._since = at
         return full
 
+    @property
+    def since(self) -> float | None:
+        """When the first sample was heard of what is gathered; None: nothing is."""
+        return self._since if self._samples else None
+
     def due(self, before: float) -> list[Chunk]:
         """Return what was gathered if its first sample was heard before `before` (seconds), else nothing."""
         return self.flush() if self._samples and self._since <= before else []

@@ -38,7 +38,7 @@ from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import Ending, verdict_for, verdict_on, where_raised
 from greenroom.runner.session.flows import NODE_WATCH
 from greenroom.runner.session.invocation import find_bot
-from greenroom.runner.session.lull import quiet_below
+from greenroom.runner.session.lull import Lulls
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
 from greenroom.runner.session.shortcuts import cut_bot_audio, cut_user_audio
@@ -104,11 +104,14 @@ class LiveSession:
         self._recorder = Recorder(self._clock, self._emitter)
         self._root = context_from_traceparent(self.session.traceparent)
         self._spans = TurnSpans(self._root, session.id)
-        self._watch = CallWatch(self._clock, self._emitter, self._recorder, self._spans, self._on_end_frame)
         self._transport = make_transport(
             self.session, broker, self._on_connected, self._on_disconnected, context.settings.network
         )
         self._pipelines = Pipelines()
+        lulls = Lulls(self._transport, self._pipelines.aggregators, lambda: self._recorder.tap is not None)
+        self._watch = CallWatch(
+            self._clock, self._emitter, self._recorder, self._spans, self._on_end_frame, on_heard=lulls.heard
+        )
         self._keeper = Watchkeeper(
             session.limits,
             emitter=self._emitter,
@@ -116,7 +119,6 @@ class LiveSession:
             recorder=self._recorder,
             pipelines=self._pipelines,
             channel=channel,
-            on_tick=self._tick,
             cut_off=lambda: not broker.connected,
         )
         self._bot_context = contextvars.copy_context()
@@ -313,12 +315,6 @@ class LiveSession:
         self._hung_up = by in {"client", AWAY}
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)
-
-    async def _tick(self) -> None:
-        self._watch.tick()
-        aggregators = [each for attachment in self._pipelines.attachments for each in attachment.aggregators]
-        # Whoever listens in hears half a second behind: what comes later would be missing there.
-        await self._transport.rest(quiet_below(aggregators) if self._recorder.tap is None else None)
 
     def _on_node(self, before: str | None, node: str) -> None:
         if before is not None:

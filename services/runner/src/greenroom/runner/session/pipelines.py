@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import structlog
 from pipecat.frames.frames import CancelFrame
+from pipecat.processors.aggregators.llm_response_universal import LLMUserAggregator
 from pipecat.workers.runner import WorkerRunner
 
 from greenroom.runner.session.attach import Attachment
@@ -26,6 +27,10 @@ class Pipelines:
         self.ending = asyncio.Event()
         self.attachments: list[Attachment] = []
         self.runners: list[WorkerRunner] = []
+
+    def aggregators(self) -> list[LLMUserAggregator]:
+        """Return those of all pipelines that rule on the user's turns."""
+        return [each for attachment in self.attachments for each in attachment.aggregators]
 
     async def wind_down(
         self,

@@ -269,6 +269,11 @@ class AgentSpeech:
         if self._interrupted or not self._word_by_word or self._owed <= 0:
             self.finish()
 
+    @property
+    def awaits_word(self) -> bool:
+        """Whether the bot is no longer heard, and its last word may still come."""
+        return self._stopped is not None
+
     def tick(self, at: int) -> None:
         """Say what waited for a late word long enough."""
         if self._stopped is not None and at - self._stopped >= LATE_WORD_MS:

@@ -1,6 +1,7 @@
 """What a call owes, and when that is overdue. Pure: no clock, no I/O; times are seconds of any monotonic clock.
 
-It is told what happens (`ready`, `connected`, `heard`, `moved`, …) and says, when it is asked, what follows:
+It is told what happens (`ready`, `connected`, `heard`, `moved`, …) and says, when it is asked, what follows, and when
+it is to be asked again if nothing happens (`due`):
 
 | finding | when |
 |---|---|
@@ -16,6 +17,7 @@ The runner watches over the process (does it answer, how large is it, has its ti
 """
 
 import enum
+import math
 from typing import Final
 
 import msgspec
@@ -26,10 +28,10 @@ from greenroom.common.reasons import Reason
 # The first answer of a slow provider takes some seconds.
 STALLED_AFTER_S: Final = 10.0
 # So long after the last frame of the caller's audio it no longer counts as coming in.
-_AUDIO_FRESH_S: Final = 2.0
+FRESH_S: Final = 2.0
 # Time that passes between two looks counts for so much at most: a process that was stopped, or a loop that was
 # blocked, finds much time gone, in which nothing could have moved.
-_MOST_BETWEEN_S: Final = 1.0
+_MOST_BETWEEN_S: Final = 1.5
 
 
 class Wait(enum.StrEnum):
@@ -82,7 +84,8 @@ class Vigil:
         self._audio_at: float | None = None
         self._sounded = False
         self._still_s = 0.0
-        self._looked_at: float | None = None
+        # Until when it is known what stood still.
+        self._seen_until: float | None = None
         self._speaking: set[str] = set()
         self._spoke_at = 0.0
         self._told: set[str] = set()
@@ -100,7 +103,7 @@ class Vigil:
             self._connected_at = self._spoke_at = now
         if self._left_at is not None:
             self._left_at, self._spoke_at = None, now
-        self._still_s = 0.0
+        self._stirs(now)
 
     def left(self, now: float) -> None:
         """Nobody is there any more, but somebody may come back."""
@@ -108,24 +111,27 @@ class Vigil:
             self._left_at = now
             self._speaking.discard("user")
 
-    def heard(self, now: float) -> None:
-        """Audio of the caller has come in, speech or not."""
+    def heard(self, now: float, since: float | None = None) -> None:
+        """Audio of the caller has come in, speech or not; `since`: it has come so long, unless that is known."""
+        if not self._flows(now):
+            # Before it came, nothing could have come through.
+            self._seen_until = max(self._seen_until or 0.0, now if since is None else since)
         self._audio_at = now
 
-    def moved(self) -> None:
+    def moved(self, now: float) -> None:
         """Something has come through the pipeline."""
-        self._still_s = 0.0
+        self._stirs(now)
         self._told.discard(Wait.NO_PROGRESS)
 
-    def sounded(self) -> None:
+    def sounded(self, now: float) -> None:
         """The bot's audio has gone out."""
         self._sounded = True
-        self.moved()
+        self.moved(now)
 
     def excused(self, now: float) -> None:
         """The way that media may take is cut, by nobody's fault: neither silence nor standing still counts."""
         self._spoke_at = now
-        self._still_s = 0.0
+        self._stirs(now)
 
     def speaks(self, who: str, now: float, *, begins: bool) -> None:
         """Somebody (`user`, `bot`) begins or ends to speak."""
@@ -150,12 +156,43 @@ class Vigil:
             self._check_silence(now, findings)
         return findings
 
+    def due(self, now: float) -> float:
+        """Return when something comes due if nothing happens until then; infinity: nothing does."""
+        limits, dues = self._limits, [math.inf]
+        early_s = notice_s(limits)
+        if self._ready_at is not None and early_s > 0 and "ending-soon" not in self._told:
+            dues.append(self._ready_at + limits.max_duration_s - early_s)
+        if self._left_at is not None:
+            dues.append(self._left_at + limits.rejoin_timeout_s)
+        elif self._connected_at is not None:
+            if not self._sounded:
+                dues += self._steps(self._connected_at, limits.first_audio_timeout_s, Wait.FIRST_AUDIO)
+            if self._flows(now):
+                still_since = (self._seen_until or now) - self._still_s
+                dues += self._steps(still_since, limits.no_progress_timeout_s, Wait.NO_PROGRESS)
+            if limits.silence_timeout_s > 0 and not self._speaking:
+                dues.append(self._spoke_at + limits.silence_timeout_s)
+        return min(dues)
+
+    def _steps(self, since: float, limit_s: float, wait: Wait) -> list[float]:
+        """Return when a wait is told of, if it hasn't been, and when it ends."""
+        told = [] if wait in self._told else [since + _warned_after_s(limit_s)]
+        return [*told, since + limit_s] if limit_s > 0 else told
+
+    def _stirs(self, now: float) -> None:
+        self._still_s = 0.0
+        self._seen_until = now if self._seen_until is None else max(self._seen_until, now)
+
+    def _flows(self, now: float) -> bool:
+        """Tell whether audio comes in, and could come through."""
+        return self._ready_at is not None and self._audio_at is not None and now - self._audio_at <= FRESH_S
+
     def _pass(self, now: float) -> None:
-        passed_s = 0.0 if self._looked_at is None else min(now - self._looked_at, _MOST_BETWEEN_S)
-        self._looked_at = now
-        flows = self._audio_at is not None and now - self._audio_at <= _AUDIO_FRESH_S
-        if self._ready_at is not None and flows:
-            self._still_s += max(passed_s, 0.0)
+        seen_until, self._seen_until = self._seen_until, now
+        if self._ready_at is None or self._audio_at is None or seen_until is None:
+            return
+        flowed_until = min(now, self._audio_at + FRESH_S)
+        self._still_s += min(max(flowed_until - seen_until, 0.0), _MOST_BETWEEN_S)
 
     def _check_duration(self, now: float, findings: list[Finding]) -> None:
         early_s = notice_s(self._limits)
@@ -169,16 +206,14 @@ class Vigil:
         if self._sounded:
             return
         limit_s = self._limits.first_audio_timeout_s
-        warn_s = min(limit_s, STALLED_AFTER_S) if limit_s > 0 else STALLED_AFTER_S
-        if waited_s >= warn_s and self._once(Wait.FIRST_AUDIO):
+        if waited_s >= _warned_after_s(limit_s) and self._once(Wait.FIRST_AUDIO):
             findings.append(Stalled(wait=Wait.FIRST_AUDIO, for_s=round(waited_s, 1)))
         if 0 < limit_s <= waited_s:
             findings.append(Over(reason=Reason.NO_FIRST_AUDIO, detail=f"no sound for {limit_s:g} s"))
 
     def _check_progress(self, findings: list[Finding]) -> None:
         limit_s = self._limits.no_progress_timeout_s
-        warn_s = min(limit_s, STALLED_AFTER_S) if limit_s > 0 else STALLED_AFTER_S
-        if self._still_s >= warn_s and self._once(Wait.NO_PROGRESS):
+        if self._still_s >= _warned_after_s(limit_s) and self._once(Wait.NO_PROGRESS):
             findings.append(Stalled(wait=Wait.NO_PROGRESS, for_s=round(self._still_s, 1)))
         if 0 < limit_s <= self._still_s:
             findings.append(Over(reason=Reason.NO_PROGRESS, detail=f"nothing moved for {limit_s:g} s of audio"))
@@ -198,3 +233,8 @@ class Vigil:
             return False
         self._told.add(what)
         return True
+
+
+def _warned_after_s(limit_s: float) -> float:
+    """Return after how much waiting it is told of; `limit_s`: after how much it ends, 0: never."""
+    return min(limit_s, STALLED_AFTER_S) if limit_s > 0 else STALLED_AFTER_S

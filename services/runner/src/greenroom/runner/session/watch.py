@@ -1,6 +1,7 @@
 """From frames to what happens in a call: speech, tools, metrics, errors, turns, and the end."""
 
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Any, Final
 
@@ -52,11 +53,13 @@ from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.inorder import Errors, FunctionCalls, Latency, Turns
 from greenroom.runner.session.observer import Route
 from greenroom.runner.session.recording import Recorder
-from greenroom.runner.session.speech import AgentSpeech, UserSpeech, Utterance
+from greenroom.runner.session.speech import LATE_WORD_MS, AgentSpeech, UserSpeech, Utterance
 from greenroom.runner.session.turns import TurnSpans
 
 # Calls whose arguments are remembered until they settle.
 _MAX_OPEN_CALLS: Final = 100
+# A timer may be early.
+_TIMER_MS: Final = 10
 _OPENS: Final = frozenset({FunctionCallEventKind.STARTED, FunctionCallEventKind.IN_PROGRESS})
 
 
@@ -69,6 +72,7 @@ class CallWatch:
         recorder: takes the audio.
         spans: of the turns.
         on_end: called with the frame that ends the pipeline which holds the transport.
+        on_heard: called when audio of the caller has come.
     """
 
     def __init__(
@@ -78,12 +82,16 @@ class CallWatch:
         recorder: Recorder,
         spans: TurnSpans,
         on_end: Callable[[Frame], None],
+        *,
+        on_heard: Callable[[], Awaitable[None] | None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._emitter = emitter
         self._recorder = recorder
         self._spans = spans
         self._on_end = on_end
+        self._on_heard = on_heard
+        self._late_word: asyncio.TimerHandle | None = None
         self._inputs: Collection[FrameProcessor] = ()
         self._outputs: Collection[FrameProcessor] = ()
         self._user = UserSpeech(self._user_spoke, has_turns=True)
@@ -165,12 +173,10 @@ class CallWatch:
         await self._latency.on_pipeline_started()
         await self._latency.on_push_frame(replace(push, frame=ClientConnectedFrame()))
 
-    def tick(self) -> None:
-        """Publish what waited for a late word; called a few times a second."""
-        self._agent.tick(self._clock.now_ms())
-
     async def close(self) -> None:
         """Publish what was under way when the pipeline ended."""
+        if self._late_word is not None:
+            self._late_word.cancel()
         now = self._clock.now_ms()
         self._user.finish(now)
         self._agent.finish(now)
@@ -179,10 +185,12 @@ class CallWatch:
 
     # ------------------------------------------------------------------------ audio
 
-    def _audio_in(self, push: FramePushed) -> None:
+    def _audio_in(self, push: FramePushed) -> Awaitable[None] | None:
         frame = push.frame
-        if push.source in self._inputs and isinstance(frame, InputAudioRawFrame):
-            self._recorder.user.take(frame)
+        if push.source not in self._inputs or not isinstance(frame, InputAudioRawFrame):
+            return None
+        self._recorder.user.take(frame)
+        return self._on_heard()
 
     def _audio_out(self, push: FramePushed) -> None:
         # The transport pushes on what it has sent, when it is due: what an interruption threw away never comes here.
@@ -249,7 +257,13 @@ class CallWatch:
     async def _bot_stopped(self, push: FramePushed) -> None:
         if push.source in self._outputs and push.direction is FrameDirection.DOWNSTREAM:
             self._agent.stopped(self._clock.now_ms())
+            if self._agent.awaits_word:
+                loop = asyncio.get_running_loop()
+                self._late_word = loop.call_later((LATE_WORD_MS + _TIMER_MS) / 1000, self._give_up_words)
             await self._turns.on_push_frame(push)
+
+    def _give_up_words(self) -> None:
+        self._agent.tick(self._clock.now_ms())
 
     async def _interruption(self, push: FramePushed) -> None:
         if push.source in self._outputs and push.direction is FrameDirection.DOWNSTREAM:

@@ -1,10 +1,11 @@
 """Keeps the vigil over one call: tells it what happens, and does what follows.
 
-What passes often (audio) is counted elsewhere and looked at four times a second; what is rare (speech begins or ends,
-a heartbeat of the pipeline has come through) is told as it happens.
+What passes often (audio) is counted elsewhere and looked at once a second, and when something may come due; what is
+rare (speech begins or ends, a heartbeat of the pipeline has come through) is told as it happens.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
@@ -37,12 +38,15 @@ from greenroom.runner.session.observer import Route
 from greenroom.runner.session.pipelines import Pipelines
 from greenroom.runner.session.recording import Recorder
 from greenroom.runner.session.stacks import task_stacks
-from greenroom.runner.session.vigil import EndingSoon, Over, Stalled, Vigil
+from greenroom.runner.session.vigil import EndingSoon, Over, Stalled, Vigil, notice_s
 
 _log = structlog.get_logger()
 
-_TICK_S: Final = 0.25
-_PONG_EVERY: Final = 4
+_PONG_S: Final = 1.0
+# While the broker is away; and between two looks at most where a limit is that short.
+_SOON_S: Final = 0.25
+# A timer may be early.
+_LEAST_S: Final = 0.01
 # Pipecat's own heartbeats are one a second; every second one is enough to see that things move.
 _HEARTBEAT_S: Final = 2.0
 
@@ -60,7 +64,6 @@ class Watchkeeper:
         recorder: counts the audio of both sides.
         pipelines: of the bot.
         channel: to the runner, which wants to hear each second that the loop turns.
-        on_tick: called four times a second.
         cut_off: whether the broker, by which media may come, is away.
     """
 
@@ -73,7 +76,6 @@ class Watchkeeper:
         recorder: Recorder,
         pipelines: Pipelines,
         channel: Channel,
-        on_tick: Callable[[], Awaitable[None]],
         cut_off: Callable[[], bool],
     ) -> None:
         self.vigil = Vigil(limits)
@@ -82,8 +84,10 @@ class Watchkeeper:
         self._recorder = recorder
         self._pipelines = pipelines
         self._channel = channel
-        self._on_tick = on_tick
         self._cut_off = cut_off
+        # What begins between two looks may be over before the next one.
+        shortest_s = min((limit for limit in _limits_of(limits) if limit > 0), default=_PONG_S)
+        self._look_every_s = min(max(shortest_s, _SOON_S), _PONG_S)
         self._heard = self._sounded = 0
         # A bot with background sounds sends audio all the time: then only speech says that something moves.
         self._mixes = False
@@ -115,11 +119,11 @@ class Watchkeeper:
 
         def moved(push: FramePushed) -> None:
             if push.source in attachment.outputs:
-                self.vigil.moved()
+                self.vigil.moved(time.monotonic())
 
         ours: dict[type[Frame], Callable[[FramePushed], None]] = {
             HeartbeatFrame: moved,
-            BotSpeakingFrame: lambda _: self.vigil.moved(),
+            BotSpeakingFrame: lambda _: self.vigil.moved(time.monotonic()),
             BotStartedSpeakingFrame: self._bot_begins,
             BotStoppedSpeakingFrame: lambda _: self.vigil.speaks("bot", time.monotonic(), begins=False),
             **dict.fromkeys(_USER_BEGINS, lambda _: self.vigil.speaks("user", time.monotonic(), begins=True)),
@@ -130,32 +134,39 @@ class Watchkeeper:
     async def run(self) -> None:
         """Look, and tell the runner how late the loop was, until canceled."""
         lag_s = 0.0
-        ticks = 0
+        pong_at = time.monotonic() + _PONG_S
         while True:
-            due = time.monotonic() + _TICK_S
-            await asyncio.sleep(_TICK_S)
-            lag_s = max(lag_s, time.monotonic() - due)
-            await self._on_tick()
+            now = time.monotonic()
+            due = max(min(pong_at, self._due(now)), now + _LEAST_S)
+            await asyncio.sleep(due - now)
+            now = time.monotonic()
+            lag_s = max(lag_s, now - due)
             self._look()
-            ticks += 1
-            if ticks % _PONG_EVERY == 0:
+            if now >= pong_at:
                 await self._channel.send(Pong(loop_lag_ms=round(lag_s * 1000, 2)))
-                lag_s = 0.0
+                lag_s, pong_at = 0.0, now + _PONG_S
+
+    def _due(self, now: float) -> float:
+        """Return when to look again."""
+        if self._ending.begun.is_set():
+            return math.inf
+        return min(now + (_SOON_S if self._cut_off() else self._look_every_s), self.vigil.due(now))
 
     def _bot_begins(self, _: FramePushed) -> None:
-        self.vigil.sounded()
-        self.vigil.speaks("bot", time.monotonic(), begins=True)
+        now = time.monotonic()
+        self.vigil.sounded(now)
+        self.vigil.speaks("bot", now, begins=True)
 
     def _look(self) -> None:
         if self._ending.begun.is_set():
             return
         now = time.monotonic()
-        heard, sounded = self._recorder.user.frames, self._recorder.bot.frames
-        if heard != self._heard:
-            self.vigil.heard(now)
-        if sounded != self._sounded and not self._mixes:
-            self.vigil.sounded()
-        self._heard, self._sounded = heard, sounded
+        user, bot = self._recorder.user, self._recorder.bot
+        if user.frames != self._heard:
+            self.vigil.heard(user.taken_s, user.since_s)
+        if bot.frames != self._sounded and not self._mixes:
+            self.vigil.sounded(bot.taken_s)
+        self._heard, self._sounded = user.frames, bot.frames
         if self._cut_off():
             self.vigil.excused(now)
         for finding in self.vigil.look(now):
@@ -189,6 +200,16 @@ class Watchkeeper:
         if reason is Reason.NO_PROGRESS:
             # Nothing comes through, so an EndFrame wouldn't either.
             self._ending.hurry.set()
+
+
+def _limits_of(limits: Limits) -> tuple[float, ...]:
+    return (
+        limits.first_audio_timeout_s,
+        limits.no_progress_timeout_s,
+        limits.silence_timeout_s,
+        limits.rejoin_timeout_s,
+        notice_s(limits),
+    )
 
 
 def _both(see: Callable[[FramePushed], None], route: Route | None) -> Route:

@@ -32,7 +32,7 @@ _log = structlog.get_logger()
 
 MAX_LISTENERS: Final = 16
 TICK_S: Final = 0.1
-# Recorded audio is placed five times a second, and a resampler holds some back.
+# Recorded audio is placed five times a second while somebody listens, and a resampler holds some back.
 BEHIND: Final = RATE // 2
 # A supervisor who pauses for longer has finished.
 BARGE_PAUSE_S: Final = 1.0
