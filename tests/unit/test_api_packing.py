@@ -15,6 +15,7 @@ from tests.support.leaping_time import run_virtual
 _HOLD_S = 0.06
 _THREE = Join(messages=3, hold_ms=60)
 _LULL = Join(messages=3, hold_ms=60, lull=Lull(size=12, start=2, samples=4, loud=100, messages=8, hold_ms=180))
+_LONG_LULL = Join(messages=3, hold_ms=60, lull=Lull(size=12, start=2, samples=4, loud=100, messages=15, hold_ms=150))
 
 
 def _audio(sample: int) -> bytes:
@@ -137,6 +138,52 @@ def test_in_a_lull_more_goes_as_one_until_something_is_to_be_heard() -> None:
     run_virtual(scenario())
 
 
+@pytest.mark.parametrize("said", [1, 2, 7, 14])
+def test_what_a_client_leaves_behind_in_a_lull_comes_so_late_however_much_it_is(said: int) -> None:
+    """From its last message on: who places it on a timeline by when it came is wrong by no more."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_LONG_LULL)
+        for _ in range(said):
+            await process.packer.add(frames.BINARY, _audio(1))
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(1)
+        assert [at for at, _, _ in process.sent] == [pytest.approx(0.02 * (said - 1) + 0.15, abs=0.003)]
+        assert len(process.heard) == said
+
+    run_virtual(scenario())
+
+
+def test_a_client_that_dawdles_makes_nothing_late_in_a_lull() -> None:
+    """However its messages come, none waits for longer than half a second."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_LONG_LULL)
+        for _ in range(12):
+            await process.packer.add(frames.BINARY, _audio(1))
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+        assert [at for at, _, _ in process.sent] == pytest.approx([0.5, 1.1], abs=0.003)
+
+    run_virtual(scenario())
+
+
+def test_a_whole_pack_of_a_lull_comes_with_its_last_message() -> None:
+    """However long its first one has waited by then."""
+
+    async def scenario() -> None:
+        process = _Process()
+        process.packer.agree(_LONG_LULL)
+        for _ in range(30):
+            await process.packer.add(frames.BINARY, _audio(1))
+            await asyncio.sleep(0.02)
+        assert [at for at, _, _ in process.sent] == pytest.approx([0.28, 0.58])
+
+    run_virtual(scenario())
+
+
 def test_in_a_lull_a_text_waits_for_nobody() -> None:
     """It goes at once, behind what is held, and says nothing of what is to be heard."""
 
@@ -207,5 +254,38 @@ def test_every_message_comes_once_in_order_and_in_time(said: list[tuple[int, byt
         await asyncio.sleep(_HOLD_S)
         assert [(kind, payload) for _, kind, payload in process.heard] == [(kind, payload) for kind, payload, _ in said]
         assert all(at - began <= _HOLD_S + 1e-6 for (at, _, _), began in zip(process.heard, times, strict=True))
+
+    run_virtual(scenario())
+
+
+_quietly = st.tuples(st.sampled_from([b"text", _audio(1), _audio(1000)]), st.sampled_from([0.0, 0.01, 0.02, 0.1, 0.2]))
+
+
+@given(st.lists(_quietly, max_size=60), st.integers(0, 255), st.sampled_from([60, 150, 65_535]))
+def test_in_a_lull_too_every_message_comes_once_in_order_and_in_time(
+    said: list[tuple[bytes, float]], messages: int, hold_ms: int
+) -> None:
+    """What isn't quiet at once, with all before it; the rest in time, counted from the last message and the first."""
+
+    async def scenario() -> None:
+        process = _Process()
+        lull = Lull(size=12, start=2, samples=4, loud=100, messages=messages, hold_ms=hold_ms)
+        times: list[float] = []
+        for payload, pause_s in said:
+            process.packer.agree(Join(messages=3, hold_ms=60, lull=lull))
+            now = asyncio.get_running_loop().time()
+            times.append(now)
+            await process.packer.add(frames.TEXT if payload == b"text" else frames.BINARY, payload)
+            if payload != _audio(1):
+                assert process.heard[-1][2] == payload
+                assert len(process.heard) == len(times)
+            await asyncio.sleep(pause_s)
+        await asyncio.sleep(0.5)
+        assert [payload for _, _, payload in process.heard] == [payload for payload, _ in said]
+        hold_s = min(hold_ms, 200) / 1000
+        for index, ((at, _, _), began) in enumerate(zip(process.heard, times, strict=True)):
+            last = max(time for time in times[index:] if time <= at)
+            assert at - last <= hold_s + 0.003
+            assert at - began <= 0.5 + 0.003
 
     run_virtual(scenario())

@@ -78,7 +78,7 @@ levels = st.sampled_from([-90.0, -75.0, -62.0, -56.0, -53.0, -50.0, -40.0, -20.0
 @given(
     st.lists(st.tuples(levels, st.sampled_from([0.1, 0.4, 0.9, 1.5])), min_size=1, max_size=5),
     st.booleans(),
-    st.sampled_from([320, 640, 1920, 3200, 5120]),
+    st.sampled_from([320, 640, 1920, 3200, 5120, 9600, 16_000]),
 )
 # A window that ends where a piece begins is measured from further back; and a piece may be shorter than a window.
 @example(parts=[(-56.0, 0.1), (-20.0, 0.1), (-90.0, 0.9)], high=True, size=3200)
@@ -100,7 +100,7 @@ def test_what_is_withheld_is_too_quiet_by_pipecats_own_measure(
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.booleans()), max_size=12),
-    st.sampled_from([320, 640, 1920, 3200, 5120]),
+    st.sampled_from([320, 640, 1920, 3200, 5120, 9600]),
 )
 def test_all_is_heard_once_and_in_order_but_for_long_quiet(parts: list[tuple[bool, int, bool]], size: int) -> None:
     """What comes out is what went in, without samples from the middle of quiet; what comes before a voice is there."""
@@ -141,6 +141,14 @@ def test_a_quiet_minute_costs_nothing_but_its_beginning() -> None:
     # The 0.4 s that a volume is measured over, and what it takes to smooth it.
     assert all(heard[1 : spoken + 6])
     assert not any(heard[spoken + 12 :])
+
+
+@pytest.mark.parametrize("size", [1920, 5120, 9600, 16_000])
+def test_long_pieces_are_no_louder_than_short_ones(size: int) -> None:
+    """In a room that is only just quiet enough it stays so, whatever comes at once."""
+    gate = QuietGate(_RATE)
+    heard = [bool(gate.hear(piece, _MIN_VOLUME, 0.0, idle=True)) for piece in _pieces(_noise(-55, 20, 1), size)]
+    assert not any(heard)
 
 
 def test_a_bot_that_counts_every_volume_gets_everything() -> None:

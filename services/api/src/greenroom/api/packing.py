@@ -2,7 +2,8 @@
 
 The process knows how long the client's frames are and how much audio its pipeline takes at once; here it is only
 counted. A message waits for the others of its pack, and for no longer than the process has said. In a lull (the process
-says what that is) packs are larger; the first message that isn't quiet ends it, and goes at once with what is held.
+says what that is) packs are larger, and wait for as long as messages come; the first that isn't quiet ends the lull,
+and goes at once with what is held.
 """
 
 import asyncio
@@ -16,6 +17,11 @@ from greenroom.common.media_frames import Join, Lull
 _MAX_MESSAGES: Final = 20
 _MAX_BYTES: Final = 128 * 1024
 _MAX_HOLD_MS: Final = 200
+# In a lull, whose audio isn't waited for.
+_MAX_LULL_MESSAGES: Final = 40
+_MAX_LULL_S: Final = 0.5
+# What a timer is good for.
+_TIMER_S: Final = 0.002
 
 # Takes the kind and the payload of a message to the process.
 type Send = Callable[[int, bytes], Awaitable[None]]
@@ -36,6 +42,8 @@ class Packer:
         self._held: list[tuple[int, bytes]] = []
         self._held_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        # Since when something is held, and when that goes at the latest.
+        self._since = self._due = 0.0
         self._late: set[asyncio.Task[None]] = set()
 
     def agree(self, join: Join) -> None:
@@ -61,8 +69,8 @@ class Packer:
         messages, hold_s = self._bounds(kind, payload)
         if len(self._held) >= messages:
             await self.flush()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(hold_s, self._expire)
+        else:
+            self._wait(hold_s)
 
     async def flush(self) -> None:
         """Send what is held."""
@@ -80,10 +88,20 @@ class Packer:
         if lull is None:
             return self._messages, self._hold_s
         if kind == frames.BINARY and lull.covers(payload):
-            return min(lull.messages, _MAX_MESSAGES), _held_for(lull.hold_ms)
+            return min(lull.messages, _MAX_LULL_MESSAGES), _held_for(lull.hold_ms)
         if kind == frames.BINARY:
             self._lull = None
         return 1, 0.0
+
+    def _wait(self, hold_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._timer is None:
+            self._since, self._due = now, now + hold_s
+            self._timer = loop.call_later(hold_s, self._expire)
+        elif self._lull is not None:
+            # From the last message on: then all of a client's that stops comes as late as that, however much it is.
+            self._due = min(now + hold_s, self._since + _MAX_LULL_S)
 
     def _take(self) -> list[tuple[int, bytes]]:
         if self._timer is not None:
@@ -93,8 +111,13 @@ class Packer:
         return held
 
     def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
+        left_s = self._due - loop.time()
+        if left_s > _TIMER_S:
+            self._timer = loop.call_later(left_s, self._expire)
+            return
         self._timer = None
-        task = asyncio.get_running_loop().create_task(self.flush())
+        task = loop.create_task(self.flush())
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 

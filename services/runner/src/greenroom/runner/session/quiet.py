@@ -27,6 +27,8 @@ _RANGE_DB: Final = 100.0
 # Share of the earlier volume in the smoothed one, for each window.
 _SMOOTHING: Final = 0.8
 _WINDOW_S: Final = 0.032
+# The longer a part is, the more of what was before its block is counted in.
+_PART_S: Final = 0.06
 # Held back for the model: 20 windows.
 _MEMORY_S: Final = 0.64
 _WIDTH: Final = 2
@@ -43,6 +45,7 @@ class QuietGate:
         self.rate: Final = rate
         self._block_bytes = round(_BLOCK_S * rate) * _WIDTH
         self._window_bytes = round(_WINDOW_S * rate) * _WIDTH
+        self._part_bytes = round(_PART_S * rate) * _WIDTH
         self._memory_bytes = round(_MEMORY_S * rate) * _WIDTH
         # Energies of the last pieces, with their bytes.
         self._pieces: deque[tuple[float, int]] = deque()
@@ -69,13 +72,21 @@ class QuietGate:
         if not self._held:
             # All before this piece has been measured.
             self._volume, self._rest = volume, 0
-        self._smooth(self._bound(piece), len(piece))
-        if self._volume >= min_volume or not idle:
+        if self._loudest(piece) >= min_volume or not idle:
             due, self._held = bytes(self._held) + piece if self._held else piece, bytearray()
             return due
         self._held += piece
         del self._held[: max(len(self._held) - self._memory_bytes, 0)]
         return b""
+
+    def _loudest(self, piece: bytes) -> float:
+        """Return what the smoothed volume is at most in a piece; a long one is looked at part by part."""
+        loudest = 0.0
+        for start in range(0, len(piece), self._part_bytes):
+            part = piece[start : start + self._part_bytes]
+            self._smooth(self._bound(part), len(part))
+            loudest = max(loudest, self._volume)
+        return loudest
 
     def _bound(self, piece: bytes) -> float:
         """Return what the volume of any window that ends in a piece is at most."""

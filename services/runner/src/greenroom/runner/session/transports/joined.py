@@ -22,9 +22,13 @@ from greenroom.common.media_frames import Lull
 # A client whose messages are all different (numbered, for example) isn't tried for ever.
 _TRIES: Final = 5
 _WIDTH: Final = 2
-# How much audio of a silent client comes at once. The recording takes what is up to 0.2 s late for continuous.
-_LULL_S: Final = 0.16
-_LULL_HOLD_MS: Final = 180
+# How much audio of a silent client comes at once: a third of what a chunk of the recording holds.
+_LULL_S: Final = 0.3
+# Of a client that stops in the middle of that. The recording takes what is up to 0.2 s late for continuous, and a piece
+# that isn't whole waits once more, in the process.
+_LULL_HOLD_MS: Final = 150
+# However short a client's messages are; the wish has a byte for it.
+_MAX_LULL_MESSAGES: Final = 40
 # What is shorter may be found in the message at another place by chance.
 _MIN_SAMPLES_BYTES: Final = 64
 
@@ -128,7 +132,7 @@ def lull_of(layout: Layout | None, quiet_below: float | None, usual: int) -> Lul
     if layout is None or quiet_below is None or layout.channels != 1:
         return None
     samples = layout.length // _WIDTH
-    messages = int(_LULL_S * layout.rate / samples)
+    messages = min(int(_LULL_S * layout.rate / samples), _MAX_LULL_MESSAGES)
     if messages <= usual:
         return None
     return Lull(
