@@ -7,8 +7,10 @@ from typing import Any, cast
 import pytest
 
 from greenroom.common.lifecycle import Limits
+from greenroom.common.messages import EventType
 from greenroom.runner.session import watchkeeper
 from greenroom.runner.session.ending import Ending
+from greenroom.runner.session.vigil import FRESH_S
 from greenroom.runner.session.watchkeeper import Watchkeeper
 from tests.support.leaping_time import run_virtual
 
@@ -94,6 +96,53 @@ def test_silence_ends_a_call_when_it_has_lasted_so_long(limit_s: float) -> None:
         at, reason = await world.ended()
         assert reason == "silence-timeout"
         assert 3.6 + limit_s <= at <= 3.6 + limit_s + 0.25
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize("limit_s", [0.3, 7.3])
+def test_an_empty_room_ends_when_it_has_been_empty_so_long(limit_s: float) -> None:
+    """From the moment on at which the last one left."""
+
+    async def scenario() -> None:
+        world = World(Limits(rejoin_timeout_s=limit_s, no_progress_timeout_s=0))
+        await asyncio.sleep(5.05)
+        assert world.keeper.waits()
+        assert await world.ended() == (pytest.approx(5.05 + limit_s, abs=0.02), "room-empty")
+
+    run_virtual(scenario())
+
+
+def test_who_comes_back_finds_at_once_what_is_overdue() -> None:
+    """While he was away the bot owed him no first word."""
+
+    async def scenario() -> None:
+        world = World(Limits(rejoin_timeout_s=30, no_progress_timeout_s=0))
+        await asyncio.sleep(6)
+        assert world.keeper.waits()
+        await asyncio.sleep(5.3)
+        world.keeper.came_back()
+        await asyncio.sleep(0.5)
+        assert world.events == [(pytest.approx(11.3, abs=0.02), EventType.CALL_STALLED)]
+
+    run_virtual(scenario())
+
+
+def test_audio_that_pauses_hides_no_standstill() -> None:
+    """It counts while audio comes, and when it comes again no second is lost."""
+
+    async def scenario() -> None:
+        world = World(Limits(no_progress_timeout_s=0, ending_soon_s=0))
+        world.keeper.vigil.sounded(0.0)
+        user = world.recorder.user
+        for _ in range(400):
+            await asyncio.sleep(0.06)
+            if not 7.85 < world.now < 13.1:
+                if world.loop.time() - user.taken_s > FRESH_S or not user.frames:
+                    user.since_s = world.loop.time()
+                user.frames, user.taken_s = user.frames + 1, world.loop.time()
+        # Two seconds of the pause count, as they might be late frames.
+        assert world.events == [(pytest.approx(13.3, abs=0.15), EventType.CALL_STALLED)]
 
     run_virtual(scenario())
 

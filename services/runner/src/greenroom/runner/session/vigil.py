@@ -32,6 +32,9 @@ FRESH_S: Final = 2.0
 # Time that passes between two looks counts for so much at most: a process that was stopped, or a loop that was
 # blocked, finds much time gone, in which nothing could have moved.
 _MOST_BETWEEN_S: Final = 1.5
+# Longer than between two heartbeats of a pipeline that moves.
+_STILL_S: Final = 3.0
+_SOON_S: Final = 0.25
 
 
 class Wait(enum.StrEnum):
@@ -162,6 +165,9 @@ class Vigil:
         early_s = notice_s(limits)
         if self._ready_at is not None and early_s > 0 and "ending-soon" not in self._told:
             dues.append(self._ready_at + limits.max_duration_s - early_s)
+        if self._still_s >= _STILL_S:
+            # Audio may have paused, and come again.
+            dues.append(now + _SOON_S)
         if self._left_at is not None:
             dues.append(self._left_at + limits.rejoin_timeout_s)
         elif self._connected_at is not None:

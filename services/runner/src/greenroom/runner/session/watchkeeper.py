@@ -5,6 +5,7 @@ rare (speech begins or ends, a heartbeat of the pipeline has come through) is to
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -88,6 +89,7 @@ class Watchkeeper:
         # What begins between two looks may be over before the next one.
         shortest_s = min((limit for limit in _limits_of(limits) if limit > 0), default=_PONG_S)
         self._look_every_s = min(max(shortest_s, _SOON_S), _PONG_S)
+        self._woken = asyncio.Event()
         self._heard = self._sounded = 0
         # A bot with background sounds sends audio all the time: then only speech says that something moves.
         self._mixes = False
@@ -103,11 +105,13 @@ class Watchkeeper:
         """Somebody is there; return whether somebody was before."""
         again, self._came = self._came, True
         self.vigil.connected(time.monotonic())
+        self._woken.set()
         return again
 
     def waits(self) -> bool:
         """Nobody is there, but somebody may come back; return whether that is waited for."""
         self.vigil.left(time.monotonic())
+        self._woken.set()
         return self._rejoin
 
     def follow(self, attachment: Attachment, routes: Mapping[type[Frame], Route]) -> dict[type[Frame], Route]:
@@ -138,7 +142,10 @@ class Watchkeeper:
         while True:
             now = time.monotonic()
             due = max(min(pong_at, self._due(now)), now + _LEAST_S)
-            await asyncio.sleep(due - now)
+            self._woken.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(due - now):
+                    await self._woken.wait()
             now = time.monotonic()
             lag_s = max(lag_s, now - due)
             self._look()
