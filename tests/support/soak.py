@@ -17,6 +17,7 @@ import psutil
 from greenroom.common.lifecycle import Outcome, State
 from greenroom.common.topology import STREAMS
 from greenroom.devtools.embedded.nats import EmbeddedNats
+from greenroom.runner.turn_detector import NAME as TURN_DETECTOR
 from tests.support.neighbours import FRAME_S, Neighbour
 from tests.support.runner_process import RunnerProcess, runner_process
 from tests.support.runner_rig import until
@@ -81,7 +82,8 @@ class Soak:
     @property
     def _idle(self) -> bool:
         now = self._runner.heartbeats[-1]
-        return not now.sessions and now.standby == _STANDBY and len(self._runner.family()) == 1 + _STANDBY
+        processes = [each for each in self._runner.family() if each.name() != TURN_DETECTOR]
+        return not now.sessions and now.standby == _STANDBY and len(processes) == 1 + _STANDBY
 
 
 @asynccontextmanager

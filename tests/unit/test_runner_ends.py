@@ -70,9 +70,9 @@ def due_in_call(without: Reason) -> str:
         now = tick / 4
         vigil.heard(now)
         if without is not Reason.NO_PROGRESS:
-            vigil.moved()
+            vigil.moved(now)
         if without is not Reason.NO_FIRST_AUDIO and tick == 0:
-            vigil.sounded()
+            vigil.sounded(now)
         vigil.speaks("user", now, begins=without is not Reason.SILENCE_TIMEOUT) if tick == 0 else None
         if without is Reason.ROOM_EMPTY and tick == 1:
             vigil.left(now)
