@@ -1,6 +1,7 @@
 """The process in which turns are judged, and what sessions see of it; its connections are real, its model is a stub."""
 
 import contextlib
+import functools
 import math
 import os
 import select
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from greenroom.runner import turn_detector
+from greenroom.runner.host import Host
+from greenroom.runner.isolation.confinement import Bounds
 from greenroom.runner.session import shared_turns
 from greenroom.runner.session.shared_turns import TurnDetectorClient
-from greenroom.runner.turn_detector import ANSWER, MAX_SAMPLES, QUESTION, serve
+from greenroom.runner.turn_detector import ANSWER, MAX_SAMPLES, QUESTION, TurnDetectors, serve
 
 _PATIENCE_S = 10.0
 
@@ -189,3 +193,31 @@ def test_an_answer_that_comes_too_late_is_not_the_next_one(monkeypatch: pytest.M
         theirs.send(ANSWER.pack(1, 0.75))
         theirs.send(ANSWER.pack(2, 0.25))
         assert client.ask(_samples(0.5)) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("processors", "wanted", "loaded", "started"),
+    [
+        (2.0, None, True, 1),
+        (4.0, None, True, 1),
+        (9.5, None, True, 3),
+        (2.0, 5, True, 5),
+        (2.0, 0, True, 0),
+        (2.0, None, False, 0),
+        (2.0, 5, False, 0),
+    ],
+)
+def test_as_many_as_there_are_processors_for(
+    monkeypatch: pytest.MonkeyPatch, processors: float, wanted: int | None, started: int, *, loaded: bool
+) -> None:
+    """One for four that this process may use, or as many as are wanted; none where no bot has the model."""
+    forked: list[int] = []
+    model = functools.cache(object)
+    if loaded:
+        model()
+    monkeypatch.setattr(turn_detector, "model", model)
+    monkeypatch.setattr(Host, "processors", lambda _: processors)
+    monkeypatch.setattr(TurnDetectors, "_fork", lambda _: forked.append(len(forked)) or len(forked))
+    detectors = TurnDetectors(Bounds(), (), wanted)
+    assert len(detectors.start()) == len(forked) == started
+    assert detectors.connect() is None

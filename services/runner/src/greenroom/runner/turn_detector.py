@@ -32,6 +32,7 @@ import structlog
 from numpy.typing import NDArray
 
 from greenroom.runner import childlife, warmup
+from greenroom.runner.host import Host
 from greenroom.runner.isolation import kernel
 from greenroom.runner.isolation.confinement import Bounds, seal
 
@@ -73,7 +74,7 @@ class TurnDetectors:
     def __init__(self, bounds: Bounds, keep: Collection[int], wanted: int | None) -> None:
         self._bounds = bounds
         self._keep = keep
-        count = math.ceil((os.cpu_count() or 1) / _PROCESSORS_EACH) if wanted is None else wanted
+        count = math.ceil(Host().processors() / _PROCESSORS_EACH) if wanted is None else wanted
         self._count = count if model.cache_info().currsize else 0
         self._running: dict[int, _Running] = {}  # by pidfd
         self._next = 0
