@@ -13,9 +13,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
+from greenroom.api.media_protocol import MediaProtocol
 from greenroom.common import media_frames as frames
 from greenroom.common import subjects
 from greenroom.common.lifecycle import Ending, Leased, OnLoss, Outcome, Ready, Requeued, Started
+from greenroom.common.media_frames import Join
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from tests.support.api_world import PATIENCE_S, ApiWorld, FakeProcess, eventually, running_api, until
 
@@ -79,6 +81,34 @@ async def test_frames_go_both_ways_in_order(world: ApiWorld) -> None:
     assert process.connects[0].query == {"lang": "en"}
     assert process.connects[0].headers["x-caller"] == "4711"
     assert not {"cookie", "authorization", "sec-websocket-key"} & process.connects[0].headers.keys()
+
+
+async def test_a_client_is_read_for_as_many_frames_as_its_process_wants_at_once(
+    world: ApiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel wakes the api for the third frame of 20 ms, not for each; for whom that isn't asked, for each."""
+    opened: list[MediaProtocol] = []
+    begin = MediaProtocol.connection_made
+    monkeypatch.setattr(
+        MediaProtocol, "connection_made", lambda self, transport: (opened.append(self), begin(self, transport))[1]
+    )
+    session = await ask(world)
+    frame = b"x" * 640
+    async with FakeProcess(world, session["id"]) as process, connect(session["transport"]["url"]) as client:
+        own = opened[-1].transport.get_extra_info("socket")
+        marks: set[int] = set()
+        for wished in (False, True):
+            if wished:
+                wish = frames.encode_join(0, Join(messages=3, hold_ms=60))
+                await process.send(wish[frames.HEAD.size :], kind=frames.JOIN)
+            marks.clear()
+            for _ in range(12):
+                await client.send(frame)
+                await asyncio.sleep(0.02)
+                marks.add(own.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT))
+            # Two frames with their heads, and a byte of the third.
+            assert (2 * (len(frame) + 8) + 1 in marks) is wished
+        await until(lambda: sum(payload.count(frame) for payload in process.payloads) == 24)
 
 
 async def test_a_ticket_is_good_for_one_connection(world: ApiWorld) -> None:

@@ -1,5 +1,6 @@
 """The embedded NATS server."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -89,6 +90,21 @@ async def test_monitoring_answers(own_nats: EmbeddedNats) -> None:
     """The monitoring port tells that the server and JetStream are well."""
     async with httpx.AsyncClient() as http:
         assert (await http.get(f"{own_nats.monitor_url}/healthz")).json() == {"status": "ok"}
+
+
+async def test_it_has_a_quarter_of_the_processors(
+    own_nats: EmbeddedNats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least one; as many as `GOMAXPROCS` says where that is set."""
+    assert await _threads(own_nats) == max(len(os.sched_getaffinity(0)) // 4, 1)
+    monkeypatch.setenv("GOMAXPROCS", "3")
+    async with EmbeddedNats(tmp_path / "3") as told:
+        assert await _threads(told) == 3
+
+
+async def _threads(server: EmbeddedNats) -> int:
+    async with httpx.AsyncClient() as http:
+        return (await http.get(f"{server.monitor_url}/varz")).json()["gomaxprocs"]
 
 
 async def test_a_taken_port_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, override
 
@@ -14,15 +13,11 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from greenroom.api.media_protocol import MediaProtocol
+from tests.support.websocket_frames import BINARY, CLOSE, CONTINUED, PING, PONG, REQUEST, TEXT, frame
 
 _MAX_BYTES: Final = 500
-_REQUEST: Final = (
-    b"GET /media HTTP/1.1\r\nHost: edge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 # Whereupon the app ends the call.
 _BYE: Final = "bye"
-_TEXT, _BINARY, _CLOSE, _PING, _PONG, _CONT = 0x1, 0x2, 0x8, 0x9, 0xA, 0x0
 
 
 class _Line(asyncio.Transport):
@@ -65,22 +60,6 @@ class _Line(asyncio.Transport):
         del high, low
 
 
-def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True, first_bits: int = 0) -> bytes:
-    """Return a frame of a client."""
-    first, mask = (0x80 if final else 0) | first_bits | opcode, b"\x11\x22\x33\x44"
-    length = len(payload)
-    bit = 0x80 if masked else 0
-    if length < 126:
-        head = struct.pack(">BB", first, bit | length)
-    elif length < 1 << 16:
-        head = struct.pack(">BBH", first, bit | 126, length)
-    else:
-        head = struct.pack(">BBQ", first, bit | 127, length)
-    if not masked:
-        return head + payload
-    return head + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
-
-
 async def heard(
     kind: type[WebSocketsSansIOProtocol], pieces: Sequence[bytes], *, most_bytes: int = _MAX_BYTES
 ) -> tuple[list[Any], bytes, bool]:
@@ -108,7 +87,7 @@ async def heard(
     protocol = kind(config=config, server_state=ServerState(), app_state={})
     line = _Line()
     protocol.connection_made(line)
-    protocol.data_received(_REQUEST)
+    protocol.data_received(REQUEST)
     await _turns(5)
     written = len(line.written)
     for piece in pieces:
@@ -133,18 +112,16 @@ async def _turns(count: int, until: Callable[[], bool] = lambda: False) -> None:
 
 
 _PAYLOADS: Final = st.one_of(st.binary(max_size=300), st.sampled_from((b"a" * 125, b"b" * 126, b"c" * 500, b"d" * 501)))
-_WHOLE: Final = st.builds(frame, st.sampled_from((_BINARY, _BINARY, _BINARY, _TEXT)), _PAYLOADS)
-_CONTROLS: Final = st.builds(
-    frame, st.sampled_from((_PING, _PONG, _CLOSE)), st.sampled_from((b"", b"\x03\xe8", b"hello"))
-)
+_WHOLE: Final = st.builds(frame, st.sampled_from((BINARY, BINARY, BINARY, TEXT)), _PAYLOADS)
+_CONTROLS: Final = st.builds(frame, st.sampled_from((PING, PONG, CLOSE)), st.sampled_from((b"", b"\x03\xe8", b"hello")))
 _PARTS: Final = st.lists(st.binary(max_size=50), min_size=2, max_size=4).map(
     lambda parts: [
-        frame(_CONT if place else _BINARY, part, final=place == len(parts) - 1) for place, part in enumerate(parts)
+        frame(CONTINUED if place else BINARY, part, final=place == len(parts) - 1) for place, part in enumerate(parts)
     ]
 )
 _WRONG: Final = st.builds(
     frame,
-    st.sampled_from((_BINARY, _CONT, 0x3)),
+    st.sampled_from((BINARY, CONTINUED, 0x3)),
     st.binary(max_size=20),
     final=st.booleans(),
     masked=st.booleans(),
@@ -164,7 +141,7 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
 
 @settings(max_examples=150, deadline=None)
 @given(streams())
-@example(([frame(_TEXT, b"\x80"), frame(_PING, b"")], [frame(_TEXT, b"\x80") + frame(_PING, b"")]))
+@example(([frame(TEXT, b"\x80"), frame(PING, b"")], [frame(TEXT, b"\x80") + frame(PING, b"")]))
 def test_everything_is_as_with_the_library(sent: tuple[list[bytes], list[bytes]]) -> None:
     """Whole, in fragments, pinged, ended or broken, and cut anywhere: apps and clients see what the frames say.
 
@@ -178,7 +155,7 @@ def test_everything_is_as_with_the_library(sent: tuple[list[bytes], list[bytes]]
 @pytest.mark.parametrize("length", [65_535, 65_536, 70_000, 70_001])
 async def test_long_messages_are_as_with_the_library(length: int) -> None:
     """Lengths of two and of eight bytes, and one that is too long."""
-    data = frame(_BINARY, bytes(length)) + frame(_TEXT, b"and then?")
+    data = frame(BINARY, bytes(length)) + frame(TEXT, b"and then?")
     pieces = [data[at : at + 4096] for at in range(0, len(data), 4096)]
     ours = await heard(MediaProtocol, pieces, most_bytes=70_000)
     assert ours == await heard(WebSocketsSansIOProtocol, pieces, most_bytes=70_000)
@@ -187,8 +164,8 @@ async def test_long_messages_are_as_with_the_library(length: int) -> None:
 
 async def test_a_frame_that_is_cut_by_our_end_is_read_to_its_own() -> None:
     """The app hangs up while half of a frame is there: the other half isn't taken for the next one."""
-    media, goodbye = frame(_BINARY, bytes(range(200))), frame(_CLOSE, b"\x03\xe8")
-    pieces = [frame(_TEXT, _BYE.encode()) + media[:100], media[100:150], media[150:] + goodbye]
+    media, goodbye = frame(BINARY, bytes(range(200))), frame(CLOSE, b"\x03\xe8")
+    pieces = [frame(TEXT, _BYE.encode()) + media[:100], media[100:150], media[150:] + goodbye]
     for count, closed in ((1, False), (2, False), (3, True)):
         ours = await heard(MediaProtocol, pieces[:count])
         assert ours == await heard(WebSocketsSansIOProtocol, pieces[:count])
@@ -203,10 +180,10 @@ async def test_binary_messages_never_reach_the_library(monkeypatch: pytest.Monke
         WebSocketsSansIOProtocol, "data_received", lambda self, data: (seen.append(data), inner(self, data))[1]
     )
     audio = [bytes([number]) * 400 for number in range(100)]
-    data = b"".join(frame(_BINARY, payload) for payload in audio)
+    data = b"".join(frame(BINARY, payload) for payload in audio)
     received, _, _ = await heard(MediaProtocol, [data[at : at + 1448] for at in range(0, len(data), 1448)])
     assert [message.get("bytes") for message in received if message["type"] == "websocket.receive"] == audio
-    assert seen == [_REQUEST]
+    assert seen == [REQUEST]
 
 
 async def test_reading_stops_when_the_app_is_behind() -> None:
@@ -224,11 +201,11 @@ async def test_reading_stops_when_the_app_is_behind() -> None:
     protocol = MediaProtocol(config=config, server_state=ServerState(), app_state={})
     line = _Line()
     protocol.connection_made(line)
-    protocol.data_received(_REQUEST)
+    protocol.data_received(REQUEST)
     await asyncio.sleep(0.01)
     sent = 0
     while line.reading and sent < 100:
-        protocol.data_received(frame(_BINARY, bytes(400)))
+        protocol.data_received(frame(BINARY, bytes(400)))
         sent += 1
     assert 1 < sent < 20
     release.set()

@@ -261,6 +261,29 @@ def test_every_message_comes_once_in_order_and_in_time(said: list[tuple[int, byt
 _quietly = st.tuples(st.sampled_from([b"text", _audio(1), _audio(1000)]), st.sampled_from([0.0, 0.01, 0.02, 0.1, 0.2]))
 
 
+@given(
+    st.lists(st.sampled_from([b"text", _audio(1), _audio(1000)]), max_size=40), st.sampled_from([_THREE, _LONG_LULL])
+)
+def test_what_is_wanted_at_once_is_what_goes_at_once(said: list[bytes], join: Join) -> None:
+    """As many messages as are wanted make a pack; in a lull they may be a third of one. One is wanted at least."""
+
+    async def scenario() -> None:
+        process = _Process()
+        assert process.packer.wanted() == (1, 0.0)
+        process.packer.agree(join)
+        assert process.packer.wanted() == (3, _HOLD_S)
+        in_lull = join is _LONG_LULL
+        for added, payload in enumerate(said, 1):
+            await process.packer.add(frames.TEXT if payload == b"text" else frames.BINARY, payload)
+            in_lull = in_lull and payload != _audio(1000)
+            held = added - len(process.heard)
+            assert process.packer.wanted() == (min(3, 15 - held) if in_lull else 3 - held, _HOLD_S)
+        process.packer.forget()
+        assert process.packer.wanted()[0] == 1
+
+    run_virtual(scenario())
+
+
 @given(st.lists(_quietly, max_size=60), st.integers(0, 255), st.sampled_from([60, 150, 65_535]))
 def test_in_a_lull_too_every_message_comes_once_in_order_and_in_time(
     said: list[tuple[bytes, float]], messages: int, hold_ms: int

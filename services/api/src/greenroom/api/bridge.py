@@ -238,6 +238,10 @@ class Bridge:
         if not self._ended.done():
             self._ended.set_result(End(close=close, by=by))
 
+    def wanted(self) -> tuple[int, float]:
+        """Return how many of the client's messages are of use at once; see `Packer.wanted`."""
+        return self._packer.wanted()
+
     def stalled_s(self, now: float) -> float:
         """Return for how long the client has taken nothing of a frame that is being written."""
         return now - self._writing_since if self._writing_since else 0.0

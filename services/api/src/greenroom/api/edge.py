@@ -17,6 +17,7 @@ from greenroom.api import closes, handshake
 from greenroom.api.bridge import WATCHED, Bridge, Counts, SessionNotReady
 from greenroom.api.carriers import base as carriers
 from greenroom.api.handshake import EdgeFull
+from greenroom.api.low_water import wake_for
 from greenroom.api.openings import Opening
 from greenroom.api.settings import ApiSettings
 from greenroom.api.tickets import Held, Tickets
@@ -127,6 +128,7 @@ class MediaEdge:
                 queue_frames=self._settings.media_queue_frames,
                 opening=Opening(kept=session.transport in carriers.NAMES),
             )
+            wake_for(scope, bridge.wanted)
             try:
                 await self._let_in(bridge, held, session, scope, send)
             except BaseException:

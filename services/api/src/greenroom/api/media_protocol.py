@@ -4,7 +4,7 @@ A call sends fifty frames a second, each a whole binary message. The library rea
 bytes, four, and the rest, makes an object of each, and uvicorn stops and starts reading around each: two thirds of what
 the edge takes for a frame. Here a whole binary message is unmasked where it lies and put on the queue. Everything else
 (texts, fragments, pings, ends, what breaks the protocol) goes through the library, frame by frame, so that it never
-keeps a part of one.
+keeps a part of one. And an app that has no use for single messages isn't woken for them (`low_water`).
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from typing import Any, Final
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import apply_mask  # pyright: ignore[reportPrivateImportUsage] - in C where that was built
 from websockets.protocol import State
+
+from greenroom.api.low_water import LowWater
 
 # What of a client's frames may lie in our buffers. Live audio is 32 kB/s: if a client is seconds behind, we must
 # see it here, where frames are counted, and not have it hidden by the kernel's megabytes.
@@ -45,6 +47,9 @@ class MediaProtocol(WebSocketsSansIOProtocol):
         # The library has seen something that it may have kept a part of, or that ends the connection: it gets the rest.
         self._library_only = False
         self._requested = False
+        self._low_water = LowWater(self.loop, None)
+        # How long the last frame was that wasn't one of control.
+        self._last_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound what may wait for the client."""
@@ -53,6 +58,23 @@ class MediaProtocol(WebSocketsSansIOProtocol):
         own: Any = self.transport.get_extra_info("socket")
         if own is not None:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BUFFER_BYTES)
+        self._low_water = LowWater(self.loop, own)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the connection."""
+        self._low_water.stop()
+        super().connection_lost(exc)
+
+    async def run_asgi(self) -> None:
+        """Serve the app."""
+        self._low_water.offer(self.scope)
+        await super().run_asgi()
+
+    async def receive(self) -> Any:
+        """Return the next message; while there is none, the app is woken for as many as it wants."""
+        if self.queue.empty() and not self.disconnected:
+            self._low_water.await_next(self._last_bytes, len(self._rest))
+        return await super().receive()
 
     def data_received(self, data: bytes) -> None:
         """Take what came from the client."""
@@ -102,6 +124,8 @@ class MediaProtocol(WebSocketsSansIOProtocol):
     def _take(self, frame: bytes) -> None:
         """Take a whole frame."""
         first = frame[0]
+        if first & _OPCODE < _CONTROL:
+            self._last_bytes = len(frame)
         if first == _WHOLE_BINARY and not self._fragmented and not self.close_sent:
             length = frame[1] & _LENGTH
             body = _MASK_BYTES + (2 if length < _LENGTH_16 else 4 if length == _LENGTH_16 else 10)

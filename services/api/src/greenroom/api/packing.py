@@ -72,6 +72,16 @@ class Packer:
         else:
             self._wait(hold_s)
 
+    def wanted(self) -> tuple[int, float]:
+        """Return how many more messages are of use at once, and for how long the first of them may wait for the others.
+
+        In a lull no more than outside of it: the first that isn't quiet goes at once.
+        """
+        missing = self._messages - len(self._held)
+        if self._lull is not None:
+            missing = min(self._messages, self._lull.messages - len(self._held))
+        return max(missing, 1), self._hold_s
+
     async def flush(self) -> None:
         """Send what is held."""
         match self._take():
