@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from greenroom.runner import turn_detector
 from greenroom.runner.host import Host
@@ -111,12 +112,23 @@ def test_the_last_eight_seconds_count(detector: Detector) -> None:
     assert detector.lengths == [MAX_SAMPLES]
 
 
-def test_what_cannot_be_judged_is_said(detector: Detector) -> None:
-    """The model fails, or there is nothing to judge: nobody says, and the next question is answered."""
+@pytest.mark.parametrize("samples", [_samples(2.0), _samples(0.0, 0)])
+def test_who_asks_what_cannot_be_judged_is_hung_up_on(detector: Detector, samples: NDArray[np.float32]) -> None:
+    """The model fails, or there is nothing to judge: that is logged once for a session, and others are answered."""
     client = TurnDetectorClient(detector.connect())
-    assert client.ask(_samples(2.0)) is None
-    assert client.ask(_samples(0.0, 0)) is None
+    with capture_logs() as logs:
+        assert [client.ask(samples), client.ask(_samples(0.25))] == [None, None]
+        assert TurnDetectorClient(detector.connect()).ask(_samples(0.25)) == 0.25
+    assert [entry["event"] for entry in logs] == ["turn_not_judged", "turn_detector_lost"]
+
+
+def test_a_connection_that_does_not_come_through_ends_nothing(detector: Detector) -> None:
+    """With as many files open as it may have, the detector gets a session's packet without its connection."""
+    client = TurnDetectorClient(detector.connect())
     assert client.ask(_samples(0.25)) == 0.25
+    detector.zygote.send(b"+")
+    assert client.ask(_samples(0.5)) == 0.5
+    assert TurnDetectorClient(detector.connect()).ask(_samples(0.25)) == 0.25
 
 
 @pytest.mark.parametrize("packet", [b"", b"?", b"12345678", QUESTION.pack(1)])
@@ -130,19 +142,17 @@ def test_who_sends_something_else_is_hung_up_on(detector: Detector, packet: byte
 
 def test_files_that_are_no_samples_hurt_nobody(detector: Detector) -> None:
     """A pipe can't be read at a place, and a file may be larger than any turn."""
-    connection = detector.connect()
     reading, writing = os.pipe()
     large = os.memfd_create("large")
     os.truncate(large, MAX_SAMPLES * 40)
-    for number, file in enumerate((reading, large)):
-        socket.send_fds(connection, [QUESTION.pack(number)], [file])
-    connection.settimeout(_PATIENCE_S)
-    answers = [ANSWER.unpack(connection.recv(ANSWER.size)) for _ in range(2)]
+    piped, larger = detector.connect(), detector.connect()
+    for connection, file in ((piped, reading), (larger, large)):
+        socket.send_fds(connection, [QUESTION.pack(1)], [file])
+    assert _is_closed(piped)
+    larger.settimeout(_PATIENCE_S)
+    assert ANSWER.unpack(larger.recv(ANSWER.size)) == (1, 0.0)
     for file in (reading, writing, large):
         os.close(file)
-    assert answers[0][0] == 0
-    assert math.isnan(answers[0][1])
-    assert answers[1] == (1, 0.0)
     assert detector.lengths == [MAX_SAMPLES]
 
 

@@ -7,8 +7,9 @@ sessions do if the kernel allows it (CAP_SYS_NICE or RLIMIT_NICE).
 
 The zygote forks the process before it forks sessions, and gives each of these a connection of its own
 (`SOCK_SEQPACKET`): a packet with a number and a file of samples for each question, a packet with that number and a
-probability for the answer. Nothing of one session reaches another. A session that isn't answered in time judges for
-itself, as it would without all this: see `session.shared_turns`. The kernel ends the process together with its zygote.
+probability for the answer. Nothing of one session reaches another. A session that isn't answered in time, or is hung
+up on, judges for itself, as it would without all this: see `session.shared_turns`. The kernel ends the process together
+with its zygote.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ NAME: Final = "turn-detector"
 RATE: Final = 16_000
 # What the model takes, from the end of a turn.
 MAX_SAMPLES: Final = 8 * RATE
-# Number of the question; number and probability (NaN: it couldn't be told).
+# Number of the question; number and probability.
 QUESTION: Final = struct.Struct("<I")
 ANSWER: Final = struct.Struct("<Id")
 # Pipecat's module of the analyzer; a bot that uses it has it imported.
@@ -180,25 +181,26 @@ def serve(zygote: socket.socket, judge: Judge) -> None:
     while True:
         for fd, _events in poll.poll():
             if fd == zygote.fileno():
-                connection = _accept(zygote)
-                if connection is None:
+                packet, fds, _, _ = socket.recv_fds(zygote, 1, 1, socket.MSG_CMSG_CLOEXEC)
+                if not packet:
                     for each in connections.values():
                         each.close()
                     return
-                connections[connection.fileno()] = connection
-                poll.register(connection, select.POLLIN)
+                # None where this process may open no more: the kernel has hung up on that session.
+                for connection in map(_connection, fds):
+                    connections[connection.fileno()] = connection
+                    poll.register(connection, select.POLLIN)
             elif not _answer(connections[fd], judge):
                 poll.unregister(fd)
                 connections.pop(fd).close()
 
 
-def _accept(zygote: socket.socket) -> socket.socket | None:
-    _, fds, _, _ = socket.recv_fds(zygote, 1, 1, socket.MSG_CMSG_CLOEXEC)
-    return socket.socket(fileno=fds[0]) if fds else None
+def _connection(fd: int) -> socket.socket:
+    return socket.socket(fileno=fd)
 
 
 def _answer(connection: socket.socket, judge: Judge) -> bool:
-    """Answer a question; return False if the session is gone, or doesn't keep to what was agreed."""
+    """Answer a question; return False if there is no answer, or nobody who takes it: then nothing more is asked."""
     try:
         packet, fds, _, _ = socket.recv_fds(connection, QUESTION.size, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
     except OSError:
@@ -207,10 +209,10 @@ def _answer(connection: socket.socket, judge: Judge) -> bool:
         if len(packet) != QUESTION.size or len(fds) != 1:
             return False
         samples = np.frombuffer(os.pread(fds[0], MAX_SAMPLES * _ITEM_BYTES, 0), np.float32)
-        probability = judge(samples) if len(samples) else math.nan
+        probability = judge(samples)
     except Exception:  # noqa: BLE001 whoever asked judges for himself, and all others have their answers
         _log.warning("turn_not_judged", exc_info=True)
-        probability = math.nan
+        return False
     finally:
         for fd in fds:
             os.close(fd)

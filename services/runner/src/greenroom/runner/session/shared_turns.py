@@ -5,7 +5,6 @@ but the time it takes. If the detector is gone, hangs or is too busy, the analyz
 there is no detector. It waits in the analyzer's own thread.
 """
 
-import math
 import os
 import socket
 import threading
@@ -67,7 +66,7 @@ class TurnDetectorClient:
             self._give_up(error.strerror or type(error).__name__)
             return None
         self._misses = 0
-        return None if math.isnan(answer) else answer
+        return answer
 
     def _ask(self, connection: socket.socket, samples: Samples) -> float:
         self._asked += 1
