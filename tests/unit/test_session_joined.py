@@ -9,11 +9,22 @@ from pipecat.frames.frames import InputAudioRawFrame
 from pipecat.frames.protobufs import frames_pb2
 from pipecat.serializers.protobuf import ProtobufFrameSerializer
 
+from greenroom.api import low_water
 from greenroom.common import media_frames
 from greenroom.common.media_frames import Join, Lull
 from greenroom.common.media_messages import MediaKind
 from greenroom.devtools import protobuf_frames
-from greenroom.runner.session.transports.joined import JoinedAudio, JoinedReading, Layout, lull_of, reads_alike
+from greenroom.runner.session.audio import RATE
+from greenroom.runner.session.chunking import PACKED_PATIENCE
+from greenroom.runner.session.recording import USER_TOLERANCE
+from greenroom.runner.session.transports.joined import (
+    LULL_HOLD_MS,
+    JoinedAudio,
+    JoinedReading,
+    Layout,
+    lull_of,
+    reads_alike,
+)
 from greenroom.runner.session.transports.nats_websocket import MAX_INBOX_FRAMES
 from tests.unit.test_session_websocket import World, settle
 
@@ -146,6 +157,16 @@ async def test_a_pack_of_audio_is_received_as_one(world: World) -> None:
     assert world.link.counts.received == 5
 
 
+def test_what_a_silent_client_leaves_behind_still_continues_what_came_before() -> None:
+    """In the kernel until it is looked for, then in its pack, then in its piece: not so late as a pause is."""
+    piece_s, frame_s = 0.06, 0.02
+    in_kernel_s = piece_s + low_water.SLACK_S - frame_s
+    late_s = in_kernel_s + LULL_HOLD_MS / 1000 + PACKED_PATIENCE * piece_s
+    assert late_s < USER_TOLERANCE / RATE - 0.01
+    # Packs that come in time don't wait in vain: the next frames are there before what is held goes.
+    assert piece_s + low_water.SLACK_S < LULL_HOLD_MS / 1000
+
+
 async def test_a_silent_client_is_asked_for_more_at_once(world: World) -> None:
     """Once where its audio lies is known; again when the edge has ended the lull; and no more when he may speak."""
     await world.link.rest(100.0)
@@ -158,7 +179,7 @@ async def test_a_silent_client_is_asked_for_more_at_once(world: World) -> None:
     wishes = [media_frames.decode_join(payload) for _, _, payload in world.out]
     message = protobuf_frames.encode_audio(bytes(640), 16_000)
     start = protobuf_frames.encode_audio(b"x" * 640, 16_000).index(b"x" * 640)
-    lull = Lull(size=len(message), start=start, samples=320, loud=32_000, messages=15, hold_ms=150)
+    lull = Lull(size=len(message), start=start, samples=320, loud=32_000, messages=15, hold_ms=100)
     assert wishes == [Join(messages=3, hold_ms=60), Join(messages=3, hold_ms=60, lull=lull)]
     # An edge that bounds packs more narrowly hasn't ended the lull.
     for messages in (15, 8, 4):

@@ -10,8 +10,8 @@ from typing import Any, Final
 _EXTENSION: Final = "greenroom.wanted"
 # Whatever is wanted: a fraction of what the kernel takes of a client that isn't read.
 _MOST_BYTES: Final = 16 * 1024
-# For clients whose clocks and networks aren't ours: who sends in time is never looked for.
-_SLACK_S: Final = 0.02
+# For clients whose clocks and networks aren't ours: who sends in time isn't looked for before.
+SLACK_S: Final = 0.02
 
 # Returns how many messages are of use at once, and for how many seconds the first of them may wait for the others.
 type Wanted = Callable[[], tuple[int, float]]
@@ -64,7 +64,7 @@ class LowWater:
         self._set(mark)
         if mark > 1:
             # Then whatever there is; and at once until it is heard again: who says nothing costs nothing.
-            self._timer = self._loop.call_later(hold_s + _SLACK_S, self._set, 1)
+            self._timer = self._loop.call_later(hold_s + SLACK_S, self._set, 1)
 
     def stop(self) -> None:
         """Wake nobody any more for what has waited long enough."""

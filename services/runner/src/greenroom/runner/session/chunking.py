@@ -22,7 +22,7 @@ _WIDTH: Final = 2
 # of a piece shall be heard to its last sample.
 _PATIENCE: Final = 1.5
 # The same where the frames of a piece come at once: what is left over belongs to no piece that is whole.
-_PACKED_PATIENCE: Final = 0.4
+PACKED_PATIENCE: Final = 0.4
 # Frames that were resampled differ by some samples.
 _WHOLE: Final = 0.9
 # After so many frames it is known how long they are: half a second, usually.
@@ -113,7 +113,7 @@ class InputChunks:
         if self._held_bytes >= self._piece_s * bytes_s * (_WHOLE if packed else 1):
             await self._let_out()
         elif self._timer is None:
-            patience = _PACKED_PATIENCE if packed else _PATIENCE
+            patience = PACKED_PATIENCE if packed else _PATIENCE
             self._timer = asyncio.get_running_loop().call_later(self._piece_s * patience, self._give_up)
         if self._heard < _KNOWN_AFTER:
             await self._learn(len(frame.audio) / bytes_s)

@@ -33,7 +33,7 @@ _PAUSED_S: Final = 0.5
 _MAX_TAKEN: Final = 1_000
 # How late a frame may be and still continue the one before. The caller's frames cross networks; the bot's are paced
 # by this process, whose own lateness is all there is.
-_USER_TOLERANCE: Final = RATE // 5
+USER_TOLERANCE: Final = RATE // 5
 _BOT_TOLERANCE: Final = RATE // 16
 
 
@@ -191,7 +191,7 @@ class Recorder:
     def __init__(self, clock: CallClock, emitter: Emitter) -> None:
         self._woken = asyncio.Event()
         self._clock = clock
-        self.user = TrackRecorder("user", "last_sample", _USER_TOLERANCE, clock, emitter, on_first=self._woken.set)
+        self.user = TrackRecorder("user", "last_sample", USER_TOLERANCE, clock, emitter, on_first=self._woken.set)
         self.bot = TrackRecorder("bot", "first_sample", _BOT_TOLERANCE, clock, emitter, on_first=self._woken.set)
 
     @property

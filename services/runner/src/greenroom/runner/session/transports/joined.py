@@ -24,9 +24,9 @@ _TRIES: Final = 5
 _WIDTH: Final = 2
 # How much audio of a silent client comes at once: a third of what a chunk of the recording holds.
 _LULL_S: Final = 0.3
-# Of a client that stops in the middle of that. The recording takes what is up to 0.2 s late for continuous, and a piece
-# that isn't whole waits once more, in the process.
-_LULL_HOLD_MS: Final = 150
+# Of a client that stops in the middle of that. The recording takes what is up to 0.2 s late for continuous, and what is
+# left over has waited for 60 ms before, for the others of its piece, and waits once more, in the process.
+LULL_HOLD_MS: Final = 100
 # However short a client's messages are; the wish has a byte for it.
 _MAX_LULL_MESSAGES: Final = 40
 # What is shorter may be found in the message at another place by chance.
@@ -141,7 +141,7 @@ def lull_of(layout: Layout | None, quiet_below: float | None, usual: int) -> Lul
         samples=samples,
         loud=int(quiet_below * samples),
         messages=messages,
-        hold_ms=_LULL_HOLD_MS,
+        hold_ms=LULL_HOLD_MS,
     )
 
 
