@@ -61,6 +61,17 @@ async def test_a_session_sees_an_allow_list_of_the_environment(
     assert "sk-canary" not in seen["initial_environment"]
 
 
+async def test_a_session_reads_what_it_has_made(nats_url: str, tmp_path: Path) -> None:
+    """In the project's folder, in a new one and beside it, also where the runner keeps reports in it, as under `up`."""
+    project = tmp_path / "project"
+    (project / ".greenroom" / "reports").mkdir(parents=True)
+    made = [str(project / "new.txt"), str(project / "new" / "file.txt"), str(tmp_path / "temporary")]
+    folders = {"GREENROOM_REPORTS_DIR": str(project / ".greenroom" / "reports")}
+    async with runner_process(nats_url, GREENROOM_BOTS=BOTS, **folders) as it:
+        seen = await look(it, tmp_path, made=made)
+    assert seen["made"] == dict.fromkeys(made, "done")
+
+
 async def test_a_session_reaches_no_other_process(nats_url: str, tmp_path: Path) -> None:
     """It can neither read, trace nor, where the kernel keeps signals apart, signal its runner or a neighbour."""
     async with runner_process(nats_url, GREENROOM_BOTS=BOTS) as it:

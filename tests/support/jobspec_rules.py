@@ -272,13 +272,18 @@ def cold_runners_run_once(job: Body, site: Site) -> Iterator[str]:
 
 
 def reports_outlive_a_restart(job: Body, site: Site) -> Iterator[str]:
-    """A task that is started again finds what it had still to publish: the allocation's directory stays, no other."""
+    """A task that is started again finds what it had still to publish, and its sessions don't.
+
+    The allocation's directory stays, no other.
+    """
     for name, group, task in tasks_of(job):
         if "reports_dir" not in getattr(_kind_of(task, site), "__struct_fields__", ()):
             continue
         kept = str(block(task, "env").get("GREENROOM_REPORTS_DIR", ""))
         if block(group, "restart").get("attempts") != 0 and not kept.startswith("${NOMAD_ALLOC_DIR}/data/"):
             yield f"{name}: what it has still to publish is kept in {kept or 'memory only'}"
+        if kept and kept not in str(block(task, "env").get("GREENROOM_HIDDEN", "")).split(","):
+            yield f"{name}: sessions can read what it has still to publish"
 
 
 RULES: Final[tuple[Rule, ...]] = (

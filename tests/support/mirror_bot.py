@@ -1,7 +1,7 @@
 """A bot that looks at itself, and at what it can reach, and writes down what it sees.
 
-`body`: `report` (file to write), `pids` (processes to reach out for), `files` (to read), `secrets` (names to look up),
-`stay_s`. It never runs a pipeline.
+`body`: `report` (file to write), `pids` (processes to reach out for), `files` (to read), `made` (files to write and
+read), `secrets` (names to look up), `stay_s`. It never runs a pipeline.
 """
 
 import asyncio
@@ -59,8 +59,15 @@ def _look(body: dict[str, Any]) -> dict[str, Any]:
         "files": sorted(_open_files()),
         "oom_score": int(Path("/proc/self/oom_score_adj").read_text()),
         "reached": {str(pid): _reach(pid) for pid in body.get("pids", ())},
+        "made": {path: _try(lambda path=path: _make(Path(path))) for path in body.get("made", ())},
         "read": {path: _try(Path(path).read_text) for path in body.get("files", ())},
     }
+
+
+def _make(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("made", encoding="utf-8")
+    path.read_text(encoding="utf-8")
 
 
 def _open_files() -> list[str]:

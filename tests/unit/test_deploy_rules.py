@@ -70,6 +70,7 @@ BREAKS: Final[list[tuple[str, str, Break]]] = [
     ("health_is_where_it_is_looked_for", "runner", _in_first_check(check_restart=[{"limit": 3}])),
     ("reports_outlive_a_restart", "runner", _in_env(GREENROOM_REPORTS_DIR="/tmp/reports")),  # noqa: S108 a wrong one
     ("reports_outlive_a_restart", "runner", lambda job: block(main_task(job), "env").pop("GREENROOM_REPORTS_DIR")),
+    ("reports_outlive_a_restart", "runner", lambda job: block(main_task(job), "env").pop("GREENROOM_HIDDEN")),
     ("settings_are_known", "runner", _in_env(GREENROOM_POOLS="default")),
     ("settings_are_known", "runner", _in_env(GREENROOM_SLOTS="many")),
     ("settings_are_known", "scheduler", _in_env(GREENROOM_NOMAD_COLD_JOB="runner")),

@@ -196,7 +196,7 @@ job "runner" {
         SSL_CERT_FILE             = "/etc/ssl/certs/ca-certificates.crt"
         SSL_CERT_DIR              = "${NOMAD_SECRETS_DIR}/ca"
         GREENROOM_SECRETS_DIR     = "${NOMAD_SECRETS_DIR}/bots"
-        GREENROOM_HIDDEN          = "${NOMAD_SECRETS_DIR}/service.env"
+        GREENROOM_HIDDEN          = "${NOMAD_SECRETS_DIR}/service.env,${NOMAD_ALLOC_DIR}/data/reports"
         # Stays when the task is restarted: a runner that was killed while NATS was away has still to tell of its calls.
         GREENROOM_REPORTS_DIR = "${NOMAD_ALLOC_DIR}/data/reports"
       }

@@ -167,7 +167,11 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         ),
     ] = ""
     hidden: Annotated[
-        tuple[str, ...], Env(help="Files and directories that sessions can't read, beside the directory of secrets")
+        tuple[str, ...],
+        Env(
+            help="Files and directories that sessions can't read, beside the directory of secrets; nor can they what is "
+            "made later right beside one of these, or beside a directory that one of these is in"
+        ),
     ] = ()
     nats_issuer_seed: Annotated[
         str,
@@ -297,7 +301,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
             files=self.session_files,
             file_mb=self.session_file_mb,
             user_processes=self.user_processes,
-            hidden=(*(folder for folder in (self.secrets_dir, self.reports_dir) if folder), *self.hidden),
+            hidden=(*((self.secrets_dir,) if self.secrets_dir else ()), *self.hidden),
         )
 
     def for_sessions(self, nats_url: str) -> Self:
