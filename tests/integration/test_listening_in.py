@@ -154,6 +154,10 @@ async def test_a_supervisor_speaks_into_the_call(stage: Stage) -> None:
     await socket.close()
     [joined] = await events_of(stage.run, "listener_joined")
     assert joined.data["barge_in"] is True
+    # One stretch of speech is told once, with the key that opened the door.
+    [spoke] = await events_of(stage.run, "listener_spoke")
+    assert spoke.data["listeners"] == [{"listener_id": joined.data["listener_id"], "by": joined.data["by"]}]
+    assert spoke.data["at_ms"] >= joined.data["at_ms"]
 
 
 async def test_a_listener_without_leave_to_speak_is_sent_away(stage: Stage) -> None:

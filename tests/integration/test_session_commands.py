@@ -111,15 +111,37 @@ async def test_interrupt_ends_what_is_being_said(sessions: Sessions) -> None:
 
 async def test_inject_makes_the_model_answer(sessions: Sessions) -> None:
     """A message that is injected to be run is answered; behind what is being said, or in its place."""
-    run, _ = await started(sessions, "minded")
+    run, caller = await started(sessions, "minded")
     await done(run, Inject(text="hello", role="user"))
     assert await said(run, 1) == [("You said hello.", False)]
+    words = " ".join(["word"] * 20)
+    await done(run, Say(text=words))
+    await caller.until_heard((3 + 2) * WORD_S)
+    await done(run, Inject(text="later", role="user"))
+    # Pipecat runs the model when the bot has finished, and puts what it said behind what was injected meanwhile.
+    assert (await said(run, 3))[1:] == [(words, False), (f"You said {words}.", False)]
+    remembered = (await done(run, Call(function="remembered")))["returned"]
+    assert [each["content"] for each in remembered][2:4] == ["later", words]
     await done(run, Say(text=" ".join(["word"] * 100)))
     await asyncio.sleep(0.3)
     await done(run, Inject(text="now", role="user", interrupt=True))
-    spoken = await said(run, 3)
-    assert [interrupted for _, interrupted in spoken] == [False, True, False]
-    assert spoken[2][0] == "You said now."
+    spoken = (await said(run, 5))[3:]
+    assert [interrupted for _, interrupted in spoken] == [True, False]
+    assert spoken[1][0] == "You said now."
+
+
+async def test_say_in_place_of_what_is_being_said_and_not_to_be_remembered(sessions: Sessions) -> None:
+    """It is spoken at once, what it cut off is told as cut, and the model doesn't know of it."""
+    run, caller = await started(sessions, "minded")
+    await done(run, Say(text="Here we are."))
+    await said(run, 1)
+    await done(run, Say(text=" ".join(["word"] * 100)))
+    await caller.until_heard(5 * WORD_S)
+    await done(run, Say(text="One moment please.", interrupt=True, remember=False))
+    assert [interrupted for _, interrupted in await said(run, 3)] == [False, True, False]
+    remembered = str((await done(run, Call(function="remembered")))["returned"])
+    assert "Here we are." in remembered
+    assert "moment" not in remembered
 
 
 async def test_a_whisper_is_known_to_the_model_and_heard_by_nobody(sessions: Sessions) -> None:
@@ -146,6 +168,7 @@ async def test_settings_are_applied_in_versions(sessions: Sessions) -> None:
     answer = await done(run, wanted)
     assert (answer["version"], answer["applied"]) == (3, True)
     assert len(answer["services"]) == 2
+    assert (await done(run, Call(function="set_now")))["returned"] == ["anna", "parrot-2", 0.1, []]
     stale = await refused(run, Configure(version=3, voice="bert"))
     assert (stale.code, stale.detail) == ("settings-version-stale", "Version 3 is applied.")
     unknown = await refused(run, Configure(version=4, tts={"sped": 2}))
@@ -155,8 +178,10 @@ async def test_settings_are_applied_in_versions(sessions: Sessions) -> None:
     assert (await refused(run, Configure(version=4))).code == "command-refused"
     assert (await refused(run, Configure(version=4, mode="impossible"))).code == "function-failed"
     assert (await done(run, Configure(version=4, mode="calm", values={"tone": "warm"})))["version"] == 4
+    now = ["anna", "parrot-2", 0.1, [["calm", {"tone": "warm"}]]]
+    assert (await done(run, Call(function="set_now")))["returned"] == now
     assert (await state_of(run)).settings_version == 4
-    [first, *_] = await until_events(run, "command", 8)
+    [first, *_] = await until_events(run, "command", 10)
     assert first.data["voice"] == "anna"
     assert first.data["llm"] == ["temperature"]
 

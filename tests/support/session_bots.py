@@ -230,6 +230,8 @@ def huge() -> str:
 
 # Counts how often it was called, in this process.
 CALLS: Final[list[str]] = []
+# What its `configure` was given.
+TAKEN: Final[list[list[Any]]] = []
 
 
 def count(name: str) -> int:
@@ -242,7 +244,7 @@ def configure(mode: str | None, values: dict[str, Any]) -> None:
     """Take a mode and values."""
     if mode == "impossible":
         raise ValueError(mode)
-    CALLS.append(f"{mode} {sorted(values)}")
+    TAKEN.append([mode, values])
 
 
 EXPOSED: Final[dict[str, Any]] = {
@@ -339,25 +341,31 @@ async def minded(runner_args: RunnerArguments) -> None:
     transport = await open_transport(runner_args)
     context = LLMContext()
     aggregators = LLMContextAggregatorPair(context, user_params=LLMUserAggregatorParams(vad_analyzer=LoudVad()))
+    model, voice = Parrot(), ToneVoice()
     worker = PipelineWorker(
         Pipeline(
             [
                 transport.input(),
                 FixedRecognizer(),
                 aggregators.user(),
-                Parrot(),
-                ToneVoice(),
+                model,
+                voice,
                 transport.output(),
                 aggregators.assistant(),
             ]
         )
     )
 
+    def set_now() -> list[Any]:
+        """Return voice, model and temperature, and what `configure` was given."""
+        return [voice.settings.voice, model.settings.model, model.settings.temperature, TAKEN]
+
     async def remembered(*, last: int = 10) -> list[Any]:
         """Return the messages of the context."""
         return [dict(message) for message in context.get_messages() if isinstance(message, dict)][-last:]
 
     EXPOSED["remembered"] = remembered
+    EXPOSED["set_now"] = set_now
     await run_worker(worker, runner_args)
 
 

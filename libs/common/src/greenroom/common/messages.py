@@ -97,6 +97,8 @@ class EventType(enum.StrEnum):
     TRANSFER_REQUESTED = "transfer_requested"
     LISTENER_JOINED = "listener_joined"
     LISTENER_LEFT = "listener_left"
+    # `listeners`: those who may speak into the call, one of whom does from now on.
+    LISTENER_SPOKE = "listener_spoke"
     SCHEDULER_DECISION = "scheduler.decision"
     # By the runner, of the session's process: `bytes`, `warn_bytes`; and `cause`, `text`: where its threads were.
     MEMORY_HIGH = "memory_high"

@@ -169,8 +169,8 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     hidden: Annotated[
         tuple[str, ...],
         Env(
-            help="Files and directories that sessions can't read, beside the directory of secrets; nor can they what is "
-            "made later right beside one of these, or beside a directory that one of these is in"
+            help="Files and directories that sessions can't read, beside the directory of secrets; nor can they what "
+            "is made later right beside one of these, or beside a directory that one of these is in"
         ),
     ] = ()
     nats_issuer_seed: Annotated[

@@ -38,6 +38,7 @@ _ALWAYS: Final = frozenset(
         EventType.TRANSFER_REQUESTED,
         EventType.LISTENER_JOINED,
         EventType.LISTENER_LEFT,
+        EventType.LISTENER_SPOKE,
     }
 )
 

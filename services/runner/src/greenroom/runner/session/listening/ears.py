@@ -172,7 +172,8 @@ class Ears:
     # ------------------------------------------------------------------------ what they say
 
     async def _on_voice(self, message: Message) -> None:
-        if not any(listener.barge_in for listener in self._known.values()):
+        speakers = [(listener_id, known.by) for listener_id, known in self._known.items() if known.barge_in]
+        if not speakers:
             return
         try:
             kind, _, pcm = media_frames.decode(message.data)
@@ -185,6 +186,8 @@ class Ears:
             if not self._muting.barged_in:
                 self._muting.barge_in()
                 await self._parts.interrupt()
+                listeners = [{"listener_id": listener_id, "by": by} for listener_id, by in speakers]
+                self._emitter.emit(EventType.LISTENER_SPOKE, {"listeners": listeners, "at_ms": self._clock.now_ms()})
         except GreenroomError as error:
             _log.warning("barge_in_not_possible", code=error.code)
             return
