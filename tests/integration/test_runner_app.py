@@ -430,6 +430,18 @@ async def test_the_end_of_a_drain_ends_the_calls_that_are_left(nats_url: str) ->
             assert (ended.outcome, ended.reason) == (Outcome.FAILED, "drain-deadline")
 
 
+async def test_a_drain_is_over_when_the_last_call_is(nats_url: str) -> None:
+    """What SIGTERM begins: overlapping calls come to their own ends, and nobody waits for the rest of the time."""
+    async with running_runner(nats_url) as rig:
+        short, long = await rig.start(finish_after_s=0.5), await rig.start(finish_after_s=1.5)
+        for each in (short, long):
+            await rig.reaches(each, State.READY)
+        await asyncio.wait_for(rig.runner.drain(60.0), 20.0)
+        for each in (short, long):
+            ended = await rig.ended(each, patience_s=0.1)
+            assert (ended.outcome, ended.reason) == (Outcome.COMPLETED, "goodbye")
+
+
 async def test_a_short_drain_leaves_time_for_a_goodbye(nats_url: str) -> None:
     """With less time than a session's own end needs, it is still told to end before it is killed."""
     async with running_runner(nats_url) as rig:

@@ -71,6 +71,8 @@ async def test_a_version_is_withdrawn_and_offered_again(both: Both) -> None:
         await until(lambda: not any(bot.version == version for bot in rig.now.bots))
         await client.post(f"{base}/resume", json={})
         await until(lambda: any(bot.version == version for bot in rig.now.bots))
+    assert (await command("fleet", "drain", rig.settings.runner_id, "--version", str(version))).exit_code == 0
+    await until(lambda: not any(bot.version == version for bot in rig.now.bots))
 
 
 async def test_what_cannot_be_told_is_said(both: Both) -> None:
