@@ -39,6 +39,26 @@ async def test_a_session_from_start_to_end(nats_url: str) -> None:
         assert rig.instruments.ends.value(outcome="completed", reason="goodbye") == 1
 
 
+async def test_what_a_session_takes_is_measured(nats_url: str) -> None:
+    """Each histogram of sessions has what one session brings: its parts, its bot's answers, its loop, what it used."""
+    async with running_runner(nats_url) as rig:
+        await rig.ended(await rig.start(connect=True, pongs=True, finish_after_s=1.5))
+        measured = {
+            sample.name.removeprefix("greenroom_"): sample.value
+            for metric in rig.metrics.registry.collect()
+            for sample in metric.samples
+        }
+    for name in ("start", "end", "first_speech", "answer"):
+        assert measured[f"session_{name}_seconds_count"] == 1
+    assert measured["session_first_speech_seconds_sum"] == pytest.approx(0.15)
+    assert measured["session_answer_seconds_sum"] == pytest.approx(0.35)
+    assert measured["session_start_stage_seconds_count"] > 0
+    assert measured["session_loop_lag_seconds_count"] > 0
+    assert measured["runner_fork_seconds_count"] > 0
+    assert measured["session_max_rss_bytes_sum"] > 1 << 20
+    assert measured["session_cpu_seconds_total"] > 0
+
+
 async def test_start_and_end_are_spans_of_the_session(nats_url: str) -> None:
     """`session.start` with its stages, and `session.end`, are children of the span that asked for the session."""
     recorder = record_spans()

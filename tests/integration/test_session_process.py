@@ -13,7 +13,7 @@ from greenroom.common.lifecycle import Limits, OnLoss, Outcome
 from greenroom.common.media_messages import MediaKind, MediaRefused
 from greenroom.common.messages import Event
 from greenroom.devtools.embedded.nats import EmbeddedNats
-from greenroom.runner.control import EndingNotice, Finished, MediaConnected, PipelineReady
+from greenroom.runner.control import Answered, EndingNotice, Finished, MediaConnected, PipelineReady
 from tests.support.otlp_stub import otlp_stub
 from tests.support.session_bots import GREETING, HEARD, WORD_S, tone
 from tests.support.session_rig import RATE, HostProcess, SessionRun, Sessions, StoredChunk
@@ -108,6 +108,8 @@ async def test_a_conversation(host: HostProcess, nats_url: str) -> None:
         await caller.be_silent(0.8)
         await caller.speak(tone(RATE))
         await caller.be_silent(1.6)
+        greeted, answered = await run.expect(Answered), await run.expect(Answered)
+        assert (greeted.greeting, answered.greeting) == (True, False)
         run.stop()
         assert await caller.until_closed() == (1000, "client-stop")
         await finished(run)
@@ -124,6 +126,7 @@ async def test_a_conversation(host: HostProcess, nats_url: str) -> None:
         assert {"first_speech", "user_bot_latency", "ttfb", "tts_usage", "processing"} <= set(kinds)
         latency = next(event.data for event in events if event.data.get("kind") == "user_bot_latency")
         assert 400 < latency["user_bot_latency_ms"] < 1500
+        assert answered.took_ms == pytest.approx(latency["user_bot_latency_ms"], abs=0.1)
         assert sum(part["ms"] for part in latency["parts"]) == pytest.approx(latency["user_bot_latency_ms"], abs=30)
         # Where the transcript says that somebody speaks, the recording has them, and else silence.
         user, bot = timeline(await run.chunks("user")), timeline(await run.chunks("bot"))

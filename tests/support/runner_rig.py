@@ -63,6 +63,7 @@ class Rig:
         self.ledger = Ledger(broker)
         self.heartbeats: list[Heartbeat] = []
         clock = SystemClock()
+        self.metrics = metrics
         self.instruments = Instruments(metrics)
         self.runner = Runner(
             settings,

@@ -15,6 +15,7 @@ from typing import Any
 from greenroom.common.lifecycle import Outcome
 from greenroom.runner import control
 from greenroom.runner.control import (
+    Answered,
     Assign,
     Cancel,
     EndingNotice,
@@ -83,6 +84,8 @@ def run(control_fd: int, _context: SessionContext) -> int:
     link.say(PipelineReady(stages_ms={"bot": 1.0, "worker": 2.0, "pipeline": 3.0}))
     if script.get("connect"):
         link.say(MediaConnected())
+        link.say(Answered(took_ms=150.0, greeting=True))
+        link.say(Answered(took_ms=350.0))
     _misbehave(script)
     told = _until_told(link, script)
     if "raise" in script:

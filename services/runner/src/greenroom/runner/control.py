@@ -67,6 +67,16 @@ class MediaConnected(msgspec.Struct, frozen=True, kw_only=True, tag="connected")
     """A client is on the line, for the first time."""
 
 
+class Answered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
+    """The bot has begun to speak: after the connection (`greeting`), or after something that the user has said.
+
+    What it consists of is in the event `metrics`.
+    """
+
+    took_ms: float
+    greeting: bool = False
+
+
 class EndingNotice(msgspec.Struct, frozen=True, kw_only=True, tag="ending"):
     """The session ends by itself (the bot said goodbye, the caller hung up, the bot raised …)."""
 
@@ -110,7 +120,9 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
     loop_lag_ms: float
 
 
-type FromSession = Begun | Stacks | Standby | PipelineReady | MediaConnected | EndingNotice | Left | Finished | Pong
+type FromSession = (
+    Begun | Stacks | Standby | PipelineReady | MediaConnected | Answered | EndingNotice | Left | Finished | Pong
+)
 
 
 def encode(message: ToSession | FromSession) -> bytes:

@@ -1,10 +1,12 @@
-"""What a runner counts and measures; docs/metrics.md and the dashboards know these names."""
+"""What a runner counts and measures; alerts know these names (deploy/prometheus)."""
 
 from typing import Final
 
 from greenroom.common.metrics import Counter, Gauge, Histogram, Metrics
 
 _BYTES: Final = tuple(size * 1024 * 1024 for size in (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096))
+# What people take for an answer, and what they take for none.
+_ANSWER_S: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 _LAG_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
@@ -49,6 +51,12 @@ class Instruments:
         )
         self.loop_lag: Final[Histogram] = metrics.histogram(
             "session_loop_lag_seconds", "Worst lateness of a session's event loop in each second.", buckets=_LAG_S
+        )
+        self.answer: Final[Histogram] = metrics.histogram(
+            "session_answer_seconds", "From the end of what a user said to the bot's first sound.", buckets=_ANSWER_S
+        )
+        self.first_speech: Final[Histogram] = metrics.histogram(
+            "session_first_speech_seconds", "From the connection to the bot's first sound.", buckets=_ANSWER_S
         )
         self.memory: Final[Histogram] = metrics.histogram(
             "session_max_rss_bytes",

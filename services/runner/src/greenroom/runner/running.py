@@ -22,6 +22,7 @@ from greenroom.common.log import bind_session
 from greenroom.common.messages import StartSession
 from greenroom.common.reasons import Reason
 from greenroom.runner.control import (
+    Answered,
     Assign,
     Begun,
     Cancel,
@@ -257,6 +258,11 @@ class RunningSession:
                 self._on_ends_itself(message)
             case Left():
                 self._parts.inherit(message)
+                return
+            case Answered():
+                instruments = self._parts.instruments
+                spoke = instruments.first_speech if message.greeting else instruments.answer
+                spoke.observe(message.took_ms / 1000)
                 return
             case Pong():
                 self._parts.instruments.loop_lag.observe(message.loop_lag_ms / 1000)

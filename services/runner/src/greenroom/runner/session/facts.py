@@ -26,6 +26,8 @@ _MAX_TEXT: Final = 500
 _PROVIDER: Final = re.compile(r"pipecat\.services\.([a-z0-9_]+)\..+")
 _USAGE: Final = (LLMUsageMetricsData, STTUsageMetricsData, TTSUsageMetricsData)
 
+FIRST_SPEECH: Final = "first_speech"
+
 type Data = dict[str, Any]
 
 
@@ -62,7 +64,7 @@ def latency(breakdown: LatencyBreakdown, seconds: float) -> Data:
     for a greeting. `parts` says what the time was spent on, in order, and who spent it.
     """
     greeting = breakdown.measured_from is MeasuredFrom.CLIENT_CONNECTED
-    kind = "first_speech" if greeting else "user_bot_latency"
+    kind = FIRST_SPEECH if greeting else "user_bot_latency"
     parts = [{"part": part.key, "owner": part.owner, "ms": _ms(part.duration_secs)} for part in breakdown.contributions]
     return {"kind": kind, f"{kind}_ms": _ms(seconds), "parts": parts}
 

@@ -110,7 +110,13 @@ class LiveSession:
         self._pipelines = Pipelines()
         lulls = Lulls(self._transport, self._pipelines.aggregators, lambda: self._recorder.tap is not None)
         self._watch = CallWatch(
-            self._clock, self._emitter, self._recorder, self._spans, self._on_end_frame, on_heard=lulls.heard
+            self._clock,
+            self._emitter,
+            self._recorder,
+            self._spans,
+            self._on_end_frame,
+            on_heard=lulls.heard,
+            on_answer=channel.say,
         )
         self._keeper = Watchkeeper(
             session.limits,

@@ -46,6 +46,7 @@ from pipecat.observers.user_bot_latency_observer import LatencyBreakdown
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 
 from greenroom.common.messages import EventType
+from greenroom.runner.control import Answered
 from greenroom.runner.session import facts
 from greenroom.runner.session.audio import WIDTH
 from greenroom.runner.session.clock import CallClock
@@ -73,6 +74,7 @@ class CallWatch:
         spans: of the turns.
         on_end: called with the frame that ends the pipeline which holds the transport.
         on_heard: called when audio of the caller has come.
+        on_answer: called when the bot has begun to speak.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class CallWatch:
         on_end: Callable[[Frame], None],
         *,
         on_heard: Callable[[], Awaitable[None] | None] = lambda: None,
+        on_answer: Callable[[Answered], object] = lambda _: None,
     ) -> None:
         self._clock = clock
         self._emitter = emitter
@@ -91,6 +94,7 @@ class CallWatch:
         self._spans = spans
         self._on_end = on_end
         self._on_heard = on_heard
+        self._on_answer = on_answer
         self._late_word: asyncio.TimerHandle | None = None
         self._inputs: Collection[FrameProcessor] = ()
         self._outputs: Collection[FrameProcessor] = ()
@@ -352,7 +356,9 @@ class CallWatch:
         self._spans.latency(seconds)
 
     def _on_breakdown(self, _: object, breakdown: LatencyBreakdown) -> None:
-        self._emitter.emit(EventType.METRICS, facts.latency(breakdown, self._latency_s))
+        data = facts.latency(breakdown, self._latency_s)
+        self._emitter.emit(EventType.METRICS, data)
+        self._on_answer(Answered(took_ms=self._latency_s * 1000, greeting=data["kind"] == facts.FIRST_SPEECH))
 
     def _on_turn_started(self, _: object, number: int) -> None:
         self._spans.started(number)
