@@ -6,7 +6,12 @@ import signal
 import sys
 from pathlib import Path
 
+import httpx
+
 from greenroom.common.lifecycle import Outcome, State
+from greenroom.devtools.embedded.nats import EmbeddedNats
+from greenroom.devtools.process import free_port
+from tests.support.api_world import eventually
 from tests.support.runner_process import PATIENCE_S, runner_process
 from tests.support.runner_rig import gone, until
 
@@ -56,6 +61,35 @@ async def test_whoever_escapes_from_the_group_of_a_session_is_killed_too(nats_ur
         assert not gone(escaped)
         parent.kill()
         await until(lambda: gone(escaped), 3.0)
+
+
+async def test_the_probe_says_what_is_missing(own_nats: EmbeddedNats) -> None:
+    """A runner that can't take work says why: the broker is away, its zygote is not warm, it drains with calls."""
+    port = str(free_port())
+    async with runner_process(own_nats.url, GREENROOM_HEALTH_PORT=port) as it, httpx.AsyncClient() as http:
+
+        async def says(name: str, reason: str | None) -> None:
+            async def look() -> str | None:
+                return (await http.get(f"http://127.0.0.1:{port}/readyz")).json().get("reasons", {}).get(name)
+
+            await eventually(look, lambda found: found == reason)
+
+        await says("zygote", None)
+        await says("broker", None)
+        # Beside those who stand by, the one that has forked them.
+        zygote = next(each for each in it.family() if each.ppid() == it.process.pid and each.children())
+        zygote.kill()
+        await says("zygote", "zygote-not-warm")
+        await says("zygote", None)
+        session_id = await it.start("echo")
+        await own_nats.kill()
+        await says("broker", "broker-unavailable")
+        await own_nats.start()
+        await says("broker", None)
+        it.process.send_signal(signal.SIGTERM)
+        await says("draining", "draining")
+        await it.stop(session_id)
+        assert await it.exit_code() == 0
 
 
 async def test_settings_that_are_wrong_end_the_runner(tmp_path: Path) -> None:
