@@ -33,7 +33,7 @@ from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.tickets import Tickets
 from greenroom.api.transports import Transports
-from greenroom.api.transports.adapters import adapters
+from greenroom.api.transports.adapters import adapters, plugged_in
 from greenroom.api.waiters import Waiters
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
@@ -79,7 +79,9 @@ class Parts:
         agents = Agents(store, self.fleet)
         self.telephony = Telephony(settings, store=store, broker=broker, ledger=ledger, tickets=tickets)
         peer_tokens = PeerTokens(tickets, self.keys)
-        offered = (*adapters(settings, tickets, peer_tokens), *self.telephony.adapters.values())
+        # Our own come last: a name of theirs can't be taken.
+        ours = (*adapters(settings, tickets, peer_tokens), *self.telephony.adapters.values())
+        offered = (*plugged_in(settings), *ours)
         self.transports = Transports(offered, broker=broker, ledger=ledger)
         sessions = Sessions(
             ledger=ledger,

@@ -1,4 +1,12 @@
-"""The transports that this installation is set up for."""
+"""The transports that this installation is set up for: our own, and those of installed packages.
+
+A package adds one by an entry point of the group `greenroom.transports`, whose name is the transport's: something that
+makes an `Adapter` of the api's settings, or returns None where it isn't set up. Its other half, in session processes,
+is an entry point of the same name in the group `greenroom.session_transports`.
+"""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
 
 from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.settings import ApiSettings
@@ -12,16 +20,40 @@ from greenroom.api.transports.livekit_tokens import Signer
 from greenroom.api.transports.provider import Provider
 from greenroom.api.transports.smallwebrtc import SmallWebRTCAdapter
 from greenroom.api.transports.websocket import WebSocketAdapter
+from greenroom.common.errors import SettingsInvalid
+
+GROUP: Final = "greenroom.transports"
 
 
 def adapters(settings: ApiSettings, tickets: Tickets, peer_tokens: PeerTokens) -> list[Adapter]:
-    """Return an adapter for each transport whose settings are there."""
+    """Return an adapter for each of our own transports whose settings are there."""
     found: list[Adapter] = [WebSocketAdapter(tickets), SmallWebRTCAdapter(peer_tokens, settings.ice)]
     if settings.daily_api_key is not None:
         found.append(_daily(settings, settings.daily_api_key))
     if settings.livekit_url is not None:
         found.append(_livekit(settings, settings.livekit_url))
     return found
+
+
+def plugged_in(settings: ApiSettings) -> list[Adapter]:
+    """Return the adapters that installed packages add.
+
+    Raises:
+        SettingsInvalid: one can't be made, or isn't called what its entry point is.
+    """
+    made = [_plug_in(point, settings) for point in entry_points(group=GROUP)]
+    return [adapter for adapter in made if adapter is not None]
+
+
+def _plug_in(point: EntryPoint, settings: ApiSettings) -> Adapter | None:
+    try:
+        adapter: Any = point.load()(settings)
+        name: Any = None if adapter is None else adapter.name
+    except Exception as error:
+        raise SettingsInvalid(f"the transport {point.name} ({point.value}) can't be made: {error!r}") from error
+    if name not in {None, point.name}:
+        raise SettingsInvalid(f"the transport {point.name} ({point.value}) calls itself {name!r}")
+    return adapter
 
 
 def _livekit(settings: ApiSettings, url: str) -> LiveKitAdapter:

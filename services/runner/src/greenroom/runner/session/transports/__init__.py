@@ -1,8 +1,13 @@
-"""The transports a session process knows, by the names that sessions have for them."""
+"""The transports a session process knows, by the names that sessions have for them.
+
+Others are entry points of the group `greenroom.session_transports`, by name: something that makes a `SessionTransport`
+of what `make_transport` gets. Their other half, in the api, is one of the same name in `greenroom.transports`.
+"""
 
 import functools
 import importlib
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Final
 
@@ -15,6 +20,10 @@ from greenroom.runner.session.transports.absent import AbsentTransport
 from greenroom.runner.session.transports.base import OnConnected, OnDisconnected, SessionTransport
 
 _log = structlog.get_logger()
+
+GROUP: Final = "greenroom.session_transports"
+
+type _Make = Callable[[Session, Broker, OnConnected, OnDisconnected], SessionTransport]
 
 
 def _websocket(
@@ -66,7 +75,7 @@ def _smallwebrtc(
 
 
 # Each imports what it needs when it is needed: Daily's alone starts ten threads.
-_KNOWN: Final[dict[str, Callable[[Session, Broker, OnConnected, OnDisconnected], SessionTransport]]] = {
+_KNOWN: Final[dict[str, _Make]] = {
     "websocket": _websocket,
     **dict.fromkeys(("twilio", "telnyx", "plivo", "exotel", "vobiz"), _telephony),
     "daily": _daily,
@@ -83,13 +92,17 @@ def make_transport(
 ) -> SessionTransport:
     """Return the transport of a session: one that says why where none is known, or what it needs isn't installed."""
     known = {**_KNOWN, "smallwebrtc": functools.partial(_smallwebrtc, network)}
-    make = known.get(session.transport)
-    if make is None:
-        return AbsentTransport(f"sessions over {session.transport!r} can't run here")
     try:
+        make = known.get(session.transport) or _plugged_in(session.transport)
+        if make is None:
+            return AbsentTransport(f"sessions over {session.transport!r} can't run here")
         return make(session, broker, on_connected, on_disconnected)
     except ImportError as error:
         return AbsentTransport(f"sessions over {session.transport!r} can't run here: {error.name} isn't installed")
+
+
+def _plugged_in(name: str) -> _Make | None:
+    return next((point.load() for point in entry_points(group=GROUP, name=name)), None)
 
 
 def preload(names: tuple[str, ...]) -> tuple[str, ...]:
