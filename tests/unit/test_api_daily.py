@@ -90,7 +90,7 @@ def test_a_room_is_private_small_and_expires() -> None:
 
 
 def test_the_bot_owns_the_room_and_the_user_only_talks_in_it() -> None:
-    """Both tokens are for this room and expire with it; the user's administrates, records and shares nothing."""
+    """Both tokens are for this room and put their holders out as it expires; the user's only lets him talk."""
 
     async def scenario() -> None:
         world = _World()
@@ -100,6 +100,7 @@ def test_the_bot_owns_the_room_and_the_user_only_talks_in_it() -> None:
         exp = world.stub.rooms[prepared.info["room"]]["config"]["exp"]
         assert {bot["r"], user["r"]} == {prepared.info["room"]}
         assert {bot["exp"], user["exp"]} == {exp}
+        assert (bot["ejt"], user["ejt"]) == (True, True)
         assert (bot["o"], user["o"]) == (True, False)
         assert user["p"] == {"hasPresence": True, "canSend": ["audio"], "canAdmin": False}
         assert (user["u"], user["ss"], user["erui"]) == ("Ada", False, False)
