@@ -3,11 +3,13 @@
 Tokens are read by LiveKit's own library, which is what servers and clients read them with.
 """
 
+import base64
+import json
 import os
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, override
 
 import httpx
 import pytest
@@ -19,7 +21,7 @@ from greenroom.api.transports.livekit import LiveKitAdapter, api_url
 from greenroom.api.transports.livekit_rest import PATH, LiveKitRest
 from greenroom.api.transports.livekit_tokens import Signer
 from greenroom.api.transports.provider import Provider, ProviderRefused
-from greenroom.common.clock import utcnow
+from greenroom.common.clock import SystemClock, utcnow
 from greenroom.common.errors import InvalidBody
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Session
@@ -29,22 +31,35 @@ from tests.support.livekit_stub import LiveKitStub
 
 
 @dataclass
+class LateClock(SystemClock):
+    """A clock that is behind."""
+
+    behind: timedelta
+
+    @override
+    def now(self) -> datetime:
+        return super().now() - self.behind
+
+
+@dataclass
 class Server:
-    """A LiveKit server, and our adapter before it."""
+    """A LiveKit server, and our adapter before it; `behind`: which makes tokens as it would have then."""
 
     url: str
     key: str
     secret: str
+    behind: timedelta = timedelta(0)
 
     def __post_init__(self) -> None:
         """Make the adapter."""
         self.signer = Signer(self.key, self.secret)
+        self.clock = LateClock(self.behind)
         self.rest = LiveKitRest(Provider("LiveKit", api_url(self.url)), self.signer)
-        self.adapter = LiveKitAdapter(self.rest, self.signer, url=self.url)
+        self.adapter = LiveKitAdapter(self.rest, self.signer, url=self.url, clock=self.clock)
 
     async def prepare(self, options: dict[str, Any] | None = None) -> tuple[Session, Prepared]:
         """Prepare a session."""
-        now = utcnow()
+        now = self.clock.now()
         fields: dict[str, Any] = {"agent": "echo", "bot": "echo", "transport": "livekit", "tenant": "default"}
         session = Session(id=uuid7(), requested_at=now, queue_deadline_at=now, **fields)
         return session, await self.adapter.prepare(ASKED, session, options or {})
@@ -67,6 +82,14 @@ class Server:
         """Read a token with LiveKit's library, which checks it."""
         assert token is not None
         return api.TokenVerifier(self.key, self.secret).verify(token)
+
+
+def _times(token: str | None) -> tuple[datetime, datetime]:
+    """Return from when until when a token is good."""
+    assert token is not None
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return datetime.fromtimestamp(claims["nbf"], UTC), datetime.fromtimestamp(claims["exp"], UTC)
 
 
 @pytest.fixture
@@ -131,6 +154,34 @@ async def test_somebody_who_only_listens_publishes_nothing(server: Server) -> No
     assert video is not None
     assert video.can_publish is False
     await server.adapter.release("default", session.id, {"room": video.room})
+
+
+async def test_both_tokens_are_good_from_now_until_the_answer_says(server: Server) -> None:
+    """They expire when the answer says, to the second: an hour after the longest that the session can take."""
+    session, prepared, answer = await server.answer()
+    limits = session.limits
+    longest_s = limits.queue_timeout_s + limits.start_timeout_s + limits.max_duration_s + limits.end_timeout_s
+    longest = timedelta(seconds=longest_s, hours=1)
+    assert answer.expires_at is not None
+    assert abs(answer.expires_at - session.requested_at - longest) <= timedelta(seconds=1)
+    for token in (prepared.secrets["room_token"], answer.token):
+        begins, ends = _times(token)
+        assert begins <= utcnow()
+        assert ends == answer.expires_at
+    await server.adapter.release("default", session.id, {"room": prepared.info["room"]})
+
+
+async def test_a_token_that_has_expired_lets_nobody_in(server: Server) -> None:
+    """LiveKit's own library refuses the bot's and the user's, once the answer's time is over."""
+    earlier = Server(server.url, server.key, server.secret, behind=timedelta(days=30))
+    session, prepared, answer = await earlier.answer()
+    assert answer.expires_at is not None
+    assert answer.expires_at < utcnow()
+    for token in (prepared.secrets["room_token"], answer.token):
+        with pytest.raises(Exception, match="has expired"):
+            server.read(token)
+    await earlier.adapter.release("default", session.id, {"room": prepared.info["room"]})
+    await earlier.adapter.close()
 
 
 async def test_a_key_that_isnt_known_is_told(server: Server) -> None:

@@ -6,7 +6,9 @@ asks doesn't get in himself.
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from greenroom.api.patience import unanswered
 from greenroom.api.schemas import Transport
 from greenroom.api.transports import Transports
 from greenroom.common.errors import GreenroomError, InvalidBody
@@ -234,9 +237,12 @@ def test_what_is_made_again_is_taken_away_again(play: Play) -> None:
     play(scenario)
 
 
-@pytest.mark.parametrize("broken", [1, 2, 3])
+@pytest.mark.parametrize("broken", [1, 2, 3, 4])
 def test_a_failure_in_the_middle_leaves_nothing(play: Play, broken: int) -> None:
-    """Whichever call to the provider stays without an answer, the error is typed and nothing is left two minutes on."""
+    """Whichever call to the provider stays without an answer, the error is typed and nothing is left two minutes on.
+
+    As in the api the session exists once the way is prepared; where the way can't be told then, it ends.
+    """
 
     async def scenario(world: World) -> None:
         provider = world.case.provider
@@ -245,12 +251,42 @@ def test_a_failure_in_the_middle_leaves_nothing(play: Play, broken: int) -> None
         for options in world.case.options:
             provider.asked.clear()
             provider.fail_from(broken, Fault("lost"))
-            error = await _failure(world, options)
+            asked_for = await _ask_for(world, options)
             if len(provider.asked) >= broken:
-                assert error is not None
-                assert (error.status, error.retryable, bool(error.retry_after_s)) == (503, True, True)
+                _is_typed(asked_for.error)
             provider.fail_from(None)
+            if asked_for.public is not None:
+                decide = functools.partial(unanswered, error=asked_for.error or GreenroomError())
+                await world.ledger.move(asked_for.session.tenant, asked_for.session.id, decide)
             await asyncio.sleep(120)
+            assert not world.case.left()
+
+    play(scenario)
+
+
+def test_a_way_that_couldnt_be_told_can_be_asked_for_again(play: Play) -> None:
+    """Whoever has a key repeats the request: what was prepared is still there, however late, and lets him in."""
+
+    async def scenario(world: World) -> None:
+        provider = world.case.provider
+        for options in world.case.options:
+            session, public = await world.transports.prepare(ASKED, world.session(), options)
+            await world.ledger.create(Requested(session=session))
+            made = world.case.left()
+            if provider:
+                provider.fail_from(len(provider.asked) + 1, Fault("lost"))
+            try:
+                await world.transports.answer(ASKED, session.id, public, again=False)
+            except GreenroomError as error:
+                _is_typed(error)
+            if provider:
+                provider.fail_from(None)
+            await asyncio.sleep(120)
+            assert world.case.left() == made
+            answer = await world.transports.answer(ASKED, session.id, public, again=True)
+            assert bool(answer.url) == world.case.way_in
+            await world.end(session)
+            await asyncio.sleep(11)
             assert not world.case.left()
 
     play(scenario)
@@ -285,13 +321,31 @@ def test_a_failure_behind_the_request_ends_the_session(play: Play) -> None:
     play(scenario)
 
 
-async def _failure(world: World, options: dict[str, Any]) -> GreenroomError | None:
+@dataclass
+class _AskedFor:
+    """What became of a request: `public` where the way was prepared and the session exists, `error` where it failed."""
+
+    session: Session
+    public: Transport | None = None
+    error: GreenroomError | None = None
+
+
+async def _ask_for(world: World, options: dict[str, Any]) -> _AskedFor:
+    """Do as the api does: prepare, create, answer."""
+    asked_for = _AskedFor(world.session())
     try:
-        session, public = await world.transports.prepare(ASKED, world.session(), options)
-        await world.transports.answer(ASKED, session.id, public, again=False)
+        asked_for.session, public = await world.transports.prepare(ASKED, asked_for.session, options)
+        await world.ledger.create(Requested(session=asked_for.session))
+        asked_for.public = public
+        await world.transports.answer(ASKED, asked_for.session.id, public, again=False)
     except GreenroomError as error:
-        return error
-    return None
+        asked_for.error = error
+    return asked_for
+
+
+def _is_typed(error: GreenroomError | None) -> None:
+    assert error is not None
+    assert (error.status, error.retryable, bool(error.retry_after_s)) == (503, True, True)
 
 
 def _secrets_of(answer: Transport, public: Transport) -> Iterable[str]:

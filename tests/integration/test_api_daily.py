@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from greenroom.common import subjects
-from greenroom.common.lifecycle import Session
+from greenroom.common.lifecycle import Outcome, Session, State
 from greenroom.common.secrets import SecretBox
-from tests.support.api_world import ApiWorld, problem_of, running_api
+from tests.support.api_world import LEASED, ApiWorld, problem_of, running_api
 from tests.support.daily_stub import BASE, KEY, DailyStub
 from tests.support.provider_stub import Fault
 
@@ -77,6 +77,20 @@ async def _session(world: ApiWorld, session_id: str, tenant: str = "default") ->
     return entry.session
 
 
+async def _only_session(world: ApiWorld) -> Session:
+    found = await world.broker.count_by_subject("SESSIONS", subjects.SESSION_LIFECYCLE.wildcard(), most=10)
+    (tokens,) = [subjects.SESSION_LIFECYCLE.parse(subject) for subject in found or {}]
+    assert tokens is not None
+    return await _session(world, tokens["session_id"])
+
+
+async def _all_gone(daily: DailyStub) -> None:
+    # A look at the ledger every ten seconds, and the machine may be busy.
+    async with asyncio.timeout(60):
+        while daily.rooms:
+            await asyncio.sleep(0.1)
+
+
 async def _count(world: ApiWorld) -> int:
     return await world.broker.count("SESSIONS", subjects.SESSION_LIFECYCLE.wildcard())
 
@@ -117,10 +131,7 @@ async def test_the_room_goes_with_the_session(client: httpx.AsyncClient, daily: 
     """Once it has ended, some instance of the api deletes it."""
     session_id = (await _ask(client)).json()["id"]
     await client.post(f"/v1/sessions/{session_id}/stop")
-    # A look at the ledger every ten seconds, and the machine may be busy.
-    async with asyncio.timeout(60):
-        while daily.rooms:
-            await asyncio.sleep(0.1)
+    await _all_gone(daily)
 
 
 async def test_a_room_that_is_brought_counts_as_the_sessions_room(
@@ -144,6 +155,56 @@ async def test_nothing_exists_where_daily_is_away(world: ApiWorld, client: httpx
     assert int(answer.headers["retry-after"]) >= 1
     assert await _count(world) == 0
     assert KEY not in answer.text
+
+
+@pytest.mark.parametrize("options", [{}, {"room": {"sip": {}}}])
+async def test_a_session_that_nobody_is_told_of_ends(
+    world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub, options: dict[str, Any]
+) -> None:
+    """Where Daily is lost once the session exists, it ends and its room goes: the 503 is true, and may be repeated."""
+    # The room and the bot's token are made; the user's token, or the room's SIP address, can't be had.
+    daily.fail_from(4 if options else 3, Fault("lost"))
+    problem = problem_of(await _ask(client, **options))
+    assert (problem["status"], problem["code"], problem["retryable"]) == (503, "provider-unavailable", True)
+    session = await _only_session(world)
+    assert (session.state, session.outcome, session.reason) == (State.ENDED, Outcome.FAILED, "transport-failed")
+    assert (session.ended_by, session.detail) == ("api", problem["detail"])
+    assert daily.calls("POST", "/rooms") == 1
+    daily.fail_from(None)
+    await _all_gone(daily)
+
+
+async def test_one_that_waited_for_a_runner_ends_in_order(
+    world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub
+) -> None:
+    """A session that runs by then is ended by its runner, which sees that in the ledger."""
+    daily.fail_from(3, Fault("lost"))
+    ledger = await world.ledger.watch()
+    wish = {"agent": "echo", "transport": "daily", "wait": "leased", "wait_timeout_s": 20}
+    asking = asyncio.create_task(client.post("/v1/sessions", json=wish))
+    async with asyncio.timeout(20):
+        entry = await anext(aiter(ledger))
+    await ledger.close()
+    await world.advance(entry.session.id, LEASED)
+    assert problem_of(await asking)["code"] == "provider-unavailable"
+    session = await _session(world, entry.session.id)
+    assert (session.state, session.reason) == (State.ENDING, "transport-failed")
+
+
+async def test_with_a_key_the_session_stays_and_answers_the_next_try(
+    world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub
+) -> None:
+    """The same request finds its session and its room, and gets the token that it lacked; there is no second one."""
+    daily.fail_from(3, Fault("lost"))
+    assert problem_of(await _ask(client, "key-1"))["code"] == "provider-unavailable"
+    session = await _only_session(world)
+    assert session.state is State.REQUESTED
+    daily.fail_from(None)
+    answer = await _ask(client, "key-1")
+    assert (answer.status_code, answer.json()["id"]) == (201, session.id)
+    assert answer.json()["transport"]["token"].count(".") == 2
+    assert await _only_session(world) == session
+    assert set(daily.rooms) == {f"gr-{session.id}"}
 
 
 async def test_options_that_arent_known_are_refused_before_daily_is_asked(

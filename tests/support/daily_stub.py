@@ -81,9 +81,9 @@ class DailyStub(ProviderStub):
         room = self.rooms.get(name)
         return room is not None and room["config"].get("exp", self.now() + 1) > self.now()
 
-    def add_room(self, name: str, **config: Any) -> str:
+    def add_room(self, name: str, privacy: str = "private", **config: Any) -> str:
         """Make a room by hand, and return its URL."""
-        self.rooms[name] = _room(name, "private", config)
+        self.rooms[name] = _room(name, privacy, config)
         return self.rooms[name]["url"]
 
     @override

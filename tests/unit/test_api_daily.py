@@ -90,7 +90,7 @@ def test_a_room_is_private_small_and_expires() -> None:
 
 
 def test_the_bot_owns_the_room_and_the_user_only_talks_in_it() -> None:
-    """Both tokens are for this room and expire with it; the user's administrates, records and shares nothing."""
+    """Both tokens are for this room and put their holders out as it expires; the user's only lets him talk."""
 
     async def scenario() -> None:
         world = _World()
@@ -100,6 +100,7 @@ def test_the_bot_owns_the_room_and_the_user_only_talks_in_it() -> None:
         exp = world.stub.rooms[prepared.info["room"]]["config"]["exp"]
         assert {bot["r"], user["r"]} == {prepared.info["room"]}
         assert {bot["exp"], user["exp"]} == {exp}
+        assert (bot["ejt"], user["ejt"]) == (True, True)
         assert (bot["o"], user["o"]) == (True, False)
         assert user["p"] == {"hasPresence": True, "canSend": ["audio"], "canAdmin": False}
         assert (user["u"], user["ss"], user["erui"]) == ("Ada", False, False)
@@ -190,6 +191,71 @@ def test_a_room_that_isnt_there_is_named() -> None:
                 await world.prepare({"room_url": url})
             assert missing.value.errors[0].pointer == "/transport_options/room_url"
         assert not world.stub.tokens
+
+    _play(scenario())
+
+
+# Of a session that may wait for 30 s, and then take 20 s to start.
+_LIMITS = Limits(queue_timeout_s=30, start_timeout_s=20)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"nbf": 6}, "It opens in 6 s, and the session may start at once."),
+        ({"nbf": 3600, "exp": 7200}, "It opens in 3600 s, and the session may start at once."),
+        ({"exp": 49}, "It expires in 49 s, and the session has 50 s to start."),
+        ({"nbf": -60, "exp": 1}, "It expires in 1 s, and the session has 50 s to start."),
+        ({"max_participants": 1}, "It doesn't hold two: the bot, and somebody to speak with."),
+    ],
+)
+def test_a_room_that_the_session_cant_take_place_in_is_refused(config: dict[str, int], why: str) -> None:
+    """Closed when the bot may come, gone before it is sure to be there, or too small: 422 that says which."""
+
+    async def scenario() -> None:
+        world = _World()
+        url = world.stub.add_room("standup", **_from_now(world, config))
+        with pytest.raises(RoomNotFound) as refused:
+            await world.prepare({"room_url": url}, limits=_LIMITS)
+        (problem,) = refused.value.errors
+        assert (refused.value.status, problem.pointer, problem.detail) == (422, "/transport_options/room_url", why)
+        assert not world.stub.tokens
+
+    _play(scenario())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"nbf": -60}, {"nbf": 4, "exp": 3600}, {"exp": 51}, {"max_participants": 2}],
+    ids=["unbounded", "open", "its clock is ahead", "just long enough", "for two"],
+)
+def test_a_room_that_it_can_take_place_in_is_taken(config: dict[str, int]) -> None:
+    """Open from now until the session has started at the latest, and for two; how long it then lasts is its own."""
+
+    async def scenario() -> None:
+        world = _World()
+        url = world.stub.add_room("standup", **_from_now(world, config))
+        _, prepared = await world.prepare({"room_url": url}, limits=_LIMITS)
+        assert prepared.info["room_url"] == url
+
+    _play(scenario())
+
+
+def _from_now(world: _World, config: dict[str, int]) -> dict[str, Any]:
+    now = world.clock.now().timestamp()
+    return {name: value + now if name in {"nbf", "exp"} else value for name, value in config.items()}
+
+
+@pytest.mark.parametrize("privacy", ["public", "private"])
+def test_whether_a_room_that_is_brought_is_public_is_shown(privacy: str) -> None:
+    """A public room is taken, since it is Daily's default; the answer and the session say that anybody gets in."""
+
+    async def scenario() -> None:
+        world = _World()
+        url = world.stub.add_room("standup", privacy)
+        session, prepared = await world.prepare({"room_url": url})
+        answer = await world.adapter.answer(ASKED, session.id, prepared.public, again=False)
+        assert (answer.info["privacy"], prepared.info["privacy"]) == (privacy, privacy)
 
     _play(scenario())
 

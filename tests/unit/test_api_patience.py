@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from greenroom.api.body import decode
 from greenroom.api.canonical import canonical_number, canonical_room
 from greenroom.api.ended_early import SessionEndedEarly
-from greenroom.api.patience import DECISION_TIMEOUT_S, give_up, patience
+from greenroom.api.patience import DECISION_TIMEOUT_S, give_up, patience, unanswered
 from greenroom.api.problem import render
 from greenroom.api.refusals import may_be_refused
 from greenroom.api.schemas import CreateSession
 from greenroom.api.sessions import _digest
-from greenroom.common.errors import InvalidBody
+from greenroom.common.errors import GreenroomError, InvalidBody
 from greenroom.common.lifecycle import Ended, Ending, Outcome, Session, State
 from greenroom.common.policy import AtLimit, Limit, Policy, Scope
 from tests.support.ledgers import AT
@@ -98,6 +98,19 @@ def test_a_waited_for_session_ends_with_its_connection() -> None:
         assert (ending.epoch, ending.outcome, ending.reason) == (3, "canceled", "caller-gave-up")
     assert give_up(a_session(state=State.ENDING)) is None
     assert give_up(a_session(state=State.ENDED)) is None
+
+
+def test_a_session_whose_caller_gets_no_way_in_ends_as_a_failure() -> None:
+    """It says what was the matter, in the words that the caller got."""
+    error = GreenroomError("Daily: no answer in time.")
+    ended = unanswered(a_session(), error)
+    assert isinstance(ended, Ended)
+    assert (ended.by, ended.outcome, ended.reason) == ("api", "failed", "transport-failed")
+    assert ended.detail == "Daily: no answer in time."
+    ending = unanswered(a_session(state=State.READY, epoch=2), error)
+    assert isinstance(ending, Ending)
+    assert (ending.epoch, ending.detail) == (2, ended.detail)
+    assert unanswered(a_session(state=State.ENDING), error) is None
 
 
 # ---------------------------------------------------------------------------- how a refusal is answered

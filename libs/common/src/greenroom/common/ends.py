@@ -46,7 +46,11 @@ ENDS: Final[dict[Reason, End]] = {
     Reason.NO_RUNNER_FOR_AGENT: _end("scheduler", "no runner has the bot", f"{_SCHEDULER}/placing.py"),
     Reason.ATTEMPTS_EXHAUSTED: _end("scheduler", "every try failed", f"{_SCHEDULER}/settle.py"),
     Reason.BOT_IMPORT_FAILED: _end("session", "the bot can't be imported", f"{_SESSION}/live.py"),
-    Reason.TRANSPORT_FAILED: _end("session", "the transport can't be opened", f"{_SESSION}/live.py"),
+    Reason.TRANSPORT_FAILED: _end(
+        "session",
+        "the transport can't be opened; or (decided by `api`) the caller can't be told the way in",
+        f"{_SESSION}/live.py",
+    ),
     Reason.BOT_FAILED: _end("session", "the bot raised, or a service of it can't go on", f"{_SESSION}/live.py"),
     Reason.START_TIMEOUT: _end("runner", "no pipeline for `limits.start_timeout_s`", f"{_RUNNER}/slots.py"),
     Reason.END_TIMEOUT: _end(

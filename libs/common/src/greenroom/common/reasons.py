@@ -162,7 +162,8 @@ class Reason(enum.StrEnum):
         "The way to the user couldn't be opened",
         (
             "What was prepared for the session is gone or refused it (a room that was deleted, a token that expired), "
-            "or the runner lacks what the transport needs. `detail` says which. Ask for a new session."
+            "the runner lacks what the transport needs, or whoever asked couldn't be told the way in (the provider "
+            "made no token). `detail` says which. Ask for a new session."
         ),
     )
     BOT_FAILED = (

@@ -1,4 +1,4 @@
-"""How long the answer to a request is held back, until what, and what becomes of the session if its caller leaves."""
+"""How long the answer to a request is held back, until what, and what becomes of the session if nobody gets it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,7 +8,8 @@ import msgspec
 
 from greenroom.api.refusals import may_be_refused
 from greenroom.api.schemas import CreateSession
-from greenroom.common.lifecycle import Ended, Ending, Outcome, Session, State, Transition
+from greenroom.common.errors import GreenroomError
+from greenroom.common.lifecycle import Actor, Ended, Ending, Outcome, Session, State, Transition
 from greenroom.common.policy import Policy
 from greenroom.common.reasons import Reason
 
@@ -81,6 +82,15 @@ async def unless_gone[T](work: Awaitable[T], gone: Gone) -> T | None:
 
 def give_up(session: Session) -> Transition | None:
     """Return how a session ends whose caller closed the connection that waited for it; None: it ends already."""
+    return _end(session, "client", Outcome.CANCELED, Reason.CALLER_GAVE_UP)
+
+
+def unanswered(session: Session, error: GreenroomError) -> Transition | None:
+    """Return how a session ends whose caller can't be told the way in; None: it ends already."""
+    return _end(session, "api", Outcome.FAILED, Reason.TRANSPORT_FAILED, str(error))
+
+
+def _end(session: Session, by: Actor, outcome: Outcome, reason: Reason, detail: str | None = None) -> Transition | None:
     match session.state:
         case State.REQUESTED:
             kind = Ended
@@ -88,7 +98,7 @@ def give_up(session: Session) -> Transition | None:
             kind = Ending
         case State.ENDING | State.ENDED:
             return None
-    return kind(by="client", epoch=session.epoch, outcome=Outcome.CANCELED, reason=Reason.CALLER_GAVE_UP)
+    return kind(by=by, epoch=session.epoch, outcome=outcome, reason=reason, detail=detail)
 
 
 def _any(_session: Session) -> bool:

@@ -13,7 +13,7 @@ from greenroom.api.billing.budgets import SpendingFeed
 from greenroom.api.canonical import canonical_number, canonical_room
 from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.idempotency import Answered, Idempotency
-from greenroom.api.patience import ENDS, Gone, Patience, give_up, patience, unless_gone
+from greenroom.api.patience import ENDS, Gone, Patience, give_up, patience, unanswered, unless_gone
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.problem import Problem, render
 from greenroom.api.scheduler_link import SchedulerLink
@@ -27,6 +27,7 @@ from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import (
     BrokerUnavailable,
     FieldProblem,
+    GreenroomError,
     InvalidBody,
     LedgerConflict,
     LedgerCorrupt,
@@ -130,14 +131,15 @@ class Sessions:
             IdempotencyMismatch: the key belongs to another request.
             SecretMissing: no runner of the pool has what the bot needs.
             TransportUnavailable: this installation isn't set up for the transport.
-            GreenroomError: what else its preparation raises; there is no session then.
+            GreenroomError: what else its preparation raises, and there is no session then; or what telling the way in
+                raises. Without a key the session ends then, with one it stays for whoever repeats the request.
             SessionEndedEarly: it ended before it had come as far as was to be waited for.
             BrokerUnavailable: it isn't known whether the session exists; with a key, trying again is safe.
         """
         if key is None:
             agent = await self._agent(asked.caller, wish)
             view = await self._place(asked, wish, agent, uuid7(), gone)
-            return await self._answer(asked, view, _encoded(view))
+            return await self._answer_or_end(asked, view)
         return await self._create_once(asked, wish, key)
 
     async def place(self, asked: Asked, wish: CreateSession, session_id: str) -> None:
@@ -326,6 +328,16 @@ class Sessions:
         view = msgspec.json.decode(answer.body, type=SessionView)
         again = await self._answer(asked, view, (answer.status, answer.body), again=True)
         return msgspec.structs.replace(again, replayed=True)
+
+    async def _answer_or_end(self, asked: Asked, view: SessionView) -> Answer:
+        """Return the answer to a request without a key; if there is none, nobody will ever ask for the session."""
+        try:
+            return await self._answer(asked, view, _encoded(view))
+        except GreenroomError as error:
+            tenant, failed = asked.caller.tenant, error
+            _log.warning("answer_failed", tenant=tenant, session_id=view.id, code=error.code)
+            await self._ledger.move(tenant, view.id, lambda session: unanswered(session, failed))
+            raise
 
     async def _answer(
         self, asked: Asked, view: SessionView, encoded: tuple[int, bytes], *, again: bool = False

@@ -103,7 +103,7 @@ class Adapter(Protocol):
             again: whether this repeats an earlier answer, perhaps for another key of the tenant.
 
         Raises:
-            GreenroomError: it can't be told now; the session exists, and the request may be repeated.
+            GreenroomError: it can't be told now. The session exists and what was prepared stays: it may be asked again.
         """
         ...
 

@@ -1,6 +1,7 @@
 """Rooms at Daily: the bot owns one, its user gets in with a token that can do nothing else.
 
-    prepare    room `gr-SESSION` (private, expiring) made, or one that is brought looked at; owner token laid down
+    prepare    room `gr-SESSION` (private, expiring) made, or one that is brought looked at: whether it is there, is
+               open while the session may start, and has room for two; owner token laid down
     answer     the room's URL and a token of the user's own, new each time
     release    the room is deleted, and whoever is in it put out; one that was brought stays
 
@@ -18,7 +19,7 @@ from greenroom.api.schemas import Transport
 from greenroom.api.transports import daily_options
 from greenroom.api.transports.base import Adapter, Asked, Prepared, expiry
 from greenroom.api.transports.daily_options import DailyOptions, Dialin, UserWish
-from greenroom.api.transports.daily_rest import DailyRest, Room
+from greenroom.api.transports.daily_rest import DailyRest, Room, RoomConfig
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import FieldProblem, Forbidden, GreenroomError
 from greenroom.common.lifecycle import Session
@@ -26,15 +27,23 @@ from greenroom.common.lifecycle import Session
 NAME: Final = "daily"
 
 
-class RoomNotFound(GreenroomError):
-    """The room that was brought doesn't exist in this installation's account at the provider, or has expired.
+# Clocks differ, and who makes a room often gives the present as its `nbf`. In the end Daily's clock decides.
+_SKEW_S: Final = 5.0
+# The bot, and somebody to speak with.
+_FEWEST: Final = 2
 
-    Compare the URL with the provider's dashboard. Without `room_url` a room is made for the session.
+
+class RoomNotFound(GreenroomError):
+    """The room that was brought is none that the session could take place in; `detail` says why.
+
+    It doesn't exist in this installation's account at the provider or has expired, isn't open yet (`nbf`), expires
+    before the session is sure to have started (`exp`), or doesn't hold a bot and a user (`max_participants`). Compare
+    the URL with the provider's dashboard. Without `room_url` a room is made for the session.
     """
 
     code = "room-not-found"
     status = 422
-    title = "There is no such room"
+    title = "There is no such room for the session"
 
 
 class DailyAdapter(Adapter):
@@ -88,9 +97,12 @@ class DailyAdapter(Adapter):
         if wanted.room_url is None:
             room = await self._rest.make_room(_name(session), daily_options.room_properties(wanted, exp=exp))
         else:
-            room = await self._brought(session.tenant, wanted.room_url)
+            room = await self._brought(session, wanted.room_url)
         token = await self._rest.make_token(daily_options.owner_token(room.name, exp=exp))
         info = {"room": room.name, "room_url": room.url}
+        if wanted.room_url is not None:
+            # A public one is Daily's default and its owner's choice: whoever has its URL gets in without our token.
+            info["privacy"] = room.privacy
         secrets = {"room_token": token}
         if wanted.dialin is not None:
             info["call_id"] = wanted.dialin.call_id
@@ -117,16 +129,15 @@ class DailyAdapter(Adapter):
     async def close(self) -> None:
         await self._rest.close()
 
-    async def _brought(self, tenant: str, room_url: str) -> Room:
+    async def _brought(self, session: Session, room_url: str) -> Room:
         name = daily_options.brought_name(room_url)
-        patterns = [pattern.replace("{tenant}", tenant) for pattern in self._bring]
+        patterns = [pattern.replace("{tenant}", session.tenant) for pattern in self._bring]
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
             raise Forbidden("This room may not be brought here.")
         room = await self._rest.room(name)
         if room is None or urlsplit(room.url).hostname != urlsplit(room_url).hostname:
-            text = "There is no such room in the account, or it has expired."
-            problem = FieldProblem(pointer="/transport_options/room_url", detail=text)
-            raise RoomNotFound(f"{problem.pointer}: {text}", errors=[problem])
+            raise _no_room("There is no such room in the account, or it has expired.")
+        _check_open(room.config, session)
         return room
 
     async def _sip_uri(self, info: dict[str, str]) -> str | None:
@@ -149,6 +160,23 @@ class DailyAdapter(Adapter):
             "daily_api_key": self._api_key,
             "daily_api_url": self._api_url,
         }
+
+
+def _check_open(config: RoomConfig, session: Session) -> None:
+    """Raise RoomNotFound unless two can be in a room, from now until the session has started at the latest."""
+    now = session.requested_at.timestamp()
+    starts_within_s = session.limits.queue_timeout_s + session.limits.start_timeout_s
+    if config.nbf is not None and config.nbf > now + _SKEW_S:
+        raise _no_room(f"It opens in {config.nbf - now:.0f} s, and the session may start at once.")
+    if config.exp is not None and config.exp < now + starts_within_s:
+        raise _no_room(f"It expires in {config.exp - now:.0f} s, and the session has {starts_within_s:g} s to start.")
+    if config.max_participants is not None and config.max_participants < _FEWEST:
+        raise _no_room("It doesn't hold two: the bot, and somebody to speak with.")
+
+
+def _no_room(text: str) -> RoomNotFound:
+    problem = FieldProblem(pointer="/transport_options/room_url", detail=text)
+    return RoomNotFound(f"{problem.pointer}: {text}", errors=[problem])
 
 
 def _name(session: Session) -> str:

@@ -40,8 +40,10 @@ _LONGEST_TEXT: Final = 200
 class ProviderUnavailable(GreenroomError):
     """The provider of the transport gave no answer, or asks for patience (its rate limit).
 
-    Nothing is left of the request: what may have been made at the provider is taken away by itself. Send the request
-    again after the time that is named. If it lasts, look at the provider's status page and at your plan's limits.
+    Send the request again after the time that is named. Without an `Idempotency-Key` nothing is left of it: what may
+    have been made at the provider is taken away by itself, and a session that was there already ends as
+    `transport-failed`. With a key such a session stays, and is the answer to the same request with the same key. If it
+    lasts, look at the provider's status page and at your plan's limits.
     """
 
     code = "provider-unavailable"
@@ -55,7 +57,8 @@ class ProviderRefused(GreenroomError):
     """The provider of the transport said no: `detail` has its words.
 
     A key that was revoked, a plan that doesn't include what was asked for (dial-in, recording), or an option that it
-    doesn't take. Compare the api's settings, and the request's `transport_options`, with the provider's account.
+    doesn't take. Compare the api's settings, and the request's `transport_options`, with the provider's account. What
+    becomes of a session that was there already is as with `provider-unavailable`.
     """
 
     code = "provider-refused"
