@@ -7,6 +7,7 @@ import pytest
 from greenroom.devtools import call
 from greenroom.devtools.client import ApiProblem
 from tests.support.api_world import eventually
+from tests.support.livekit_caller import LiveKitCaller, needs_livekit, room_names
 from tests.support.openai_stub import CHAT, KEY, OpenAIStub, Says, running_openai_stub
 from tests.support.rtc_caller import RtcCaller, converse, over_http, use_loopback
 from tests.support.stack import RunningStack, running_stack, wait_for_event, wait_for_session
@@ -55,6 +56,7 @@ async def test_all_quickstarts_are_agents(stack: RunningStack) -> None:
     assert agents["telephony_bot"] == ["twilio", "telnyx", "plivo", "exotel"]
     assert agents["webrtc_bot"] == ["daily", "smallwebrtc"]
     assert agents["daily_bot"] == ["daily"]
+    assert agents["livekit_bot"] == ["livekit"]
 
 
 async def test_the_websocket_quickstart_holds_a_call(stack: RunningStack, stub: OpenAIStub) -> None:
@@ -88,6 +90,26 @@ async def test_the_webrtc_quickstart_holds_a_call(
     assert spoken[0] == "Hello there my friend."
     assert "metrics" in {event["type"] for event in events}
     assert QUESTION in str(stub.asked(CHAT)[-1].body["messages"])
+
+
+@needs_livekit
+async def test_the_livekit_quickstart_holds_a_call(stack: RunningStack) -> None:
+    """In a room that was made for it, it greets who has the answer's token; when he leaves, it is gone."""
+    wish = {"agent": "livekit_bot", "transport": "livekit", "wait": "ready", "wait_timeout_s": 30}
+    [line] = call.spoken([QUESTION])
+    async with stack.client() as client:
+        session = await client.post("/v1/sessions", wish)
+        way = session["transport"]
+        assert way["info"]["room"] in await room_names()
+        async with LiveKitCaller(way["url"], way["token"]) as caller:
+            await caller.until_heard(0.1)
+            await caller.say(line.pcm)
+        ended = await wait_for_session(client, session["id"])
+        assert (ended["outcome"], ended["reason"]) == ("completed", "client-left")
+        events = await wait_for_event(client, session["id"], "recording_saved")
+    assert [event["data"]["text"] for event in events if event["type"] == "agent_spoke"] == ["Hello there!"]
+    assert "metrics" in {event["type"] for event in events}
+    await eventually(room_names, lambda rooms: way["info"]["room"] not in rooms)
 
 
 async def test_a_quickstart_is_refused_what_it_does_not_take(stack: RunningStack) -> None:

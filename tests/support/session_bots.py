@@ -436,7 +436,7 @@ async def guest(arguments: RunnerArguments) -> None:
         "livekit": lambda: LiveKitParams(audio_in_enabled=True, audio_out_enabled=True),
     }
     transport = await create_transport(arguments, rooms)
-    worker = PipelineWorker(Pipeline([transport.input(), transport.output()]))
+    worker = PipelineWorker(Pipeline([transport.input(), Echo(), transport.output()]))
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
     await runner.run()

@@ -8,7 +8,11 @@ from typing import Any, Final
 
 import pytest
 
+from greenroom.runner.session.transports import make_transport
+from greenroom.runner.session.transports.base import NotRunnable
 from greenroom.runner.session.transports.rooms import REJOIN_S
+from tests.support.memory_broker import MemoryServer
+from tests.support.session_rig import new_session
 
 _ROOT: Final = Path(__file__).parents[2]
 _UNTIL_EMPTY: Final = REJOIN_S + 0.5
@@ -211,6 +215,17 @@ def test_a_bot_that_cant_join_has_lost_its_way(played: dict[str, Any]) -> None:
         ["disconnected", "transport", 1006, "the bot couldn't join the room"]
     ]
     assert played["daily: trouble"]["heard"] == []
+
+
+@pytest.mark.parametrize("name", ["daily", "livekit"])
+async def test_a_session_whose_library_isnt_installed_says_so(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A runner without the extra isn't broken: it tells what is missing by its name, without importing the rest."""
+    monkeypatch.setitem(sys.modules, name, None)
+    session = new_session("echo", transport=name)
+    room = make_transport(session, MemoryServer().connect(), lambda _: None, lambda *_: None)
+    with pytest.raises(NotRunnable) as refused:
+        await room.open()
+    assert str(refused.value) == f"sessions over '{name}' can't run here: {name} isn't installed"
 
 
 def test_nothing_of_a_providers_library_is_imported_before_it_is_needed() -> None:
