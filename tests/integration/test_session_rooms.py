@@ -42,7 +42,8 @@ async def test_a_bot_that_cant_reach_its_room_has_no_way_to_its_user(host: HostP
 async def test_a_room_whose_token_is_gone_isnt_tried(host: HostProcess, nats_url: str, transport: str) -> None:
     """The bot isn't even called: there is nothing that it could get in with."""
     async with Sessions(host, nats_url) as sessions:
-        run = await sessions.assign("guest", transport=transport, transport_info={"room": "gr-1"})
+        info = {"room": "gr-1", "room_url": "https://greenroom.daily.co/gr-1", "url": "wss://livekit.example"}
+        run = await sessions.assign("guest", transport=transport, transport_info=info)
         last = await run.expect(Finished)
         assert (last.outcome, last.reason) == (Outcome.FAILED, "transport-failed")
         assert last.detail is not None

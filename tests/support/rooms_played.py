@@ -1,126 +1,119 @@
 """Plays events to the transports of Pipecat that go into rooms, the real classes, and tells what the session hears.
 
 A process of its own, for Daily's library starts threads that nothing stops: it reads scenarios from standard input and
-writes what they came to (`python -m tests.support.rooms_played < scenarios.json`). Nobody joins a room here, for there
-is none; the events are called as the provider's library would have them called.
+writes what they came to (see `play_rooms`). Nobody joins a room here, for there is none; the events are called as the
+provider's library would have them called. Beside the steps of tests/support/session_cases.py there are
 
-    {"NAME": {"transport": "daily", "steps": [["event", "_on_joined", {}], ["wait", 5], ["close"]], …}}
+    joins, put_out            the bot
+    comes, leaves, who        somebody, into the room and out of it
+    wait, seconds
+    event, method, …          of Pipecat's transport, with what it is called with
 """
 
-import asyncio
-import json
 import sys
-from dataclasses import asdict
-from typing import Any, Final
+from asyncio import sleep
+from typing import Any, Final, override
 
+import msgspec
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
-from pipecat.runner.types import DailyRunnerArguments, LiveKitRunnerArguments, RunnerArguments
+from pipecat.runner.types import RunnerArguments
 from pipecat.runner.utils import create_transport
-from pipecat.transports.base_transport import BaseTransport, TransportParams
+from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.daily.transport import DailyParams
-from pipecat.transports.livekit.transport import LiveKitParams, LiveKitTransport
+from pipecat.transports.livekit.transport import LiveKitParams
 
-from greenroom.common.lifecycle import Limits, OnLoss
-from greenroom.common.secrets import SecretBox
+from greenroom.common.broker import Broker
+from greenroom.common.lifecycle import Session
 from greenroom.runner.session.attach import Attachment
-from greenroom.runner.session.transports import make_transport
-from greenroom.runner.session.transports.base import NotRunnable
+from greenroom.runner.session.transports.base import SessionTransport
+from greenroom.runner.session.transports.rooms import REJOIN_S
 from tests.support.leaping_time import run_virtual
-from tests.support.memory_broker import MemoryServer
-from tests.support.session_rig import new_session
+from tests.support.session_cases import FarEnd, Scenario, play
 
-_INFO: Final = {
-    "daily": {"room": "gr-1", "room_url": "https://greenroom.daily.co/gr-1"},
-    "livekit": {"room": "gr-1", "url": "wss://livekit.example"},
-}
+_UNTIL_EMPTY_S: Final = REJOIN_S + 0.5
+
+# How each transport's library says the same things.
+_JOINS: Final[dict[str, tuple[Any, ...]]] = {"daily": ("_on_joined", {}), "livekit": ("_on_connected",)}
+_PUT_OUT: Final = {"daily": ("_on_call_state_updated", "left"), "livekit": ("_on_disconnected",)}
 
 
-async def _play(scenario: dict[str, Any]) -> dict[str, Any]:
-    heard: list[list[Any]] = []
-    now = asyncio.get_running_loop().time
-    name = scenario["transport"]
-    session = new_session(
-        "echo",
-        limits=Limits(rejoin_timeout_s=scenario.get("rejoin_s", 0)),
-        transport=name,
-        transport_info=_INFO[name],
-        on_loss=OnLoss(scenario.get("on_loss", "before_media")),
-    )
-    broker = MemoryServer().connect()
-    box = SecretBox(broker)
-    if secrets := scenario.get("secrets", {"room_token": "the-token"}):
-        await box.put(session.tenant, session.id, secrets)
-    room = make_transport(
-        session,
-        broker,
-        lambda connection: heard.append([round(now(), 3), "connected", connection]),
-        lambda by, code, reason: heard.append([round(now(), 3), "disconnected", by, code, reason]),
-    )
-    try:
-        await room.open()
-    except NotRunnable as error:
-        return {"refused": str(error)}
-    arguments = room.arguments({"lang": "de"})
-    # As a bot makes it, and as a worker has it when it is set up.
-    transport, params = await _transport(arguments)
-    worker = PipelineWorker(Pipeline([transport.input(), transport.output()]))
-    room.attach(Attachment(worker))
-    room.attach(Attachment(worker))
-    for kind, *values in scenario.get("steps", []):
-        match kind:
-            case "event":
-                await getattr(transport, values[0])(*values[1:])
-            case "wait":
-                await asyncio.sleep(values[0])
-            case "prepare_to_close":
-                room.prepare_to_close(*values)
-            case "close":
-                await room.close()
+def _comes(name: str, who: str) -> tuple[Any, ...]:
+    return ("_on_participant_joined", {"id": who}) if name == "daily" else ("_on_participant_connected", who)
+
+
+def _leaves(name: str, who: str) -> tuple[Any, ...]:
+    if name == "daily":
+        return "_on_participant_left", {"id": who}, "leftCall"
+    return "_on_participant_disconnected", who
+
+
+class RoomEnd(FarEnd):
+    """A room, as the bot's transport hears of it."""
+
+    def __init__(self, session: Session, transport: SessionTransport, edge: Broker) -> None:
+        del edge
+        self._name = session.transport
+        self._transport = transport
+        self._params: Any = None
+        self._bots: Any = None
+
+    @override
+    async def begin(self, arguments: RunnerArguments) -> BaseTransport:
+        given: dict[str, Any] = {"audio_in_enabled": True, "audio_out_enabled": True}
+        daily = self._name == "daily"
+        self._params = DailyParams(audio_in_user_tracks=False, **given) if daily else LiveKitParams(**given)
+        self._bots = await create_transport(arguments, {self._name: lambda: self._params})
+        # Of several workers each may hold the transport.
+        self._transport.attach(Attachment(PipelineWorker(Pipeline([self._bots.input(), self._bots.output()]))))
+        return self._bots
+
+    @override
+    async def step(self, name: str, *values: Any) -> None:
+        match name, values:
+            case "approach" | "joins", ():
+                # Of a user who is on his way nothing is seen; the bot is there before him.
+                await self._event(*_JOINS[self._name])
+            case "arrive", ():
+                await self._event(*_comes(self._name, "ada"))
+            case "leave", ():
+                await self._event(*_leaves(self._name, "ada"))
+            case "wait", ():
+                await sleep(_UNTIL_EMPTY_S)
+            case "wait", (seconds,):
+                await sleep(seconds)
+            case "put_out", ():
+                await self._event(*_PUT_OUT[self._name])
+            case "comes", (who,):
+                await self._event(*_comes(self._name, who))
+            case "leaves", (who,):
+                await self._event(*_leaves(self._name, who))
+            case "event", _:
+                await self._event(*values)
             case _:
-                raise ValueError(kind)
-        await asyncio.sleep(0.001)
-    return {
-        "heard": heard,
-        "connected": room.connected,
-        "counts": [getattr(room.counts, field) for field in room.counts.__struct_fields__],
-        "arguments": {key: value for key, value in asdict(arguments).items() if value is not None},
-        "kind": type(arguments).__name__,
-        "left": await box.take(session.tenant, session.id, keep=True),
-        "dialin": _dialin(params),
-    }
+                raise ValueError(name)
 
+    @override
+    def more(self) -> dict[str, Any]:
+        settings = getattr(self._params, "dialin_settings", None)
+        if settings is None:
+            return {}
+        return {
+            "call_id": settings.call_id,
+            "call_domain": settings.call_domain,
+            "api_key": self._params.api_key,
+            "api_url": self._params.api_url,
+        }
 
-async def _transport(arguments: RunnerArguments) -> tuple[BaseTransport, TransportParams]:
-    match arguments:
-        case DailyRunnerArguments():
-            params = DailyParams(audio_in_enabled=True, audio_out_enabled=True, audio_in_user_tracks=False)
-            return await create_transport(arguments, {"daily": lambda: params}), params
-        case LiveKitRunnerArguments():
-            params = LiveKitParams(audio_in_enabled=True, audio_out_enabled=True)
-            transport = LiveKitTransport(arguments.url, arguments.token, arguments.room_name, params=params)
-            return transport, params
-        case _:
-            raise TypeError(arguments)
-
-
-def _dialin(params: TransportParams) -> dict[str, str] | None:
-    if not isinstance(params, DailyParams) or params.dialin_settings is None:
-        return None
-    settings = params.dialin_settings
-    return {
-        "call_id": settings.call_id,
-        "call_domain": settings.call_domain,
-        "api_key": params.api_key,
-        "api_url": params.api_url,
-    }
+    async def _event(self, method: str, *values: Any) -> None:
+        await getattr(self._bots, method)(*values)
 
 
 def main() -> None:
     """Play what standard input says."""
-    scenarios: dict[str, Any] = json.load(sys.stdin)
-    told = {name: run_virtual(_play(scenario)) for name, scenario in scenarios.items()}
-    sys.stdout.write(json.dumps(told))
+    scenarios = msgspec.json.decode(sys.stdin.buffer.read(), type=dict[str, Scenario])
+    told = {title: run_virtual(play(scenario, RoomEnd)) for title, scenario in scenarios.items()}
+    sys.stdout.buffer.write(msgspec.json.encode(told))
 
 
 if __name__ == "__main__":

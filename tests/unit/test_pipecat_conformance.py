@@ -46,9 +46,6 @@ from pipecat.utils.base_object import BaseObject
 from starlette.websockets import WebSocket
 
 from greenroom.runner.session import transports
-from greenroom.runner.session.transports import make_transport
-from tests.support.memory_broker import MemoryServer
-from tests.support.session_rig import new_session
 from tests.support.workspace import ROOT
 
 # What every bot may read of its arguments, and the value that it finds where nobody has set another.
@@ -127,16 +124,6 @@ def test_the_transports_here_are_built_from_arguments_that_are_pinned() -> None:
     """Each transport that a session process knows is in the table above; the carriers' are `telephony`."""
     carriers = {"twilio", "telnyx", "plivo", "exotel", "vobiz"}
     assert set(transports._KNOWN) <= set(CALLED_WITH) | carriers
-
-
-def test_the_websocket_transport_calls_bots_as_pinned() -> None:
-    """What the session builds is what the table builds, field by field; its WebSocket is one to Starlette."""
-    session = new_session("echo")
-    made = make_transport(session, MemoryServer().connect(), lambda _: None, lambda *_: None).arguments({"a": 1})
-    assert isinstance(made, WebSocketRunnerArguments)
-    assert isinstance(made.websocket, WebSocket)
-    pinned = CALLED_WITH["websocket"](body={"a": 1}, session_id=session.id)
-    assert dataclasses.replace(made, websocket=None) == dataclasses.replace(pinned, websocket=None)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ import pytest
 from aioice import ice
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
-from pipecat.runner.types import SmallWebRTCRunnerArguments
-from pipecat.runner.utils import create_transport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.transports.smallwebrtc.transport import RawAudioTrack
 from pipecat.transports.smallwebrtc.transport import SmallWebRTCTransport as PipecatTransport
@@ -21,7 +19,6 @@ from greenroom.runner.rtc import Network
 from greenroom.runner.session import transports
 from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.transports import rtc_network
-from greenroom.runner.session.transports.absent import AbsentTransport
 from greenroom.runner.session.transports.base import SessionTransport
 from greenroom.runner.session.transports.rtc_connection import PeerConnection
 from tests.support.memory_broker import MemoryServer
@@ -69,20 +66,6 @@ async def heard() -> AsyncGenerator[Heard]:
     heard = Heard()
     yield heard
     await heard.connection.pc.close()
-
-
-async def test_the_bot_is_called_with_pipecats_own_arguments() -> None:
-    """It gets a connection before there is an offer, of which Pipecat's own helper makes its transport."""
-    transport = made()
-    await transport.open()
-    arguments = transport.arguments({"language": "en"})
-    assert isinstance(arguments, SmallWebRTCRunnerArguments)
-    assert arguments.body == {"language": "en"}
-    assert arguments.webrtc_connection.get_answer() is None
-    assert not arguments.webrtc_connection.is_connected()
-    bots = await create_transport(arguments, {"webrtc": TransportParams})
-    assert isinstance(bots, PipecatTransport)
-    await transport.close()
 
 
 async def test_the_bot_hears_of_its_client_once_the_session_knows(heard: Heard) -> None:
@@ -172,9 +155,8 @@ async def test_a_range_that_is_full_is_an_error() -> None:
 
 
 def test_without_aiortc_the_transport_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runner without the extra offers its bots over what else they take; a session over it ends with the reason."""
+    """A runner without the extra offers its bots over what else they take."""
     assert transports.preload(("websocket", "smallwebrtc")) == ("websocket", "smallwebrtc")
     monkeypatch.setitem(sys.modules, MODULE, None)
     monkeypatch.delattr(transports, "smallwebrtc")
     assert transports.preload(("websocket", "smallwebrtc")) == ("websocket",)
-    assert isinstance(made(), AbsentTransport)

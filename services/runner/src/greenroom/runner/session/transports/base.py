@@ -32,6 +32,10 @@ type OnConnected = Callable[[str], None]
 type OnDisconnected = Callable[[str, int, str], None]
 
 
+# Why there is nothing yet that a bot could be called with.
+NOT_OPEN: Final = "the session isn't open"
+
+
 class NotRunnable(Exception):
     """The session can't be given to a bot here; the text says why and may be shown to anybody."""
 
@@ -53,7 +57,7 @@ class SessionTransport(Protocol):
         """Begin to listen for the user.
 
         Raises:
-            NotRunnable: what was prepared for the session isn't there any more.
+            NotRunnable: what was prepared for the session isn't there (any more).
             BrokerUnavailable: not now.
         """
         ...
@@ -63,6 +67,9 @@ class SessionTransport(Protocol):
 
         Args:
             body: the agent's configuration, and over it what the request said.
+
+        Raises:
+            NotRunnable: it isn't open yet.
         """
         ...
 

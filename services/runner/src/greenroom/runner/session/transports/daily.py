@@ -16,8 +16,7 @@ from pipecat.runner.types import DailyRunnerArguments
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.daily.transport import DailyInputTransport, DailyOutputTransport
 
-from greenroom.runner.session.transports.base import NotRunnable
-from greenroom.runner.session.transports.rooms import TOKEN, RoomTransport
+from greenroom.runner.session.transports.rooms import RoomTransport
 
 # What Pipecat's runner puts into the body of a call that Daily holds.
 _DIALIN: Final = ("dialin_settings", "daily_api_key", "daily_api_url")
@@ -27,18 +26,17 @@ class DailyRoom(RoomTransport):
     """A room at Daily. See `rooms.RoomTransport`."""
 
     ends: ClassVar[tuple[type[FrameProcessor], ...]] = (DailyInputTransport, DailyOutputTransport)
+    needs: ClassVar[tuple[str, ...]] = ("room_url",)
 
     _joined = False
 
     @override
     def arguments(self, body: dict[str, Any]) -> DailyRunnerArguments:
-        room_url = self.info.get("room_url")
-        if room_url is None:
-            raise NotRunnable("the session has no room")
+        token = self.token
         if all(name in self.secrets for name in _DIALIN):
             settings, key, url = (self.secrets[name] for name in _DIALIN)
             body = {**body, "dialin_settings": json.loads(settings), "daily_api_key": key, "daily_api_url": url}
-        return DailyRunnerArguments(room_url=room_url, token=self.secrets[TOKEN], body=body, session_id=self.session.id)
+        return DailyRunnerArguments(room_url=self.info["room_url"], token=token, body=body, session_id=self.session.id)
 
     @override
     def hook(self, transport: BaseTransport) -> None:

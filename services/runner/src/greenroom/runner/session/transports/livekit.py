@@ -11,22 +11,20 @@ from pipecat.runner.types import LiveKitRunnerArguments
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.livekit.transport import LiveKitInputTransport, LiveKitOutputTransport
 
-from greenroom.runner.session.transports.base import NotRunnable
-from greenroom.runner.session.transports.rooms import TOKEN, RoomTransport
+from greenroom.runner.session.transports.rooms import RoomTransport
 
 
 class LiveKitRoom(RoomTransport):
     """A room at LiveKit. See `rooms.RoomTransport`."""
 
     ends: ClassVar[tuple[type[FrameProcessor], ...]] = (LiveKitInputTransport, LiveKitOutputTransport)
+    needs: ClassVar[tuple[str, ...]] = ("room", "url")
 
     @override
     def arguments(self, body: dict[str, Any]) -> LiveKitRunnerArguments:
-        room, url = self.info.get("room"), self.info.get("url")
-        if room is None or url is None:
-            raise NotRunnable("the session has no room")
+        token = self.token
         return LiveKitRunnerArguments(
-            room_name=room, url=url, token=self.secrets[TOKEN], body=body, session_id=self.session.id
+            room_name=self.info["room"], url=self.info["url"], token=token, body=body, session_id=self.session.id
         )
 
     @override

@@ -154,6 +154,11 @@ class MediaLink:
         """Whether a client is there now."""
         return self._connection is not None and not self._ended
 
+    @property
+    def listening(self) -> bool:
+        """Whether a client that comes would be heard."""
+        return bool(self._subscriptions)
+
     async def open(self) -> None:
         """Begin to listen for the client and its frames."""
         connect = subjects.SESSION_CMD.format(tenant=self._tenant, session_id=self._session_id, name="connect")

@@ -27,6 +27,7 @@ from greenroom.runner.session.transports.base import (
     AWAY,
     CLOSE_ABNORMAL,
     CLOSE_NORMAL,
+    NOT_OPEN,
     WAY_LOST,
     NotRunnable,
     OnConnected,
@@ -60,6 +61,8 @@ class RoomTransport(SessionTransport):
 
     # The two ends of Pipecat's transport in a pipeline.
     ends: ClassVar[tuple[type[FrameProcessor], ...]]
+    # What the session has to know of its room.
+    needs: ClassVar[tuple[str, ...]]
 
     def __init__(
         self, session: Session, broker: Broker, on_connected: OnConnected, on_disconnected: OnDisconnected
@@ -92,6 +95,8 @@ class RoomTransport(SessionTransport):
         # Another try, should this process be lost, needs them again.
         keep = session.on_loss is not OnLoss.NEVER
         self.secrets = await self._box.take(session.tenant, session.id, keep=keep)
+        if any(name not in self.info for name in self.needs):
+            raise NotRunnable("the session has no room")
         if TOKEN not in self.secrets:
             raise NotRunnable("the token for the room was taken already, or is a day old")
 
@@ -122,12 +127,25 @@ class RoomTransport(SessionTransport):
     async def close(self) -> None:
         if self.connected:
             self._end("bot", *(self._farewell or (CLOSE_NORMAL, "")))
+        elif self._leaving is not None:
+            self.gone("the room is empty")
         self._over = True
         self._stay()
 
     @override
     async def watch(self) -> None:
         return
+
+    @property
+    def token(self) -> str:
+        """What the bot gets in with.
+
+        Raises:
+            NotRunnable: nothing was taken yet.
+        """
+        if TOKEN not in self.secrets:
+            raise NotRunnable(NOT_OPEN)
+        return self.secrets[TOKEN]
 
     def lost(self, why: str) -> None:
         """Note that the bot isn't in the room, and nobody has sent it away; `why` may be shown to anybody."""
@@ -150,12 +168,13 @@ class RoomTransport(SessionTransport):
             self.lost("the bot's transport can no longer do its job")
 
     def _on_joined(self, _transport: BaseTransport, client: Mapping[str, Any]) -> None:
-        if self._over:
+        first = self._away or not self._came
+        if self._over or (first and self._farewell is not None):
             return
         self._counts.joined += 1
         self._present.add(str(client["id"]))
         self._stay()
-        if self._away or not self._came:
+        if first:
             self._came, self._away = True, False
             self._on_connected(str(client["id"]))
 

@@ -159,6 +159,9 @@ class PeerConnection(SmallWebRTCConnection):
     async def _call_event_handler(self, event_name: str, *args: Any, **kwargs: Any) -> None:
         match event_name:
             case "connected" if not self.there:
+                if self.farewell is not None:
+                    # Its offer was taken in time, but the session ends: whoever comes now hasn't come.
+                    return
                 self.there = True
                 self._on_there()
                 return

@@ -38,7 +38,14 @@ from greenroom.common.peer_messages import (
 from greenroom.runner.rtc import Network
 from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.transports import rtc_network
-from greenroom.runner.session.transports.base import CLOSE_NORMAL, OnConnected, OnDisconnected, SessionTransport
+from greenroom.runner.session.transports.base import (
+    CLOSE_NORMAL,
+    NOT_OPEN,
+    NotRunnable,
+    OnConnected,
+    OnDisconnected,
+    SessionTransport,
+)
 from greenroom.runner.session.transports.rtc_connection import PeerConnection, PeerCounts
 
 _log = structlog.get_logger()
@@ -106,6 +113,8 @@ class SmallWebRTCTransport(SessionTransport):
 
     @override
     def arguments(self, body: dict[str, Any]) -> SmallWebRTCRunnerArguments:
+        if self._connection is None:
+            raise NotRunnable(NOT_OPEN)
         self._context = contextvars.copy_context()
         return SmallWebRTCRunnerArguments(webrtc_connection=self._connection, body=body, session_id=self._session.id)
 

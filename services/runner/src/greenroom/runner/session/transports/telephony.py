@@ -79,8 +79,8 @@ class CarrierLink(MediaLink):
             return
         text = message.get("text")
         start = wire.start_of(self._carrier, text) if text is not None else None
-        # Whatever comes before is what the bot has read already.
-        if start is not None:
+        # Whatever comes before is what the bot has read already. A call that begins while the session ends never does.
+        if start is not None and self._farewell is None:
             self.start = start
             pairs = ((self._names.stream_id, start.stream_id), (self._names.call_id, start.call_id))
             self._renamed = tuple((name.encode(), known.encode()) for name, known in pairs if name != known)

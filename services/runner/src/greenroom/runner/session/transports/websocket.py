@@ -10,7 +10,13 @@ from greenroom.common.lifecycle import Session
 from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.deferral import DeferredConnect
 from greenroom.runner.session.tolerance import Tolerance
-from greenroom.runner.session.transports.base import OnConnected, OnDisconnected, SessionTransport
+from greenroom.runner.session.transports.base import (
+    NOT_OPEN,
+    NotRunnable,
+    OnConnected,
+    OnDisconnected,
+    SessionTransport,
+)
 from greenroom.runner.session.transports.joined import JoinedReading, reads_alike
 from greenroom.runner.session.transports.nats_websocket import MediaCounts, MediaLink
 
@@ -74,6 +80,8 @@ class WebSocketTransport(SessionTransport):
 
     @override
     def arguments(self, body: dict[str, Any]) -> WebSocketRunnerArguments:
+        if not self._link.listening:
+            raise NotRunnable(NOT_OPEN)
         return WebSocketRunnerArguments(
             websocket=self._link.websocket, transport_type=self.pipecat_type, body=body, session_id=self._session.id
         )
