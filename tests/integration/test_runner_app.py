@@ -15,7 +15,9 @@ from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Ended, Ending, Limits, Outcome, Requeued, State
 from greenroom.common.messages import Done, Drain, StartAccepted, StartAnswer, StartRefused, decode, encode
 from greenroom.devtools.embedded.nats import EmbeddedNats
-from greenroom.runner import running
+from greenroom.runner import density, guard, running, sizing
+from greenroom.runner.settings import default_slots
+from greenroom.runner.sizing import MOST_SLOTS
 from tests.support.runner_rig import LIMITS, Rig, gone, running_runner, until
 from tests.support.spans import record_spans
 
@@ -358,6 +360,23 @@ async def test_a_braking_runner_says_so_and_takes_what_is_placed_all_the_same(na
         assert isinstance(refused, StartRefused)
         assert refused.code == "overloaded"
         assert refused.detail.endswith("% memory available")
+
+
+async def test_slots_follow_what_sessions_cost(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner that wasn't told a number offers its default until its calls were measured, then what fits beside."""
+    monkeypatch.setattr(guard, "LOOK_S", 0.02)
+    monkeypatch.setattr(sizing, "_YOUNG_S", 0.2)
+    monkeypatch.setattr(sizing, "_LEAST_S", 0.1)
+    monkeypatch.setattr(density, "ENOUGH", 3)
+    async with running_runner(nats_url, slots="auto", standby=1) as rig:
+        assert (rig.now.slots, rig.now.density) == (default_slots(), ())
+        session_id = await rig.start(connect=True)
+        await until(lambda: rig.now.density)
+        told = rig.now
+        [cost] = told.density
+        assert (cost.bot, cost.seen >= 3, cost.memory > 2**20) == ("plain", True, True)
+        assert [held.session_id for held in told.sessions] == [session_id]
+        assert told.slots == min(1 + cost.more, MOST_SLOTS)
 
 
 @pytest.mark.parametrize("part", ["timeline", "writer", "slots"])
