@@ -301,6 +301,29 @@ async def test_a_dead_standby_is_passed_over(nats_url: str) -> None:
         await rig.reaches(entry.session.id, State.READY)
 
 
+async def test_a_standby_that_hangs_is_passed_over(nats_url: str) -> None:
+    """One that was stopped a moment ago is given the session, doesn't read it, and goes; another begins it, once."""
+    async with running_runner(nats_url, standby=1) as rig:
+        [stopped] = [psutil.Process(process.pid) for process in rig.supervisor.processes]
+        entry = await rig.lease(connect=True)
+        stopped.suspend()
+        await rig.send_start(entry)
+        await rig.reaches(entry.session.id, State.READY, patience_s=4.0)
+        assert gone(stopped)
+        assert rig.process_of(entry.session.id).pid != stopped.pid
+        assert (await history(rig, entry.session.id)).count("Started") == 1
+        assert rig.instruments.starts.value() == 1
+
+
+async def test_a_process_that_is_slow_to_begin_is_left_alone(nats_url: str) -> None:
+    """One that has read its orders may be silent for as long as a start may take."""
+    async with running_runner(nats_url, standby=1) as rig:
+        [process] = rig.supervisor.processes
+        session_id = await rig.start(ready_after_s=1.5)
+        await rig.reaches(session_id, State.READY)
+        assert rig.process_of(session_id).pid == process.pid
+
+
 async def test_drain_lets_calls_finish_and_takes_no_new_ones(nats_url: str) -> None:
     """After the drain command starts are refused, overlapping calls go on to their own ends, and nothing stands by."""
     async with running_runner(nats_url) as rig:
