@@ -164,7 +164,8 @@ async def test_the_use_of_a_key_is_written_down(world: ApiWorld) -> None:
 async def test_runners_are_shown_as_they_say_they_are(world: ApiWorld, client: httpx.AsyncClient) -> None:
     """Slots, sessions and bots of each; a draining one has nothing free."""
     held = HeldSession(session_id="s-1", tenant="default", epoch=1, phase=State.READY, since=utcnow())
-    await world.beat(BotOffer(name="echo"), BotOffer(name="odd", error="no module"), sessions=(held,), host="h-1")
+    odd = BotOffer(name="odd", error="no module", traceback="Traceback …\nno module")
+    await world.beat(BotOffer(name="echo"), odd, sessions=(held,), host="h-1")
     await world.beat(BotOffer(name="echo"), runner_id="runner-2", draining=True)
     labels = {"gpu": "l4"}
     await world.beat(runner_id="runner-3", brake="loop lag 80 ms", labels=labels, instance="alloc-1", claim="s-2-1")
@@ -182,8 +183,8 @@ async def test_runners_are_shown_as_they_say_they_are(world: ApiWorld, client: h
     )
     assert first["sessions"][0]["session_id"] == "s-1"
     assert first["bots"] == [
-        {"name": "echo", "error": None, "version": 1},
-        {"name": "odd", "error": "no module", "version": 1},
+        {"name": "echo", "error": None, "version": 1, "traceback": ""},
+        {"name": "odd", "error": "no module", "version": 1, "traceback": "Traceback …\nno module"},
     ]
     assert (second["state"], second["free"]) == ("draining", 0)
     assert (third["state"], third["free"], third["brake"]) == ("serving", 0, "loop lag 80 ms")

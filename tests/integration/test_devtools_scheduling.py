@@ -120,8 +120,10 @@ def a_pool(**fields: Any) -> PoolState:
 async def test_the_fleet_is_pools_and_runners(world: ApiWorld) -> None:
     """Once for a script; what holds a pool back is a line of its own."""
     held = HeldSession(session_id="s-1", tenant="acme", epoch=1, phase=State.READY, since=utcnow())
-    await world.beat(BotOffer(name="echo"), BotOffer(name="odd[1]", error="no module"), sessions=(held,), host="h-1")
-    await world.beat(runner_id="runner-2", brake="loop lag 80 ms")
+    traceback = 'Traceback …\n  File "a.py", line 1, in bot\n    b()\n  File "b.py", line 2, in b\nno module'
+    odd = BotOffer(name="odd[1]", error="no module", traceback=traceback, version=2)
+    await world.beat(BotOffer(name="echo"), odd, sessions=(held,), host="h-1")
+    await world.beat(odd, runner_id="runner-2", brake="loop lag 80 ms")
     await until(lambda: len(world.parts.fleet.runners()) > 1)
     alone = (await command("fleet", "--once")).output
     assert "no scheduler leads" in alone
@@ -147,10 +149,12 @@ async def test_the_fleet_is_pools_and_runners(world: ApiWorld) -> None:
         "odd[1]",
         "h-1",
         "brakes: loop lag 80 ms",
+        'odd[1] (version 2) can\'t run on runner-1, runner-2: no module (File "b.py", line 2, in b)',
     ):
-        assert text in shown
+        assert text in shown.replace("\n", " ")
     assert as_json["pools"]["pools"][0]["state"]["waiting"] == 7
     assert as_json["runners"][0]["id"] == "runner-1"
+    assert as_json["runners"][0]["bots"][1]["traceback"] == traceback
 
 
 async def test_the_fleet_stays_on_the_screen(world: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> None:

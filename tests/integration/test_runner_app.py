@@ -15,7 +15,9 @@ from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Ended, Ending, Limits, Outcome, Requeued, State
 from greenroom.common.messages import Done, Drain, StartAccepted, StartAnswer, StartRefused, decode, encode
 from greenroom.devtools.embedded.nats import EmbeddedNats
-from greenroom.runner import running
+from greenroom.runner import density, guard, running, sizing
+from greenroom.runner.settings import default_slots
+from greenroom.runner.sizing import MOST_SLOTS
 from tests.support.runner_rig import LIMITS, Rig, gone, running_runner, until
 from tests.support.spans import record_spans
 
@@ -319,6 +321,29 @@ async def test_a_dead_standby_is_passed_over(nats_url: str) -> None:
         await rig.reaches(entry.session.id, State.READY)
 
 
+async def test_a_standby_that_hangs_is_passed_over(nats_url: str) -> None:
+    """One that was stopped a moment ago is given the session, doesn't read it, and goes; another begins it, once."""
+    async with running_runner(nats_url, standby=1) as rig:
+        [stopped] = [psutil.Process(process.pid) for process in rig.supervisor.processes]
+        entry = await rig.lease(connect=True)
+        stopped.suspend()
+        await rig.send_start(entry)
+        await rig.reaches(entry.session.id, State.READY, patience_s=4.0)
+        assert gone(stopped)
+        assert rig.process_of(entry.session.id).pid != stopped.pid
+        assert (await history(rig, entry.session.id)).count("Started") == 1
+        assert rig.instruments.starts.value() == 1
+
+
+async def test_a_process_that_is_slow_to_begin_is_left_alone(nats_url: str) -> None:
+    """One that has read its orders may be silent for as long as a start may take."""
+    async with running_runner(nats_url, standby=1) as rig:
+        [process] = rig.supervisor.processes
+        session_id = await rig.start(ready_after_s=1.5)
+        await rig.reaches(session_id, State.READY)
+        assert rig.process_of(session_id).pid == process.pid
+
+
 async def test_drain_lets_calls_finish_and_takes_no_new_ones(nats_url: str) -> None:
     """After the drain command starts are refused, overlapping calls go on to their own ends, and nothing stands by."""
     async with running_runner(nats_url) as rig:
@@ -378,6 +403,23 @@ async def test_a_braking_runner_says_so_and_takes_what_is_placed_all_the_same(na
         assert isinstance(refused, StartRefused)
         assert refused.code == "overloaded"
         assert refused.detail.endswith("% memory available")
+
+
+async def test_slots_follow_what_sessions_cost(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner that wasn't told a number offers its default until its calls were measured, then what fits beside."""
+    monkeypatch.setattr(guard, "LOOK_S", 0.02)
+    monkeypatch.setattr(sizing, "_YOUNG_S", 0.2)
+    monkeypatch.setattr(sizing, "_LEAST_S", 0.1)
+    monkeypatch.setattr(density, "ENOUGH", 3)
+    async with running_runner(nats_url, slots="auto", standby=1) as rig:
+        assert (rig.now.slots, rig.now.density) == (default_slots(), ())
+        session_id = await rig.start(connect=True)
+        await until(lambda: rig.now.density)
+        told = rig.now
+        [cost] = told.density
+        assert (cost.bot, cost.seen >= 3, cost.memory > 2**20) == ("plain", True, True)
+        assert [held.session_id for held in told.sessions] == [session_id]
+        assert told.slots == min(1 + cost.more, MOST_SLOTS)
 
 
 @pytest.mark.parametrize("part", ["timeline", "writer", "slots"])

@@ -57,6 +57,13 @@ def test_until_something_is_known_the_default_holds() -> None:
     assert density.slots({"echo": young}, ROOM, held=0, offered=["echo"], default=24, most=512) == 24
 
 
+def test_a_host_that_others_keep_busy_takes_one() -> None:
+    """A bot can be tried out there; who has a session already takes no second."""
+    busy = Room(processors=2, busy_cores=2, memory_total=8 * GB, memory_available=6 * GB)
+    found = [density.slots({"a": HEAVY}, busy, held=held, offered=["a"], default=24, most=512) for held in (0, 1, 2)]
+    assert found == [1, 1, 2]
+
+
 def test_a_mean_is_learned() -> None:
     """What is measured again and again is what is known, with how far it varies, and a change is followed."""
     cost = Cost()

@@ -14,7 +14,7 @@ from greenroom.runner.load import HostLoad
 MEMINFO = (
     "MemTotal:       1000000 kB\nMemFree:          10000 kB\nMemAvailable:    400000 kB\nHugePages_Total:       0\n"
 )
-STAT = "cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 100 0 50 800 50 0 0 0 0 0\n"
+STAT = "cpu  100 0 50 800 50 0 0 0 0 0\n"
 PRESSURE = "some avg10={} avg60=0.00 avg300=0.00 total=1\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
 
 
@@ -77,12 +77,23 @@ def test_the_pressure_is_that_of_the_own_group(root: Path) -> None:
 
 
 def test_a_quota_is_what_there_is_of_processors(root: Path) -> None:
-    """A control group with a quota has that share of the processors, one without has those it may run on."""
+    """Without one there are those it may run on, whoever uses them; with one, that share, and what the group uses."""
     group(root, "task", limit="max", used=1)
+    mine = os.sched_getaffinity(0)
+    others = f"cpu{max(mine) + 1} 900 0 0 0 0 0 0 0 0 0\n"
+    write(root / "proc" / "stat", STAT + "".join(f"cpu{each} 100 0 50 800 50 0 0 0 0 0\n" for each in mine) + others)
     write(root / "cgroup" / "task" / "cpu.max", "max 100000\n")
-    assert host(root).processors() == len(os.sched_getaffinity(0))
+    assert host(root).processor_use() == (len(mine), 1.5 * len(mine))
     write(root / "cgroup" / "task" / "cpu.max", "50000 100000\n")
-    assert host(root).processors() == 0.5
+    write(root / "cgroup" / "task" / "cpu.stat", "usage_usec 250000\nuser_usec 1\n")
+    assert host(root).processor_use() == (0.5, 0.25)
+
+
+def test_room_is_what_is_left_of_the_tightest_limit(root: Path) -> None:
+    """A container with a limit has no more room than that, whatever the host has."""
+    assert host(root).memory_room() == (400_000 * 1024, 1_000_000 * 1024)
+    group(root, "task", limit="1000", used=950, cache=50)
+    assert host(root).memory_room() == (100, 1000)
 
 
 def test_throttling_is_told_where_there_is_a_quota(root: Path) -> None:

@@ -36,8 +36,9 @@ variable "runner_count_max" {
   type = number
 }
 
+# A number, or "auto".
 variable "runner_slots" {
-  type = number
+  type = string
 }
 
 variable "runner_standby" {

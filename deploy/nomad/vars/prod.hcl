@@ -39,11 +39,12 @@ scheduler_count  = 3
 scheduler_cpu    = 1000
 scheduler_memory = 512
 
-# 12 calls a processor is what a runner takes by default; 512 MB for the runner, and 60 for each session.
+# A number that the memory is enough for (512 MB for the runner, and 60 for each session), or "auto": as many calls as
+# fit by what they are measured to cost, 12 a processor until then.
 pool              = "default"
 runner_count      = 4
 runner_count_max  = 40
-runner_slots      = 24
+runner_slots      = "24"
 runner_standby    = 4
 runner_cpu        = 4000
 runner_memory     = 2048

@@ -77,6 +77,7 @@ def shown(fleet: Fleet) -> Group:
         parts.append(Text("the key may not see runners", style="dim"))
     else:
         parts.append(_runners(fleet.runners))
+        parts += _broken(fleet.runners)
     return Group(*parts)
 
 
@@ -135,6 +136,26 @@ def _runners(runners: list[dict[str, Any]]) -> Table:
             escape(runner["host"]),
         )
     return table
+
+
+def _broken(runners: list[dict[str, Any]]) -> list[Text]:
+    """Return a line for each bot that can't run: why, where that was raised, and on which runners."""
+    where: dict[tuple[str, int, str, str], list[str]] = {}
+    for runner in runners:
+        for bot in runner["bots"]:
+            if bot["error"]:
+                found = bot["name"], bot["version"], bot["error"], _raised_at(bot.get("traceback", ""))
+                where.setdefault(found, []).append(runner["id"])
+    return [
+        Text(f"{name} (version {version}) can't run on {', '.join(ids)}: {error}{raised_at}", style="red")
+        for (name, version, error, raised_at), ids in where.items()
+    ]
+
+
+def _raised_at(traceback: str) -> str:
+    """Return the innermost call of a traceback; all of it is in `--json`."""
+    calls = [line.strip() for line in traceback.splitlines() if line.startswith("  File ")]
+    return f" ({calls[-1]})" if calls else ""
 
 
 def _state(runner: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """How a stack on one machine grows: the scheduler of `greenroom up` launches further runners as processes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -7,13 +8,16 @@ import asyncpg
 import structlog
 
 from greenroom.common.clock import SystemClock
+from greenroom.common.settings import load
 from greenroom.recorder import database
+from greenroom.runner.settings import RunnerSettings, default_slots
 from greenroom.scheduler.launchers.process import stop_all
 
 _log = structlog.get_logger()
 
 LAUNCHER: Final = "GREENROOM_LAUNCHER"
 FOLDER: Final = "GREENROOM_LAUNCHER_FOLDER"
+_SLOTS: Final = "GREENROOM_SLOTS"
 _TIMEOUT_S: Final = 10.0
 
 # Beside the runner that is always up; a third of what they would take more of is the machine itself.
@@ -23,6 +27,16 @@ _COLD_DEADLINE_S: Final = 60.0
 # Somebody who tries things out is to see the fleet shrink again.
 _IDLE_RETIRE_S: Final = 60.0
 _COOLDOWN_S: Final = 5.0
+
+
+def slots_of(env: Mapping[str, str]) -> int:
+    """Return how many slots a runner with these settings has, before it has measured what sessions cost.
+
+    Raises:
+        SettingsInvalid: it wouldn't start with them.
+    """
+    slots = load(RunnerSettings, {_SLOTS: env.get(_SLOTS, "")}).slots
+    return default_slots() if slots == "auto" else slots
 
 
 async def seed_policy(dsn: str, *, slots: int) -> None:

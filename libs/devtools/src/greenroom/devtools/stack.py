@@ -21,7 +21,6 @@ from greenroom.devtools.otlp import OtlpReceiver, TraceStore
 from greenroom.devtools.process import OnLine, ServiceProcess, free_port
 from greenroom.devtools.state import UpState
 from greenroom.recorder.migrate import migrate
-from greenroom.runner.settings import default_slots
 
 # The order in which they start: who is listened to first. They stop in the opposite order.
 SERVICES: Final = ("recorder", "scheduler", "runner", "api")
@@ -182,8 +181,7 @@ class Stack:
             await broker.close()
         await migrate(self.database_url)
         if self._grows:
-            slots = int(self._env.get("GREENROOM_SLOTS") or default_slots())
-            await growing.seed_policy(self.database_url, slots=slots)
+            await growing.seed_policy(self.database_url, slots=growing.slots_of(self._env))
         self.api_key = self._development_key()
         await keys.ensure(self.database_url, self.api_key, tenant="default", name="development")
 

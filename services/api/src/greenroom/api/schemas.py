@@ -277,6 +277,8 @@ class BotView(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     # The version of the agent that the runner runs.
     version: int = 1
+    # Where `error` was raised: the end of the traceback, innermost call last; empty where there is none.
+    traceback: str = ""
 
 
 class RunnerView(msgspec.Struct, frozen=True, kw_only=True):

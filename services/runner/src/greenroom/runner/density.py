@@ -6,7 +6,8 @@ cost in its first seconds says nothing of the rest (a start is the dearest secon
 
 What is free of the host, less a reserve, divided by what one session costs (mean and a margin), is how many more of a
 bot it takes. A bot that hasn't been measured yet costs what the dearest one does that has; before anything was
-measured, as many are taken as the settings say by default.
+measured, as many are taken as the settings say by default. One is always taken by a host that has none, however busy
+others keep it: else a bot that is tried out beside a compiler would never be begun.
 """
 
 import math
@@ -108,7 +109,7 @@ def slots(costs: Mapping[str, Cost], room: Room, *, held: int, offered: Iterable
     dear = [measured[bot] for bot in offered if bot in measured] or list(measured.values())
     if not dear:
         return max(min(default, most), held)
-    return max(min(held + min(more(cost, room) for cost in dear), most), held)
+    return max(min(held + min(more(cost, room) for cost in dear), most), held, 1)
 
 
 def _towards(old: float, new: float, share: float) -> float:

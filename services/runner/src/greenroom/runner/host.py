@@ -22,25 +22,34 @@ class Host:
 
     def processor_ticks(self) -> tuple[int, int]:
         """Return the ticks (10 ms each) that all processors were busy, and those there were, since the boot."""
-        line = (self._proc / "stat").read_text(encoding="ascii").partition("\n")[0]
-        fields = [int(word) for word in line.split()[1:9]]
-        return sum(fields) - sum(fields[index] for index in _IDLE), sum(fields)
+        return _ticks((self._proc / "stat").read_text(encoding="ascii").partition("\n")[0])
 
     def memory_available(self) -> int:
         """Return the bytes of memory that the host still has."""
         return self._memory().get("MemAvailable", 0) * 1024
 
-    def memory_total(self) -> int:
-        """Return the bytes of memory that the host has."""
-        return self._memory().get("MemTotal", 0) * 1024
+    def memory_room(self) -> tuple[int, int]:
+        """Return the bytes that are available, and those there are: the host's, or a group's limit if less is left."""
+        memory = self._memory()
+        whole = memory.get("MemAvailable", 0) * 1024, memory.get("MemTotal", 0) * 1024
+        return min([whole, *(room for group in self._groups if (room := _group_room(group)) is not None)])
 
     def processors(self) -> float:
-        """Return the processors that this process may use: those it may run on, or its group's share if that is less.
+        """Return the processors that this process may use."""
+        return self.processor_use()[0]
 
-        A control group may have a quota (`cpu.max`), which is how containers are limited.
+    def processor_use(self) -> tuple[float, float]:
+        """Return the processors that this process may use, and the seconds that they were busy so far.
+
+        Those it may run on, whoever keeps them busy; or the quota of a control group (`cpu.max`, which is how
+        containers are limited) if that is less, with what the group has used.
         """
-        quotas = [quota for group in self._groups if (quota := _group_quota(group)) is not None]
-        return min([float(len(os.sched_getaffinity(0))), *quotas])
+        mine = os.sched_getaffinity(0)
+        names = {f"cpu{number}" for number in mine}
+        lines = (self._proc / "stat").read_text(encoding="ascii").splitlines()
+        busy = sum(_ticks(line)[0] for line in lines if line.partition(" ")[0] in names)
+        groups = [use for group in self._groups if (use := _group_use(group)) is not None]
+        return min([(float(len(mine)), busy / 100), *groups])
 
     def throttling(self) -> tuple[int, int] | None:
         """Return in how many of the scheduler's periods this process's groups were kept waiting, and of how many.
@@ -53,7 +62,8 @@ class Host:
     def memory_available_percent(self) -> float | None:
         """Return what is available of the host's memory, or of a control group's limit, whichever is less."""
         memory = self._memory()
-        shares = [share for group in self._groups if (share := _group_share(group)) is not None]
+        rooms = [room for group in self._groups if (room := _group_room(group)) is not None]
+        shares = [free / most for free, most in rooms]
         if total := memory.get("MemTotal", 0):
             shares.append(memory.get("MemAvailable", 0) / total)
         return round(100 * min(shares), 1) if shares else None
@@ -82,22 +92,32 @@ def _own_groups(proc: Path, cgroups: Path) -> tuple[Path, ...]:
     return tuple(each for each in (folder, *folder.parents) if each.is_relative_to(cgroups))
 
 
-def _group_share(group: Path) -> float | None:
+def _ticks(line: str) -> tuple[int, int]:
+    """Return the busy ticks and all ticks of a line of /proc/stat."""
+    fields = [int(word) for word in line.split()[1:9]]
+    return sum(fields) - sum(fields[index] for index in _IDLE), sum(fields)
+
+
+def _group_room(group: Path) -> tuple[int, int] | None:
+    """Return the bytes that are left of a group's limit, and the limit."""
     limit, used = _read(group / "memory.max"), _read(group / "memory.current")
-    if limit is None or used is None or not limit.strip().isdigit():
+    if limit is None or used is None or not limit.strip().isdigit() or not int(limit):
         return None
     stat = _read(group / "memory.stat") or ""
     # The page cache that nobody has used lately counts as used, but goes as soon as it is needed.
     cache = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
     most = int(limit)
-    return max(most - max(int(used) - cache, 0), 0) / most if most else None
+    return max(most - max(int(used) - cache, 0), 0), most
 
 
-def _group_quota(group: Path) -> float | None:
+def _group_use(group: Path) -> tuple[float, float] | None:
+    """Return a group's quota of processors, and the seconds of them that it has used."""
     words = (_read(group / "cpu.max") or "").split()
     if len(words) != len(("quota", "period")) or not words[0].isdigit():
         return None
-    return int(words[0]) / int(words[1])
+    stat = (_read(group / "cpu.stat") or "").splitlines()
+    used = next((int(line.split()[1]) for line in stat if line.startswith("usage_usec ")), 0)
+    return int(words[0]) / int(words[1]), used / 1e6
 
 
 def _group_throttling(group: Path) -> tuple[int, int] | None:

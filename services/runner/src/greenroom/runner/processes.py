@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import select
 import signal
 import socket
+import struct
+import termios
 import time
 from collections.abc import Callable
 from typing import Final
@@ -30,6 +33,7 @@ _BATCH: Final = 16
 _MAX_UNHEARD: Final = 64
 # It sends one at a time; whatever else comes is closed.
 _MAX_FDS: Final = 8
+_INT: Final = struct.Struct("i")
 
 
 class SessionProcess:
@@ -97,6 +101,13 @@ class SessionProcess:
         The kernel tells: closing a socket with something unread in it resets the connection instead of ending it.
         """
         return self._reset and self._sent == 1
+
+    @property
+    def unread(self) -> bool:
+        """Whether something that it was sent still lies in the socket, as the kernel tells."""
+        if self._channel.fileno() < 0:
+            return False
+        return bool(_INT.unpack(fcntl.ioctl(self._channel, termios.TIOCOUTQ, bytes(_INT.size)))[0])
 
     def answers(self, within_s: float) -> bool:
         """Tell whether it has said something in the last seconds; what it said may still be in the socket."""

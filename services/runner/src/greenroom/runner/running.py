@@ -52,6 +52,9 @@ _log = structlog.get_logger()
 
 # A process that is alive but doesn't take its session is passed over this often.
 _TRIES: Final = 5
+# One that waited for a session reads that it has one within a millisecond, and begins nothing before. On a host so full
+# that this takes a second, the last of the tries waits for as long as the start may take.
+_READ_S: Final = 1.0
 # The span of a start, and the calm it asks for, don't wait longer than this for the ledger.
 _READY_WRITE_S: Final = 5.0
 # A session process reports each second; its loop hangs when it hasn't for this long.
@@ -176,9 +179,9 @@ class RunningSession:
                 await first_of(self._predecessor.wait(), self._ends.wait())
             assign = self._parts.assign(self.session)
             try:
-                for _ in range(_TRIES):
+                for left in reversed(range(_TRIES)):
                     process = await hand_over(assign, self._parts.pool, self._parts.fork, self._ends)
-                    if process is None or await self._begins(process):
+                    if process is None or await self._begins(process, hasty=left > 0):
                         return process
                     _log.warning("session_not_taken", pid=process.pid)
                 raise NoProcess(f"{_TRIES} processes didn't take the session")
@@ -187,15 +190,23 @@ class RunningSession:
                 self._end(Verdict.of(Reason.START_TIMEOUT, detail=str(error)))
                 return None
 
-    async def _begins(self, process: SessionProcess) -> bool:
-        """Wait until the session is ready or ends; return False if the process died before it knew of the session."""
+    async def _begins(self, process: SessionProcess, *, hasty: bool) -> bool:
+        """Wait until the session is ready or ends; return False if the process died before it knew of the session.
+
+        Args:
+            process: that has been given the session.
+            hasty: whether it is killed if it waited for a session and now doesn't even read that it has one.
+        """
         self._process = process
+        # One that was forked for the session, or taken before it was warm, has other things to do first.
+        waited = process.standby.is_set()
         process.listen(self._hear)
         self._timeline.assigned(process.pid)
         process.on_exit(lambda _: self._begun.set())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.session.limits.start_timeout_s + _READY_WRITE_S):
-                await self._begun.wait()
+        if hasty and waited and not await self._comes_to_begin(_READ_S) and process.unread:
+            _log.warning("standby_hangs", pid=process.pid, for_s=_READ_S)
+            process.kill()
+        await self._comes_to_begin(self.session.limits.start_timeout_s + _READY_WRITE_S)
         if process.alive or self._ends.is_set():
             return True
         if process.never_read:
@@ -203,6 +214,12 @@ class RunningSession:
             return False
         self._timeline.failed(Reason.PROCESS_KILLED.value)
         return True
+
+    async def _comes_to_begin(self, within_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._begun.wait()
+        return self._begun.is_set()
 
     def _conclude(self, exited: Exit | None) -> None:
         held = self._parts.slots.exited(self.key)

@@ -1,7 +1,6 @@
 """What the runner can be told from the environment."""
 
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -12,13 +11,14 @@ from greenroom.common.settings import Env, ServiceSettings
 from greenroom.runner import botfiles, watchdog
 from greenroom.runner.brake import Thresholds
 from greenroom.runner.claim import Claim
+from greenroom.runner.host import Host
 from greenroom.runner.isolation.confinement import Bounds
 from greenroom.runner.isolation.groups import Allowance
 from greenroom.runner.rtc import Network
 from greenroom.runner.sizing import MOST_SLOTS
 
-# 24 sessions hold per processor with p99 frame lateness below 6 ms (48 on two, measured with stub providers); real
-# bots do more per frame than a stub, so the default stays at half of that.
+# 24 sessions hold per processor (48 on two, `make bench only=density`) with stub providers; real bots do more per frame
+# than a stub, so until it is measured what they cost half of that is taken.
 _SLOTS_PER_CPU: Final = 12
 # More idle processes than this only cost memory: one is forked in 20 ms while the next call is on its way.
 _DEFAULT_STANDBY: Final = 4
@@ -35,8 +35,8 @@ _VERSION: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,128})=)?([1-9][0-9]{0,8})")
 
 
 def default_slots() -> int:
-    """Return how many sessions this host takes by default: 12 for each processor it may use."""
-    return _SLOTS_PER_CPU * len(os.sched_getaffinity(0))
+    """Return how many sessions this host takes until it is measured what they cost: 12 a processor it may use."""
+    return max(int(_SLOTS_PER_CPU * Host().processors()), 1)
 
 
 class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -45,10 +45,8 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     pool: Annotated[str, Env(help="Pool that the runner belongs to")] = "default"
     slots: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=MOST_SLOTS)] | Literal["auto"],
-        Env(
-            help="Sessions at once, or auto: as many as fit by what they are measured to cost; default: 12 a processor"
-        ),
-    ] = msgspec.field(default_factory=default_slots)
+        Env(help="Sessions at once; auto: as many as fit by what they are measured to cost, 12 a processor until then"),
+    ] = "auto"
     standby: Annotated[
         int, msgspec.Meta(ge=0, le=64), Env(help="Warm processes that wait for a session; never more than slots")
     ] = _DEFAULT_STANDBY

@@ -34,7 +34,7 @@ class Sizing:
         self._host = host or Host()
         self._costs: dict[str, Cost] = {}
         self._last: dict[Key, tuple[float, float, float]] = {}
-        self._ticks: tuple[float, int] | None = None
+        self._busy: tuple[float, float] | None = None
         self._busy_cores = 0.0
         self._room = self._measure()
 
@@ -58,18 +58,14 @@ class Sizing:
 
     def look(self, now: float) -> None:
         """See what the host has; called each second."""
-        self._see_busy(now)
+        _, busy_s = self._host.processor_use()
+        since, before_s = self._busy or (now, busy_s)
+        if self._busy is None:
+            self._busy = now, busy_s
+        elif now - since >= _BUSY_OVER_S:
+            self._busy_cores = max(busy_s - before_s, 0.0) / (now - since)
+            self._busy = now, busy_s
         self._room = self._measure()
-
-    def _see_busy(self, now: float) -> None:
-        busy, _total = self._host.processor_ticks()
-        if self._ticks is None:
-            self._ticks = now, busy
-            return
-        since, before = self._ticks
-        if now - since >= _BUSY_OVER_S:
-            self._busy_cores = (busy - before) / 100 / (now - since)
-            self._ticks = now, busy
 
     def slots(self, *, held: int, offered: tuple[str, ...]) -> int:
         """Return how many sessions there may be at once, those there are included.
@@ -98,9 +94,10 @@ class Sizing:
         )
 
     def _measure(self) -> Room:
+        available, total = self._host.memory_room()
         return Room(
             processors=self._host.processors(),
             busy_cores=self._busy_cores,
-            memory_total=self._host.memory_total(),
-            memory_available=self._host.memory_available(),
+            memory_total=total,
+            memory_available=available,
         )

@@ -132,7 +132,9 @@ def _runner_view(runner: Runner) -> RunnerView:
             HeldView(session_id=held.session_id, tenant=held.tenant, phase=held.phase, since=held.since)
             for held in beat.sessions
         ],
-        bots=[BotView(name=bot.name, error=bot.error, version=bot.version) for bot in beat.bots],
+        bots=[
+            BotView(name=bot.name, error=bot.error, version=bot.version, traceback=bot.traceback) for bot in beat.bots
+        ],
         cpu=beat.load.cpu,
         memory_available=beat.load.memory_available,
         loop_lag_ms=beat.load.loop_lag_ms,
