@@ -86,6 +86,7 @@ class Told(msgspec.Struct, kw_only=True):
         heard: `connected` and what connection, `disconnected` and who, code, and reason; in order.
         at: when, in seconds.
         connected: whether the user was there, after each step.
+        news: what else was heard of the way: kinds and data.
         counts: of media, at the end.
         left: the secrets that are there still.
         more: what the transport's own tests look at.
@@ -99,6 +100,7 @@ class Told(msgspec.Struct, kw_only=True):
     heard: list[list[Any]] = []
     at: list[float] = []
     connected: list[bool] = []
+    news: list[list[Any]] = []
     counts: list[Any] = []
     left: dict[str, str] = {}
     more: dict[str, Any] = {}
@@ -172,6 +174,7 @@ async def play(scenario: Scenario, make_end: MakeFarEnd) -> Told:
         lambda by, code, reason: hear("disconnected", by, code, reason),
     )
     told = Told(session_id=session.id, early=_early(transport))
+    transport.on_news = lambda kind, data: told.news.append([kind, data])
     try:
         await transport.open()
     except NotRunnable as error:

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from pipecat import __path__ as pipecat_path
 
 from greenroom.common.lifecycle import OnLoss
-from greenroom.runner.session.transports import make_transport
+from greenroom.runner.session.transports import make_transport, room_events
 from greenroom.runner.session.transports.base import NotRunnable
 from greenroom.runner.session.transports.rooms import REJOIN_S
 from tests.support.memory_broker import MemoryServer
@@ -46,6 +48,7 @@ def _scenarios(name: str) -> dict[str, Scenario]:
     }
     awaited = [_JOINS, _COMES, ["wait", 1], _LEAVES, ["wait", 30], ["comes", "bob"], ["wait", 1]]
     late = [*awaited[:4], ["prepare_to_close", 1000, "no-show"], ["comes", "bob"], ["close"]]
+    steps["said"] = [_JOINS, _COMES, *(["event", *said] for said in _SAID[name]), _LEAVES]
     return {f"{name}: {title}": _scenario(name, each) for title, each in steps.items()} | {
         f"{name}: never": _scenario(name, [], on_loss=OnLoss.NEVER),
         f"{name}: awaited": _scenario(name, awaited, rejoin_s=60),
@@ -60,6 +63,33 @@ _DAILY: Final[dict[str, Scenario]] = {
         "daily", [_JOINS, ["event", "_on_dialin_error", {"errorMsg": "canceled"}]], secrets=_DIALIN
     ),
     "daily: hangs up": _scenario("daily", [_JOINS, _COMES, ["event", "_on_dialin_stopped", {}]], secrets=_DIALIN),
+}
+
+# What each library says, as it says it, and what becomes of it; the caller's number isn't told.
+_SAID: Final[dict[str, list[list[Any]]]] = {
+    "daily": [
+        ["_on_dialin_connected", {"sessionId": "s-1", "sipFrom": "+15550101"}],
+        ["_on_app_message", {"text": "hush"}, "ada"],
+        ["_on_recording_started", {"streamId": "st", "recordingId": "re", "startedBy": "ada"}],
+        ["_on_recording_error", "st", "disk"],
+        ["_on_network_connection_status_updated", {"threshold": "low", "quality": 40}],
+    ],
+    "livekit": [],
+}
+_NEWS: Final[dict[str, list[list[Any]]]] = {
+    "daily": [
+        ["participant_joined", {"participant": "ada"}],
+        ["dialin_connected", {"sessionId": "s-1"}],
+        ["app_message", {"participant": "ada"}],
+        ["recording_started", {"streamId": "st", "recordingId": "re"}],
+        ["recording_error", {"streamId": "st", "error": "disk"}],
+        ["network_connection_status_updated", {"threshold": "low", "quality": "40"}],
+        ["participant_left", {"participant": "ada", "why": "leftCall"}],
+    ],
+    "livekit": [
+        ["participant_connected", {"participant": "ada"}],
+        ["participant_disconnected", {"participant": "ada"}],
+    ],
 }
 
 type Tell = Callable[[str], Told]
@@ -135,6 +165,20 @@ def test_secrets_stay_for_another_try_only_where_there_may_be_one(told: Tell) ->
     """A session that is run once takes them away; one that may be put back leaves them."""
     assert told("never").left == {}
     assert told("call").left == {"room_token": "the-token"}
+
+
+@pytest.mark.parametrize(("library", "news"), [("daily", room_events.DAILY), ("livekit", room_events.LIVEKIT)])
+def test_pipecat_has_a_handler_for_each_news(library: str, news: dict[str, Any]) -> None:
+    """One of another name would never be called, and nobody would say so."""
+    [pipecat] = pipecat_path
+    source = (Path(pipecat) / "transports" / library / "transport.py").read_text()
+    assert {name for name in news if f'_register_event_handler("{name}")' not in source} == set()
+
+
+@pytest.mark.parametrize("name", ["daily", "livekit"])
+def test_what_a_rooms_provider_says_is_told(played: dict[str, Told], name: str) -> None:
+    """Who came and went, calls by phone, recordings: by Pipecat's names, with ids, and nobody's words or number."""
+    assert played[f"{name}: said"].news == _NEWS[name]
 
 
 def test_a_call_reaches_the_bot_as_pipecat_understands_it(played: dict[str, Told]) -> None:

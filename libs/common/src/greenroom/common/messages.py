@@ -82,6 +82,8 @@ class EventType(enum.StrEnum):
     CALL_STATUS = "call_status"
     CALL_ANSWERED_BY = "call_answered_by"
     CALL_DISCONNECTED = "call_disconnected"
+    # What else a room's provider says of it: `kind` (`participant_joined`, `dialin_connected` …), who, and states.
+    TRANSPORT = "transport"
     # `seconds_left`: the longest duration is near, and the bot has been told.
     CALL_ENDING_SOON = "call_ending_soon"
     # `kind` (`first-audio`, `no-progress`), `for_s`: a watchdog waits for something that doesn't come.

@@ -107,6 +107,7 @@ class LiveSession:
         self._transport = make_transport(
             self.session, broker, self._on_connected, self._on_disconnected, context.settings.network
         )
+        self._transport.on_news = lambda kind, data: self._emitter.emit(EventType.TRANSPORT, {"kind": kind, **data})
         self._pipelines = Pipelines()
         lulls = Lulls(self._transport, self._pipelines.aggregators, lambda: self._recorder.tap is not None)
         self._watch = CallWatch(

@@ -40,8 +40,22 @@ class NotRunnable(Exception):
     """The session can't be given to a bot here; the text says why and may be shown to anybody."""
 
 
+# Called with what else is heard of the way: a kind and its data, for a `transport` event.
+type OnNews = Callable[[str, dict[str, Any]], object]
+
+
+def _to_nobody(kind: str, data: dict[str, Any]) -> None:
+    del kind, data
+
+
 class SessionTransport(Protocol):
-    """The way between one session's bot and its user."""
+    """The way between one session's bot and its user.
+
+    Attributes:
+        on_news: whoever wants to know; nobody until it is set.
+    """
+
+    on_news: OnNews = staticmethod(_to_nobody)
 
     @property
     def connected(self) -> bool:

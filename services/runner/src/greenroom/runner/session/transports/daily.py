@@ -9,6 +9,7 @@ Pipecat's transport says in the events used here:
 """
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, override
 
 from pipecat.processors.frame_processor import FrameProcessor
@@ -16,6 +17,7 @@ from pipecat.runner.types import DailyRunnerArguments
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.daily.transport import DailyInputTransport, DailyOutputTransport
 
+from greenroom.runner.session.transports import room_events
 from greenroom.runner.session.transports.rooms import RoomTransport
 
 # What Pipecat's runner puts into the body of a call that Daily holds.
@@ -27,6 +29,7 @@ class DailyRoom(RoomTransport):
 
     ends: ClassVar[tuple[type[FrameProcessor], ...]] = (DailyInputTransport, DailyOutputTransport)
     needs: ClassVar[tuple[str, ...]] = ("room_url",)
+    news: ClassVar[Mapping[str, Callable[..., dict[str, Any]]]] = room_events.DAILY
 
     _joined = False
 

@@ -4,6 +4,7 @@ Pipecat's transport raises where it can't connect, which ends the bot; `on_disco
 that it left. Participants' `id` is their identity.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, override
 
 from pipecat.processors.frame_processor import FrameProcessor
@@ -11,6 +12,7 @@ from pipecat.runner.types import LiveKitRunnerArguments
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.livekit.transport import LiveKitInputTransport, LiveKitOutputTransport
 
+from greenroom.runner.session.transports import room_events
 from greenroom.runner.session.transports.rooms import RoomTransport
 
 
@@ -19,6 +21,7 @@ class LiveKitRoom(RoomTransport):
 
     ends: ClassVar[tuple[type[FrameProcessor], ...]] = (LiveKitInputTransport, LiveKitOutputTransport)
     needs: ClassVar[tuple[str, ...]] = ("room", "url")
+    news: ClassVar[Mapping[str, Callable[..., dict[str, Any]]]] = room_events.LIVEKIT
 
     @override
     def arguments(self, body: dict[str, Any]) -> LiveKitRunnerArguments:

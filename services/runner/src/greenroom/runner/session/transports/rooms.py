@@ -11,7 +11,7 @@ What the bot gets in with was laid down by the api and is taken once, when the s
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, override
 
 import msgspec
@@ -63,6 +63,8 @@ class RoomTransport(SessionTransport):
     ends: ClassVar[tuple[type[FrameProcessor], ...]]
     # What the session has to know of its room.
     needs: ClassVar[tuple[str, ...]]
+    # What else Pipecat's transport says, by the names of its handlers.
+    news: ClassVar[Mapping[str, Callable[..., dict[str, Any]]]] = {}
 
     def __init__(
         self, session: Session, broker: Broker, on_connected: OnConnected, on_disconnected: OnDisconnected
@@ -113,6 +115,8 @@ class RoomTransport(SessionTransport):
         """Hear of who comes and goes."""
         transport.add_event_handler("on_client_connected", self._on_joined)
         transport.add_event_handler("on_client_disconnected", self._on_left)
+        for name, data_of in self.news.items():
+            transport.add_event_handler(name, self._teller(name.removeprefix("on_"), data_of))
 
     @override
     async def welcome(self) -> None:
@@ -161,6 +165,13 @@ class RoomTransport(SessionTransport):
         seen = id(part) in self._hooked
         self._hooked.add(id(part))
         return not seen
+
+    def _teller(self, kind: str, data_of: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+        def tell(_transport: BaseTransport, *said: Any) -> None:
+            if not self._over:
+                self.on_news(kind, data_of(*said))
+
+        return tell
 
     def _on_usable(self, _end: FrameProcessor, usable: bool) -> None:  # noqa: FBT001 Pipecat's own signature
         # Pipecat itself goes on without it, unless the bot says otherwise: silent, and not in the room.
