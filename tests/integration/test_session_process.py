@@ -207,6 +207,19 @@ async def test_a_bot_says_goodbye(host: HostProcess, nats_url: str) -> None:
         assert types_of(events)[-1] == "call_completed"
 
 
+async def test_a_bot_tidies_up_at_its_end(host: HostProcess, nats_url: str) -> None:
+    """What it wants done then is done, in order, before the last event; what fails is told, and changes no outcome."""
+    async with Sessions(host, nats_url) as sessions:
+        run = await sessions.assign("tidy")
+        await run.expect(PipelineReady)
+        run.stop()
+        assert (await finished(run)).outcome is Outcome.COMPLETED
+        events = await run.events()
+        failed = one(events, "error").data["message"]
+        assert failed.startswith("ON_END: tidy.<locals>.fail_at_the_end: ValueError (session_bots.py:")
+        assert types_of(events)[-1] == "call_completed"
+
+
 async def test_a_flow_tells_its_nodes(host: HostProcess, nats_url: str) -> None:
     """Where a conversation stands in its flow is told, also when the flow begins with the client."""
     async with Sessions(host, nats_url) as sessions:

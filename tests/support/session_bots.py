@@ -247,6 +247,8 @@ def configure(mode: str | None, values: dict[str, Any]) -> None:
     TAKEN.append([mode, values])
 
 
+ON_END: Final[list[Any]] = []
+
 EXPOSED: Final[dict[str, Any]] = {
     "add": add,
     "shift": shift,
@@ -369,6 +371,21 @@ async def minded(runner_args: RunnerArguments) -> None:
     await run_worker(worker, runner_args)
 
 
+async def tidy(runner_args: RunnerArguments) -> None:
+    """Echo that has something to do at its end."""
+    ended = asyncio.Event()
+
+    async def save() -> None:
+        await asyncio.sleep(0.1)
+        ended.set()
+
+    async def fail_at_the_end() -> None:
+        raise ValueError(f"saved: {ended.is_set()}, of {runner_args.session_id}")
+
+    ON_END.extend([(save, 1.0), (fail_at_the_end, 1.0)])
+    await echo(runner_args)
+
+
 async def flowing(runner_args: RunnerArguments) -> None:
     """A flow that begins when the client is there, and goes on to a second node."""
     transport = await open_transport(runner_args)
@@ -449,6 +466,7 @@ BOTS: Final = {
     "talker": talker,
     "minded": minded,
     "flowing": flowing,
+    "tidy": tidy,
     "raises": raises,
     "raises_later": raises_later,
     "returns": returns,

@@ -35,6 +35,7 @@ from greenroom.runner.session.closing import bequeath, close_code, completed, fi
 from greenroom.runner.session.commands.desk import Desk
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
+from greenroom.runner.session.end_hooks import run_end_hooks
 from greenroom.runner.session.ending import Ending, verdict_for, verdict_on, where_raised
 from greenroom.runner.session.flows import NODE_WATCH
 from greenroom.runner.session.invocation import find_bot
@@ -385,6 +386,8 @@ class LiveSession:
                 )
             await self._desk.close()
             await self._transport.close()
+            if not self._urgent:
+                await run_end_hooks(self._desk.exposed.module, flush_until - _MIN_FLUSH_S, self._emitter.emit)
             await self._watch.close()
             await self._recorder.close()
             data = completed(
