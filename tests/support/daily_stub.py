@@ -1,7 +1,8 @@
-"""Daily's REST API as its reference documents it: rooms, meeting tokens, errors.
+"""Daily's REST API as its reference documents it: rooms, meeting tokens, errors, rate limits.
 
 https://docs.daily.co/reference/rest-api: errors are `{"error", "info"}`; a room's name is taken once; an expired room
-counts as deleted; tokens are JWTs whose claims have short names.
+counts as deleted; tokens are JWTs whose claims have short names; deletions of rooms have a rate limit of their own, and
+what is over a limit is 429 `rate-limit-error`, without a word of when to come again.
 """
 
 import base64
@@ -59,6 +60,30 @@ class _Refused(Exception):
         self.said = Said(status=status, body={"error": error, **({"info": info} if info else {}), **more})
 
 
+class Bucket:
+    """A rate limit: so many requests a second, and no more than that at once.
+
+    Attributes:
+        refused: how many were over it.
+    """
+
+    def __init__(self, per_s: float, now: Callable[[], float]) -> None:
+        self.refused = 0
+        self._per_s, self._now = per_s, now
+        self._left, self._at = per_s, now()
+
+    def take(self) -> bool:
+        """Tell whether another request is within the limit."""
+        now = self._now()
+        self._left = min(self._left + (now - self._at) * self._per_s, self._per_s)
+        self._at = now
+        if self._left < 1:
+            self.refused += 1
+            return False
+        self._left -= 1
+        return True
+
+
 class DailyStub(ProviderStub):
     """An account at Daily.
 
@@ -67,12 +92,15 @@ class DailyStub(ProviderStub):
         tokens: the properties of each token that was made.
         key: that it knows.
         now: its clock, in Unix seconds.
+        requests, deletions: its rate limits; None: it has none.
     """
 
     def __init__(self, key: str = KEY, *, now: Callable[[], float] = time.time) -> None:
         super().__init__()
         self.key = key
         self.now = now
+        self.requests: Bucket | None = None
+        self.deletions: Bucket | None = None
         self.rooms: dict[str, dict[str, Any]] = {}
         self.tokens: list[dict[str, Any]] = []
 
@@ -86,9 +114,16 @@ class DailyStub(ProviderStub):
         self.rooms[name] = _room(name, privacy, config)
         return self.rooms[name]["url"]
 
+    def limit(self, *, requests_per_s: float = 20, deletions_per_s: float = 2) -> None:
+        """Have rate limits from now on; as its reference documents them unless said otherwise."""
+        self.requests, self.deletions = Bucket(requests_per_s, self.now), Bucket(deletions_per_s, self.now)
+
     @override
     def carry_out(self, asked: Asked) -> Said:
         try:
+            bucket = self.deletions if asked.method == "DELETE" else self.requests
+            if bucket is not None and not bucket.take():
+                raise _Refused(429, "rate-limit-error", "too many requests in too short a window")
             self._admit(asked.headers)
             return self._carry_out(asked.method, asked.path.removeprefix(BASE), asked.body)
         except _Refused as refused:

@@ -3,6 +3,9 @@
 Before a provider is asked for anything, a plan is written (stream RELEASES). All instances of the api share its
 consumer: a plan whose session still lives comes again after a while; one whose session has ended, or never came to be,
 is carried out, again and again until the provider has confirmed it.
+
+A plan that has to wait does so alone, whatever for: the next one may be of a session that has ended, or of another
+provider. What a provider is spared while it is down, or over its rate limit, is a matter of `provider`.
 """
 
 import asyncio
@@ -97,17 +100,17 @@ class Releases:
 
     async def _carry_out(self, plan: ReleasePlan) -> None:
         if not await self._over(plan):
-            raise Retry(LOOK_AGAIN_S)
+            raise Retry(LOOK_AGAIN_S, only=[plan])
         adapter = self._adapters.get(plan.transport)
         if adapter is None:
             # Another instance may have its settings, or this one after its next start.
-            raise Retry(LOOK_AGAIN_S)
+            raise Retry(LOOK_AGAIN_S, only=[plan])
         try:
             await adapter.release(plan.tenant, plan.session_id, plan.info)
             await self._secrets.forget(plan.tenant, plan.session_id)
         except GreenroomError as error:
             _log.warning("release_failed", transport=plan.transport, session_id=plan.session_id, code=error.code)
-            raise Retry(error.retry_after_s or LOOK_AGAIN_S) from error
+            raise Retry(error.retry_after_s or LOOK_AGAIN_S, only=[plan]) from error
         _log.info("released", transport=plan.transport, tenant=plan.tenant, session_id=plan.session_id)
 
     async def _over(self, plan: ReleasePlan) -> bool:
