@@ -75,6 +75,8 @@ async def _play(scenario: dict[str, Any]) -> dict[str, Any]:
                 await asyncio.sleep(values[0])
             case "prepare_to_close":
                 room.prepare_to_close(*values)
+            case "bot_ends":
+                room.bot_ends()
             case "close":
                 await room.close()
             case _:

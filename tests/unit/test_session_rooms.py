@@ -47,6 +47,9 @@ def _scenarios(name: str) -> dict[str, Any]:
         "two": [joined, comes(_ADA), comes(_BOB), leaves(_ADA), ["wait", 60]],
         "put out": [joined, comes(_ADA), put_out, ["wait", 1]],
         "bot ends": [joined, comes(_ADA), ["prepare_to_close", 1000, "goodbye"], put_out, ["close"], leaves(_ADA)],
+        "bot ends alone": [joined, comes(_ADA), leaves(_ADA), ["wait", 1], ["bot_ends"], ["wait", _UNTIL_EMPTY]],
+        "bot ends beside": [joined, comes(_ADA), comes(_BOB), leaves(_ADA), ["bot_ends"]],
+        "told to end alone": [joined, comes(_ADA), leaves(_ADA), ["prepare_to_close", 1000, "bye"], ["bot_ends"]],
         "nobody": [joined, ["prepare_to_close", 1000, "no-show"], ["close"]],
         "closed while empty": [joined, comes(_ADA), leaves(_ADA), ["close"], ["wait", _UNTIL_EMPTY]],
         "stranger leaves": [joined, comes(_ADA), leaves(_BOB), ["wait", _UNTIL_EMPTY]],
@@ -144,6 +147,15 @@ def test_a_bot_that_leaves_in_order_has_closed(told: Any) -> None:
         ["connected", "ada"],
         ["disconnected", "bot", 1000, "goodbye"],
     ]
+
+
+def test_a_bot_that_ends_because_nobody_is_there_was_left(told: Any) -> None:
+    """The user has left as soon as his bot doesn't wait; not while somebody is there, nor if the session is ended."""
+    (came, *_), (left, *disconnected) = told("bot ends alone")["heard"]
+    assert disconnected == _EMPTY
+    assert left - came < REJOIN_S
+    assert [each[1] for each in told("bot ends beside")["heard"]] == ["connected"]
+    assert [each[1] for each in told("told to end alone")["heard"]] == ["connected"]
 
 
 def test_a_session_that_nobody_joined_ends_without_a_word(told: Any) -> None:
