@@ -3,11 +3,15 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import pytest
 
 from greenroom.devtools import call
 from greenroom.devtools.caller import RATE, Caller
 from greenroom.runner.discovery import BotSpec, load
+from tests.support import daily_room, daily_stub
+from tests.support.api_world import eventually
+from tests.support.daily_stub import DailyStub
 from tests.support.dev_runner import development_runner
 from tests.support.openai_stub import CHAT, KEY, TRANSCRIPTIONS, Says, running_openai_stub
 from tests.support.rtc_caller import RtcCaller, converse, over_http
@@ -84,3 +88,32 @@ async def test_the_telephony_quickstart_runs_under_the_development_runner(tmp_pa
     assert heard_s > 0.3
     assert stub.asked(TRANSCRIPTIONS)
     assert [QUESTION in str(request.body["messages"]) for request in stub.asked(CHAT)][-1]
+
+
+async def test_the_daily_quickstart_runs_under_the_development_runner(tmp_path: Path) -> None:
+    """A room is made for it at Daily's stub, and it greets who comes there; Daily's library is a fake."""
+    told, daily = tmp_path / "room.jsonl", DailyStub()
+    async with running_openai_stub() as stub, daily.listening(daily_stub.BASE) as url:
+        keys = {
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_BASE_URL": stub.url,
+            "DAILY_API_KEY": daily_stub.KEY,
+            "DAILY_API_URL": url,
+            "PYTHONPATH": str(ROOT),
+        }
+        through = ("-m", "tests.support.daily_room", str(told))
+        async with (
+            development_runner(BOTS / "daily_bot.py", "daily", tmp_path, through=through, **keys) as address,
+            httpx.AsyncClient(base_url=f"http://{address}") as client,
+        ):
+            started = await client.post("/start", json={"createDailyRoom": True})
+            assert started.status_code == httpx.codes.OK, started.text
+            await eventually(lambda: _left(told), lambda left: left == ["ada", daily_room.BOT_ID])
+    [joined] = [each for each in daily_room.read(told) if "joined" in each]
+    assert (joined["joined"], joined["token"]) == (started.json()["dailyRoom"], started.json()["dailyToken"])
+    assert [room["url"] for room in daily.rooms.values()] == [joined["joined"]]
+
+
+async def _left(told: Path) -> list[str]:
+    """Return who has left the room, in order: its guest does when he has heard enough."""
+    return [each["left"] for each in daily_room.read(told) if "left" in each]

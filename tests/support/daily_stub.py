@@ -31,6 +31,7 @@ _ROOM: Final[dict[str, Any]] = {
     "enable_knocking": bool,
     "enable_screenshare": bool,
     "enable_chat": bool,
+    "enable_emoji_reactions": bool,
     "enable_dialout": bool,
     "enable_recording": str,
     "geo": str,

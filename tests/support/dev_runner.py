@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,13 +17,23 @@ _STOP_S = 10.0
 
 
 @asynccontextmanager
-async def development_runner(bot: Path, transport: str, folder: Path, **env: str) -> AsyncGenerator[str]:
-    """Run a bot under it for the time of the block; yields `127.0.0.1:PORT`."""
+async def development_runner(
+    bot: Path, transport: str, folder: Path, *, through: Sequence[str] = (), **env: str
+) -> AsyncGenerator[str]:
+    """Run a bot under it for the time of the block; yields `127.0.0.1:PORT`.
+
+    Args:
+        bot: its file.
+        transport: as it is called on the command line.
+        folder: where it runs, and its log is.
+        through: arguments for Python before the bot's, e.g. a module that runs it.
+        env: more of its environment.
+    """
     port = free_port()
     log = folder / "dev-runner.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(bot), "-t", transport, "--host", "127.0.0.1", "--port", str(port)),
+            *(sys.executable, *through, str(bot), "-t", transport, "--host", "127.0.0.1", "--port", str(port)),
             cwd=folder,
             env={**os.environ, **env},
             stdin=asyncio.subprocess.DEVNULL,

@@ -6,8 +6,10 @@ of 60 ms a word.
 
 import asyncio
 import math
+import os
 import struct
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
@@ -50,6 +52,10 @@ from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.utils.time import time_now_iso8601
 from pipecat.utils.tracing.service_decorators import traced_stt, traced_tts
 from pipecat.workers.runner import WorkerRunner
+
+from greenroom.runner.discovery import BotSpec, load
+from tests.support import daily_room
+from tests.support.workspace import ROOT
 
 RATE: Final = 16_000
 FRAME_SAMPLES: Final = RATE // 50
@@ -459,8 +465,19 @@ async def guest(arguments: RunnerArguments) -> None:
     await runner.run()
 
 
+async def daily_quickstart(runner_args: RunnerArguments) -> None:
+    """Run Daily's quickstart as it is, in a room that isn't Daily's; `body` says what it and the room need."""
+    body: dict[str, Any] = runner_args.body or {}
+    daily_room.install(Path(body["told"]))
+    os.environ.update(body["env"])
+    quickstart = load(BotSpec(name="daily", target=f"{ROOT}/tests/support/quickstart_bots/daily_bot.py:bot"))
+    assert quickstart.entry is not None, quickstart.offer.error
+    await quickstart.entry(runner_args)
+
+
 BOTS: Final = {
     "guest": guest,
+    "daily_quickstart": daily_quickstart,
     "echo": echo,
     "careless": careless,
     "talker": talker,

@@ -7,6 +7,7 @@ What happens is told in steps, the same for all of them:
     leave                           he goes, as he should
     wait                            for as long as a transport waits for anything
     prepare_to_close, code, reason
+    bot_ends
     close
 
 Rooms are played by tests/support/rooms_played.py, in a process of their own.
@@ -190,6 +191,8 @@ async def play(scenario: Scenario, make_end: MakeFarEnd) -> Told:
             match step:
                 case "prepare_to_close":
                     transport.prepare_to_close(*values)
+                case "bot_ends":
+                    transport.bot_ends()
                 case "close":
                     await transport.close()
                 case _:

@@ -44,6 +44,9 @@ def _scenarios(name: str) -> dict[str, Scenario]:
         "two": [_JOINS, _COMES, ["comes", "bob"], _LEAVES, ["wait", 60]],
         "put out": [_JOINS, _COMES, _PUT_OUT, ["wait", 1]],
         "bot ends": [_JOINS, _COMES, ["prepare_to_close", 1000, "goodbye"], _PUT_OUT, ["close"], _LEAVES],
+        "bot ends alone": [_JOINS, _COMES, _LEAVES, ["wait", 1], ["bot_ends"], ["wait"]],
+        "bot ends beside": [_JOINS, _COMES, ["comes", "bob"], _LEAVES, ["bot_ends"]],
+        "told to end alone": [_JOINS, _COMES, _LEAVES, ["prepare_to_close", 1000, "bye"], ["bot_ends"]],
         "stranger leaves": [_JOINS, _COMES, ["leaves", "bob"], ["wait"]],
     }
     awaited = [_JOINS, _COMES, ["wait", 1], _LEAVES, ["wait", 30], ["comes", "bob"], ["wait", 1]]
@@ -159,6 +162,15 @@ def test_a_bot_that_leaves_in_order_has_closed(told: Tell) -> None:
         ["connected", "ada"],
         ["disconnected", "bot", 1000, "goodbye"],
     ]
+
+
+def test_a_bot_that_ends_because_nobody_is_there_was_left(told: Tell) -> None:
+    """The user has left as soon as his bot doesn't wait; not while somebody is there, nor if the session is ended."""
+    alone = told("bot ends alone")
+    assert alone.heard == [["connected", "ada"], ["disconnected", "client", 1000, "the room is empty"]]
+    assert alone.at[1] - alone.at[0] < REJOIN_S
+    for title in ("bot ends beside", "told to end alone"):
+        assert told(title).heard == [["connected", "ada"]]
 
 
 def test_secrets_stay_for_another_try_only_where_there_may_be_one(told: Tell) -> None:

@@ -332,6 +332,8 @@ class LiveSession:
     def _on_end_frame(self, frame: Frame) -> None:
         self._pipelines.ending.set()
         verdict = verdict_on(frame)
+        if verdict.reason == Reason.COMPLETED.value:
+            self._transport.bot_ends()
         self._ending.decide(verdict.outcome, verdict.reason, verdict.detail)
 
     async def _listen(self) -> None:

@@ -121,6 +121,10 @@ class SessionTransport(Protocol):
         """
         return
 
+    def bot_ends(self) -> None:
+        """Know that the bot ends, and doesn't say why: who may still have come back has left."""
+        return
+
     def let_go(self) -> None:
         """Have nobody sent away at the close: the session goes on in another process, and the user stays for it."""
         return

@@ -5,6 +5,7 @@ beside the bot's own handlers and without changing it:
 
     somebody came in                      connected, the first time
     the room has been empty for 5 s       the user has left: who loads a page anew, or changes networks, is back by then
+    the bot ends while the room is empty  the user has left: the bot doesn't wait for him
     the bot was put out, or never got in  the way is lost (also where Pipecat calls its transport unusable, and goes on)
 
 What the bot gets in with was laid down by the api and is taken once, when the session is opened.
@@ -40,6 +41,7 @@ _log = structlog.get_logger()
 # How long a room may be empty after somebody was in it.
 REJOIN_S: Final = 5.0
 TOKEN: Final = "room_token"  # noqa: S105 a name, not a token
+_EMPTY: Final = "the room is empty"
 
 
 class RoomCounts(msgspec.Struct, kw_only=True):
@@ -128,11 +130,17 @@ class RoomTransport(SessionTransport):
         self._farewell = (code, reason)
 
     @override
+    def bot_ends(self) -> None:
+        # Most bots end when they hear that their user has left, long before nobody waits for him any more.
+        if self._leaving is not None and self._farewell is None:
+            self.gone(_EMPTY)
+
+    @override
     async def close(self) -> None:
         if self.connected:
             self._end("bot", *(self._farewell or (CLOSE_NORMAL, "")))
         elif self._leaving is not None:
-            self.gone("the room is empty")
+            self.gone(_EMPTY)
         self._over = True
         self._stay()
 
@@ -199,9 +207,9 @@ class RoomTransport(SessionTransport):
         if self.session.limits.rejoin_timeout_s > 0:
             # How long that is waited for is for the session to say.
             self._away = True
-            self._on_disconnected(AWAY, CLOSE_NORMAL, "the room is empty")
+            self._on_disconnected(AWAY, CLOSE_NORMAL, _EMPTY)
         else:
-            self._leaving = asyncio.get_running_loop().call_later(REJOIN_S, self.gone, "the room is empty")
+            self._leaving = asyncio.get_running_loop().call_later(REJOIN_S, self.gone, _EMPTY)
 
     def _stay(self) -> None:
         if self._leaving is not None:
