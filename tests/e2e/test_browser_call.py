@@ -68,6 +68,10 @@ async def test_a_browser_speaks_with_the_front_desk(stack: RunningStack, browser
         await page.evaluate(f"call.begin({msgspec.json.encode(session['transport']).decode()})")
         await page.until("call.state === 'connected'")
         await page.until("call.loudestRms > 0.02")
+        # The offer, and the candidates that were found behind it.
+        await page.until("call.answers.some(([method]) => method === 'PATCH')")
+        answers = await page.evaluate("call.answers")
+        assert {tuple(answer) for answer in answers} == {("POST", 200), ("PATCH", 200)}
 
         events = await wait_for_event(client, session["id"], "user_spoke")
         heard = [event["data"]["text"] for event in events if event["type"] == "user_spoke"]
@@ -130,6 +134,10 @@ async def test_the_page_of_the_api_is_enough_to_call(stack: RunningStack, browse
         await page.evaluate("document.getElementById('begin').click()")
         await page.until("document.getElementById('state').textContent === 'connected'")
         assert await page.evaluate("location.hash") == ""
+        # The offer, and at least once candidates: one address, whatever the method.
+        asked = "performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/offer'))"
+        await page.until(f"{asked}.length > 1")
+        assert set(await page.evaluate(f"{asked}.map((entry) => entry.responseStatus)")) == {200}
         await page.until("document.querySelectorAll('#said .user').length > 0")
         heard = await page.evaluate("document.querySelector('#said .user').textContent")
         assert _words(heard) == _words(SENTENCE)

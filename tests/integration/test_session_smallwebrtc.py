@@ -23,6 +23,7 @@ from greenroom.common.peer_messages import (
 )
 from greenroom.runner.control import EndingNotice, Finished, MediaConnected, PipelineReady
 from greenroom.runner.session.transports.smallwebrtc import LOOK_EVERY_S, SILENT_LOOKS
+from tests.support.port_forwarder import forwarded_ports
 from tests.support.rtc_caller import RtcCaller, use_loopback
 from tests.support.session_bots import GREETING, HEARD, WORD_S, tone
 from tests.support.session_rig import RATE, HostProcess, SessionRun, Sessions
@@ -286,3 +287,37 @@ async def test_calls_are_taken_on_the_ports_and_told_the_address_of_the_settings
         assert "127.0.0.1" not in answered.sdp
         run.stop()
         await finished(run)
+
+
+async def test_a_call_goes_by_the_advertised_address(host: HostProcess, nats_url: str) -> None:
+    """A client that knows no other address, and whose own can't be reached, hears the bot and is heard through it."""
+    ports = range(24_040, 24_048)
+    settings = {
+        "GREENROOM_RTC_ADDRESSES": "127.0.0.1",
+        "GREENROOM_RTC_PORTS": f"{ports[0]}-{ports[-1]}",
+        "GREENROOM_RTC_ADVERTISED_ADDRESS": "127.0.0.2",
+    }
+    async with (
+        Sessions(host, nats_url, **settings) as sessions,
+        forwarded_ports("127.0.0.2", "127.0.0.1", ports) as forwarded,
+    ):
+        run = await started(sessions, "talker", body={"lines": ["Thank you."]})
+
+        async def exchange(offer: dict[str, Any]) -> dict[str, Any]:
+            # Nobody listens there: all that comes from the session comes in answer to what went through.
+            reply = await ask(run, "offer", offer_of(sdp=offer["sdp"].replace("127.0.0.1", "127.0.0.3")))
+            assert isinstance(reply, PeerAnswered), reply
+            return {"sdp": reply.sdp}
+
+        async with RtcCaller(exchange) as caller:
+            await caller.connect()
+            await run.expect(MediaConnected)
+            await caller.until_heard(len(GREETING.split()) * WORD_S * 0.8)
+            caller.voice.say(tone(RATE))
+            await caller.until_heard((len(GREETING.split()) + 2) * WORD_S * 0.8)
+            await caller.hang_up()
+        assert (await finished(run)).reason == "client-left"
+        (completed,) = of_type(await run.events(), "call_completed")
+    media = completed["media"]
+    assert forwarded.inwards >= media["received"] > 0
+    assert forwarded.outwards >= media["sent"] > 0
