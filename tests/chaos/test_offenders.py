@@ -1,10 +1,10 @@
 """One bad bot on a runner, and its neighbours: their frames stay on time, and the slot comes back.
 
-Each test holds two calls with an echo bot on a real runner, listens to them for a while, lets a bad bot begin beside
-them, and listens again. On time is judged against the same calls in the same test before the bad bot came, with as
-much grace as nobody could overhear in a call, since the host may be busy with other things. Then the bad session is
-ended as a client would end it, unless it has ended by itself: it has to end, nothing of it may be left, and a fresh
-process has to stand by in its place.
+Each test holds two calls with an echo bot on a real runner and listens to them while a bot that behaves comes and goes
+beside them; then it listens again while a bad one does. From before its start until after its end no frame may be lost,
+and the latest hundredth of them may be as late as it was, and a little more. The bad session is ended as a client would
+end it, if nobody ends it sooner: it has to end, for the reason that is expected of it, nothing of it may be left, and a
+fresh process has to stand by in its place.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -19,7 +20,7 @@ from greenroom.common.errors import IllegalTransition
 from greenroom.common.lifecycle import Session, State
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from tests.support.bad_bots.offenders import OFFENDERS
-from tests.support.neighbours import FRAME_S, Heard, Neighbour, listen
+from tests.support.neighbours import FRAME_S, Heard, Neighbour, together
 from tests.support.runner_process import RunnerProcess, runner_process
 from tests.support.runner_rig import gone, until
 
@@ -27,14 +28,35 @@ pytestmark = [pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
 
 _NEIGHBOURS = 2
 _STANDBY = 2
-_WINDOW_S = 2.0
-# Frames that a call may be behind for a moment, beyond what it was before, before anybody hears it.
-_GRACE_FRAMES = 8
-# How much worse than before a busy host may make it.
-_FACTOR = 5
+# How long a bot goes on before it is ended, those included that are noticed by the second.
+_WINDOW_S = 3.0
+# Where what is late is measured: all but the latest hundredth.
+_SHARE = 0.99
+# What it may be more than beside a bot that behaves, on a host that happens to be busier: so many times, and frames.
+_FACTOR = 2
+_GRACE_FRAMES = 3
 # What is left of an end whose bot does nothing for it: the ladder's last step, and the reaping.
 _END_S = 15.0
 _STRAYS_S = 10.0
+# Why each ends.
+_ENDS = {
+    "kills_itself": "process-killed",
+    "stops_itself": "end-timeout",
+    "hogs_memory": "out-of-memory",
+    "forks": "too-many-processes",
+    "spins": "end-timeout",
+    "burns": "client-stop",
+    "leaks_files": "bot-failed",
+    "is_deaf": "client-stop",
+    "floods": "client-stop",
+}
+
+
+class Visit(msgspec.Struct, frozen=True, kw_only=True):
+    """What there was of a bot: its session, and what the neighbours heard meanwhile."""
+
+    ended: Session
+    heard: Heard
 
 
 class Street:
@@ -44,11 +66,18 @@ class Street:
         self.runner = runner
         self.neighbours = neighbours
 
-    async def offend(self, bot: str) -> str:
-        """Have a bad bot begin; returns its session."""
-        return await self.runner.start(bot)
+    async def visited_by(self, bot: str) -> Visit:
+        """Have a bot come, do what it does and be ended; return what the neighbours heard from first to last."""
+        for neighbour in self.neighbours:
+            neighbour.begin()
+        session_id = await self.runner.start(bot)
+        try:
+            await asyncio.sleep(_WINDOW_S)
+        finally:
+            ended = await self._end(session_id)
+        return Visit(ended=ended, heard=together([neighbour.heard() for neighbour in self.neighbours]))
 
-    async def end(self, session_id: str) -> Session:
+    async def _end(self, session_id: str) -> Session:
         """End a session as a client does, unless it has ended, and wait for it."""
         with contextlib.suppress(IllegalTransition):
             await self.runner.stop(session_id)
@@ -76,6 +105,9 @@ async def street(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stre
         "GREENROOM_SLOTS": str(_NEIGHBOURS + _STANDBY),
         # Whether the bad bot may come is not the question here.
         "GREENROOM_BRAKE": "false",
+        # Within reach of those that take too much, and beyond that of all others.
+        "GREENROOM_MEMORY_KILL_MB": "200",
+        "GREENROOM_SESSION_PROCESSES": "64",
     }
     async with (
         EmbeddedNats(tmp_path_factory.mktemp("nats")) as server,
@@ -96,36 +128,24 @@ async def street(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stre
 
 @pytest.mark.parametrize("bot", OFFENDERS)
 async def test_the_neighbours_of_a_bot_stay_on_time_that(street: Street, bot: str) -> None:
-    """Whatever a bot does to itself, the calls beside it lose no frame and are as punctual as before."""
+    """Whatever a bot does to itself, the calls beside it lose no frame and are as punctual as beside any other."""
     await street.quiet()
-    before = await listen(street.neighbours, _WINDOW_S)
+    good = await street.visited_by("echo")
+    await street.quiet()
     known = {process.pid for process in street.runner.family()}
-    session_id = await street.offend(bot)
-    try:
-        during = await listen(street.neighbours, _WINDOW_S)
-        theirs = [process for process in street.runner.family() if process.pid not in known]
-    finally:
-        ended = await street.end(session_id)
-    for one, other in zip(before, during, strict=True):
-        assert _missing(one, other) == 0
-        assert other.late(0.95) <= one.late(0.95) * _FACTOR + _GRACE_FRAMES * FRAME_S
-    assert ended.attempt == 1
+    bad = await street.visited_by(bot)
+    assert good.ended.reason == "client-stop"
+    assert (bad.ended.reason, bad.ended.attempt) == (_ENDS[bot], 1)
+    assert bad.heard.lost == 0
+    assert bad.heard.late(_SHARE) <= good.heard.late(_SHARE) * _FACTOR + _GRACE_FRAMES * FRAME_S
     await street.quiet()
-
-    def nothing_left() -> bool:
-        standing_by = {process.pid for process in street.runner.family()}
-        return all(gone(process) or _stands_by(process, standing_by) for process in theirs)
-
     # Whoever has left the group of his session is found by looking for him, once a second.
-    await until(nothing_left, _STRAYS_S)
+    await until(lambda: all(each.pid in known or _stands_by(each) for each in street.runner.family()), _STRAYS_S)
 
 
-def _missing(before: Heard, during: Heard) -> int:
-    """Return how many frames were lost, or can't be there because the call stood still."""
-    stood_still = during.seconds < before.seconds / 2
-    return during.lost + (round((before.seconds - during.seconds) / FRAME_S) if stood_still else 0)
-
-
-def _stands_by(process: psutil.Process, family: set[int]) -> bool:
-    """Tell whether it is a session process in waiting that was forked meanwhile: those have no children."""
-    return process.pid in family and "greenroom" in " ".join(process.cmdline()) and not process.children()
+def _stands_by(process: psutil.Process) -> bool:
+    """Tell whether it is gone, or a session process in waiting that was forked meanwhile: those have no children."""
+    try:
+        return gone(process) or ("greenroom" in " ".join(process.cmdline()) and not process.children())
+    except psutil.NoSuchProcess:
+        return True

@@ -65,6 +65,22 @@ async def test_far_too_much_memory_ends_it_at_once(nats_url: str) -> None:
         assert gone(process)
 
 
+async def test_too_many_processes_end_it_at_once(nats_url: str) -> None:
+    """Who starts more than it may is killed at the next look, with all it has started, wherever that has gone."""
+    bots = "many=tests.support.bad_bots.offenders:forks,echo=tests.support.session_bots:echo"
+    async with runner_process(
+        nats_url, GREENROOM_BOTS=bots, GREENROOM_SESSION_PROCESSES="100", GREENROOM_CONTROL_GROUPS="off"
+    ) as runner:
+        neighbour = await runner.start("echo")
+        await until(lambda: runner.heartbeats[-1].standby == 2 and runner.heartbeats[-1].sessions)
+        before = len(runner.family())
+        session = await runner.reaches(await runner.start("many"), State.ENDED)
+        assert (session.outcome, session.reason, session.ended_by) == (Outcome.FAILED, "too-many-processes", "runner")
+        assert session.detail == "100 processes and threads, fewer than 100 are allowed"
+        await until(lambda: [held.session_id for held in runner.heartbeats[-1].sessions] == [neighbour])
+        await until(lambda: len(runner.family()) == before)
+
+
 async def test_the_stacks_of_what_will_not_end_are_kept(nats_url: str) -> None:
     """A process that is told to end and doesn't is killed in the end, and its stacks say why."""
     async with running_runner(nats_url) as rig:

@@ -18,18 +18,15 @@ from greenroom.devtools import protobuf_frames
 RATE: Final = 16_000
 FRAME_S: Final = 0.02
 _SILENCE: Final = bytes(2 * round(RATE * FRAME_S))
-# A window begins when the first frames have come back.
-_LEAD_S: Final = 0.5
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
     """What came back within a window.
 
-    `seconds` of audio; `lost`: frames that were sent and didn't come; `lateness_s`: of each frame, against a clock
-    that the earliest frame sets.
+    `lost`: frames that were sent and didn't come; `lateness_s`: of each frame, against a clock that the earliest frame
+    sets. Those that are due and haven't come are as late as they are by now.
     """
 
-    seconds: float
     lost: int
     lateness_s: tuple[float, ...]
 
@@ -89,11 +86,13 @@ class Neighbour:
 
     def heard(self) -> Heard:
         """Return what has come since the window began."""
+        assert self._arrivals, "nothing has come back"
         offsets = [arrived - position for arrived, position in self._arrivals]
-        earliest = min(offsets)
-        first, last = self._arrivals[0], self._arrivals[-1]
+        earliest, now, due = min(offsets), time.monotonic(), self._seconds
+        while now - due > earliest:
+            offsets.append(now - due)
+            due += FRAME_S
         return Heard(
-            seconds=last[1] - first[1],
             lost=self._numbers.lost - self._lost_before,
             lateness_s=tuple(offset - earliest for offset in offsets),
         )
@@ -112,10 +111,9 @@ class Neighbour:
         return subjects.SESSION_MEDIA.format(tenant="default", session_id=self.session_id, direction=direction)
 
 
-async def listen(neighbours: Sequence[Neighbour], window_s: float) -> list[Heard]:
-    """Return what each of them heard within so many seconds."""
-    await asyncio.sleep(_LEAD_S)
-    for neighbour in neighbours:
-        neighbour.begin()
-    await asyncio.sleep(window_s)
-    return [neighbour.heard() for neighbour in neighbours]
+def together(heard: Sequence[Heard]) -> Heard:
+    """Return what several heard as one."""
+    return Heard(
+        lost=sum(each.lost for each in heard),
+        lateness_s=tuple(lateness for each in heard for lateness in each.lateness_s),
+    )

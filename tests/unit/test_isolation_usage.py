@@ -20,6 +20,18 @@ _MB = 1024 * 1024
 _NOBODY = 65_534
 _HOLD = "import sys, time; held = bytearray({mb} * 1024 * 1024); print('.', flush=True); time.sleep(60)"
 
+# Two threads, three children, and one that has ended and isn't waited for.
+_MANY = """
+import os, subprocess, threading, time
+for _ in range(2): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+children = [subprocess.Popen(["sleep", "60"]) for _ in range(3)]
+ended = subprocess.Popen(["true"])
+os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+print(".", flush=True)
+time.sleep(60)
+"""
+_TASKS = 1 + 2 + 3 + 1
+
 
 @contextmanager
 def forked(work: Callable[[], None]) -> Generator[int]:
@@ -53,6 +65,36 @@ def test_memory_of_children_counts() -> None:
     assert 64 * _MB < alone.memory_bytes < ours.memory_bytes
     assert alone.cpu_s > 0
     assert Meter(child.pid).read() is None
+
+
+def test_processes_and_threads_are_counted_as_far_as_they_matter() -> None:
+    """Threads count as in a control group, and so do those that nobody has waited for; beyond `most` nobody looks."""
+    with subprocess.Popen([sys.executable, "-c", _MANY], stdout=subprocess.PIPE) as many:
+        assert many.stdout is not None
+        many.stdout.readline()
+        meter = Meter(many.pid)
+        all_of_it, enough, too_many = meter.read(), meter.read(most=_TASKS + 1), meter.read(most=3)
+        many.kill()
+    assert all_of_it is not None
+    assert enough is not None
+    assert too_many is not None
+    assert (all_of_it.processes, all_of_it.source) == (_TASKS, "pss")
+    assert (enough.processes, enough.source) == (_TASKS, "pss")
+    assert too_many.source == "rss"
+    assert 3 <= too_many.processes <= _TASKS
+
+
+def test_more_are_counted_where_more_are_allowed(tmp_path: Path) -> None:
+    """What is measured of a session without a limit doesn't bound the count of one with a large limit."""
+    for pid in range(1, 1001):
+        task = tmp_path / str(pid) / "task" / str(pid)
+        task.mkdir(parents=True)
+        (task / "children").write_text(f"{pid + 1} " if pid < 1000 else "")
+        (tmp_path / str(pid) / "statm").write_text("2 1 0 0 0 0 0\n")
+    counts = {
+        most: usage.processes for most in (0, 800, 2000) if (usage := Meter(1, tmp_path).read(1 << 40, most=most))
+    }
+    assert counts == {0: 512, 800: 800, 2000: 1000}
 
 
 def test_what_is_shared_is_divided() -> None:

@@ -35,6 +35,7 @@ ELSEWHERE = {
     Reason.TRANSPORT_FAILED,
     Reason.UNRESPONSIVE,
     Reason.OUT_OF_MEMORY,
+    Reason.TOO_MANY_PROCESSES,
     Reason.DRAIN_DEADLINE,
 }
 

@@ -1,9 +1,10 @@
 """Whether a session's process is well."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenroom.runner.watchdog import AT_ONCE, Bounds, MemoryHigh, MemoryOver, Unresponsive, Watchdog
+from greenroom.runner.watchdog import AT_ONCE, Bounds, MemoryHigh, MemoryOver, ProcessesOver, Unresponsive, Watchdog
 
 MB = 2**20
 BOUNDS = Bounds(unresponsive_s=5, memory_warn=100 * MB, memory_kill=200 * MB)
@@ -46,10 +47,17 @@ def test_memory_over_the_limit_ends_it() -> None:
     assert Watchdog(BOUNDS).look(0, used=250 * MB) == [MemoryOver(used=250 * MB, at_once=True)]
 
 
+def test_as_many_processes_as_are_allowed_are_too_many() -> None:
+    """It is counted no further than that, so there may be more; whatever else is wrong with it doesn't matter then."""
+    dog = Watchdog(msgspec.structs.replace(BOUNDS, processes=32))
+    assert dog.look(0, used=0, processes=31) == []
+    assert dog.look(1, used=300 * MB, processes=32) == [ProcessesOver(count=32)]
+
+
 def test_without_bounds_nothing_is_wrong() -> None:
     """0 is no bound."""
     dog = Watchdog(Bounds())
-    assert [dog.look(second, used=10**12) for second in range(100)] == [[]] * 100
+    assert [dog.look(second, used=10**12, processes=10**6) for second in range(100)] == [[]] * 100
 
 
 @given(
@@ -81,5 +89,7 @@ def test_a_finding_always_has_its_cause(bounds: Bounds, looks: list[tuple[float,
                     assert used is not None
                     assert used >= bounds.memory_kill > 0
                     assert finding.at_once == (used >= bounds.memory_kill * AT_ONCE)
+                case ProcessesOver():
+                    raise AssertionError("there was no bound")
         if used is not None and 0 < bounds.memory_kill <= used:
             assert any(isinstance(finding, MemoryOver) for finding in found)

@@ -23,10 +23,15 @@ from pipecat.workers.runner import WorkerRunner
 from tests.support.session_bots import Echo
 
 MEMORY_MB: Final = 300
-PROCESSES: Final = 48
 FILES: Final = 4_000
 THREADS: Final = 4
-_BRANCHES: Final = 8
+# Each branch of the bomb doubles so often: 2^5 - 1 processes.
+_BRANCHES: Final = 6
+_DOUBLINGS: Final = 4
+_BOMB: Final = """
+bomb() { [ $1 -eq 0 ] || { bomb $(($1 - 1)) $2 & bomb $(($1 - 1)) $2 & }; exec sleep $2; }
+bomb $0 $1
+"""
 _PIECE_MB: Final = 10
 # The pipeline runs by then, and the session is ready.
 _PAUSE_S: Final = 0.3
@@ -75,12 +80,12 @@ async def hogs_memory(runner_args: WebSocketRunnerArguments) -> None:
 
 
 async def forks(runner_args: WebSocketRunnerArguments) -> None:
-    """Start processes that start processes, each branch in a session of its own."""
+    """Be a fork bomb: processes that start two each as fast as they can, each branch in a session of its own."""
     _, running = await _echo(runner_args)
-    each = PROCESSES // _BRANCHES - 1
-    script = f"for i in $(seq {each}); do sleep {_LIFE_S:g} & done; wait"
     for _ in range(_BRANCHES):
-        subprocess.Popen(["sh", "-c", script], start_new_session=True, stdin=subprocess.DEVNULL)
+        subprocess.Popen(
+            ["sh", "-c", _BOMB, str(_DOUBLINGS), f"{_LIFE_S:g}"], start_new_session=True, stdin=subprocess.DEVNULL
+        )
     await running
 
 

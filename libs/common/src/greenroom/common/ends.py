@@ -71,6 +71,9 @@ ENDS: Final[dict[Reason, End]] = {
         "runner", "the event loop was blocked for GREENROOM_UNRESPONSIVE_S", f"{_RUNNER}/guard.py"
     ),
     Reason.OUT_OF_MEMORY: _end("runner", "memory of its own over GREENROOM_MEMORY_KILL_MB", f"{_RUNNER}/guard.py"),
+    Reason.TOO_MANY_PROCESSES: _end(
+        "runner", "GREENROOM_SESSION_PROCESSES processes and threads, or more", f"{_RUNNER}/guard.py"
+    ),
     Reason.RUNNER_LOST: _end("scheduler", "no heartbeat of the runner for 6 s", f"{_SCHEDULER}/settle.py"),
     Reason.LIMIT_REACHED: _end("scheduler", "a limit that refuses rather than queues", f"{_SCHEDULER}/limits.py"),
     Reason.BUDGET_REACHED: _end("scheduler", "a budget that is spent, and refuses", f"{_SCHEDULER}/budgets.py"),

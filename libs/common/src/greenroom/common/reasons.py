@@ -262,6 +262,17 @@ class Reason(enum.StrEnum):
             "events say when and where. Raise the limits, or look for what the bot keeps."
         ),
     )
+    TOO_MANY_PROCESSES = (
+        "too-many-processes",
+        "failed",
+        False,
+        "The session had more processes than it may",
+        (
+            "It and what it had started came to GREENROOM_SESSION_PROCESSES processes and threads, so all of them were "
+            "killed; the detail says how many there were. Raise the limit, or look for what the bot starts and never "
+            "waits for."
+        ),
+    )
     RUNNER_LOST = (
         "runner-lost",
         "lost",

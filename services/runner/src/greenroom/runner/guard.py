@@ -7,6 +7,7 @@
 | memory over the warning | `memory_high` |
 | memory over the limit | its stacks are kept, and it has two seconds to end in order: `out-of-memory` |
 | memory far over the limit | killed at once: `out-of-memory` |
+| as many processes and threads as it may have | killed at once: `too-many-processes` |
 | told to end, and still there when it gets SIGTERM | its stacks are kept, if it writes any |
 """
 
@@ -25,7 +26,15 @@ from greenroom.runner.isolation.usage import Usage
 from greenroom.runner.processes import SessionProcess
 from greenroom.runner.reports import Reports
 from greenroom.runner.slots import Key, Slots, Verdict
-from greenroom.runner.watchdog import Bounds, Finding, MemoryHigh, MemoryOver, Unresponsive, Watchdog
+from greenroom.runner.watchdog import (
+    Bounds,
+    Finding,
+    MemoryHigh,
+    MemoryOver,
+    ProcessesOver,
+    Unresponsive,
+    Watchdog,
+)
 
 _log = structlog.get_logger()
 
@@ -147,31 +156,32 @@ class Guard:
         if guarded.heard != ward.heard or not guarded.runs:
             ward.heard = guarded.heard
             ward.dog.heard()
-        used = self._read(guarded, ward, now)
-        found = ward.dog.look(now, used=used)
+        used, processes = self._read(guarded, ward, now)
+        found = ward.dog.look(now, used=used, processes=processes)
         if ward.sentenced:
             # It is being ended; only what has to go at once is of interest still.
-            return [finding for finding in found if isinstance(finding, MemoryOver) and finding.at_once]
+            return [finding for finding in found if _at_once(finding)]
         ward.sentenced |= any(not isinstance(finding, MemoryHigh) for finding in found)
         return found
 
-    def _read(self, guarded: Guarded, ward: _Ward, now: float) -> int | None:
-        """Return the memory of a session's own, or something that is more and yet not enough to be told of."""
+    def _read(self, guarded: Guarded, ward: _Ward, now: float) -> tuple[int | None, int]:
+        """Return a session's own memory, or something that is more and yet not enough to be told of, and processes."""
         # What is exact takes a millisecond or two; what isn't is never less.
         exact = ward.looks % _EXACT_EVERY == 0
         ward.looks += 1
         bounds = [bound for bound in (self._bounds.memory_warn, self._bounds.memory_kill) if bound]
-        usage = ward.process.meter.read(0 if exact else min(bounds, default=sys.maxsize))
+        exact_from = 0 if exact else min(bounds, default=sys.maxsize)
+        usage = ward.process.meter.read(exact_from, most=self._bounds.processes)
         if usage is None:
-            return None
+            return None, 0
         if usage.source != "rss":
             if exact:
                 self._on_usage(guarded.session, usage, now)
-            return usage.memory_bytes
+            return usage.memory_bytes, usage.processes
         if exact:
             # Its memory map can't be read: what it has grown by since the first look stands for its own.
             ward.shared = ward.shared or usage.memory_bytes
-        return max(usage.memory_bytes - ward.shared, 0)
+        return max(usage.memory_bytes - ward.shared, 0), usage.processes
 
     async def _act(self, guarded: Guarded, finding: Finding) -> None:
         session = guarded.session
@@ -186,6 +196,9 @@ class Guard:
                 if not finding.at_once:
                     await self._keep_stacks(guarded, Reason.OUT_OF_MEMORY)
                 self._end(guarded, verdict, at_once=finding.at_once)
+            case ProcessesOver():
+                detail = f"{finding.count} processes and threads, fewer than {self._bounds.processes} are allowed"
+                self._end(guarded, Verdict.of(Reason.TOO_MANY_PROCESSES, detail=detail), at_once=True)
             case Unresponsive():
                 verdict = Verdict.of(Reason.UNRESPONSIVE, detail=f"no answer for {finding.for_s:g} s")
                 await self._keep_stacks(guarded, Reason.UNRESPONSIVE)
@@ -209,3 +222,7 @@ class Guard:
         if at_once or not self._slots.end(guarded.key, verdict, now=now, at=at, within_s=_GOODBYE_S):
             self._slots.kill(guarded.key, verdict, now=now)
         self._changed()
+
+
+def _at_once(finding: Finding) -> bool:
+    return isinstance(finding, ProcessesOver) or (isinstance(finding, MemoryOver) and finding.at_once)

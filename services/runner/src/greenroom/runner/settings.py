@@ -191,7 +191,12 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         int, msgspec.Meta(ge=1, le=10_000), Env(help="Share of the processors that a session's control group has")
     ] = 100
     session_processes: Annotated[
-        int, msgspec.Meta(ge=0), Env(help="Processes and threads of a session, in its control group; 0: no limit")
+        int,
+        msgspec.Meta(ge=0),
+        Env(
+            help="Processes and threads from which on a session is killed at the runner's next look, each second; its "
+            "control group has no more; 0: no limit"
+        ),
     ] = 512
     session_files: Annotated[
         int, msgspec.Meta(ge=0, le=1_048_576), Env(help="File descriptors of a session process; 0: no limit")
@@ -335,6 +340,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
             unresponsive_s=self.unresponsive_s,
             memory_warn=self.memory_warn_mb * _MB,
             memory_kill=self.memory_kill_mb * _MB,
+            processes=self.session_processes,
         )
 
     @property

@@ -32,6 +32,8 @@ _BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # A zygote that was warm for this long didn't die of what it had imported.
 _STABLE_S: Final = 60.0
 _STRAYS_EVERY_S: Final = 1.0
+# What a stray has started becomes one when that is dead.
+_STRAYS_AGAIN_S: Final = 0.02
 
 
 class NoProcess(Exception):
@@ -202,8 +204,11 @@ class Supervisor:
             self.on_change()
 
     async def _hunt_strays(self) -> None:
+        before: frozenset[int] = frozenset()
         while True:
-            await self._clock.sleep(_STRAYS_EVERY_S)
+            await self._clock.sleep(_STRAYS_AGAIN_S if before else _STRAYS_EVERY_S)
             known = {process.pid for process in self._processes} | {self.zygote_pid or 0}
-            if strays := kill_strays(frozenset(known)):
-                _log.warning("stray_processes_killed", processes=strays)
+            strays = kill_strays(frozenset(known))
+            if new := strays - before:
+                _log.warning("stray_processes_killed", processes=len(new))
+            before = strays

@@ -1,7 +1,7 @@
-"""Whether a session's process is well: does it answer, and how much memory is its own. Pure: no clock, no I/O.
+"""Whether a session's process is well: does it answer, and what does it use. Pure: no clock, no I/O.
 
 The session process watches over the call (`session.vigil`); what that can't see is its own event loop being blocked,
-and what it mustn't be asked for while its memory runs away. So the runner looks, each second.
+and what it mustn't be asked for while its memory or its children run away. So the runner looks, each second.
 """
 
 from typing import Final
@@ -23,11 +23,13 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
         unresponsive_s: how long it may say nothing while its pipeline runs.
         memory_warn: bytes of its own from which on it is told of.
         memory_kill: bytes of its own from which on it is ended.
+        processes: processes and threads, of all it has started too, from which on it is killed.
     """
 
     unresponsive_s: float = 0.0
     memory_warn: int = 0
     memory_kill: int = 0
+    processes: int = 0
 
 
 class Unresponsive(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +51,13 @@ class MemoryOver(msgspec.Struct, frozen=True, kw_only=True):
     at_once: bool
 
 
-type Finding = Unresponsive | MemoryHigh | MemoryOver
+class ProcessesOver(msgspec.Struct, frozen=True, kw_only=True):
+    """It has too many processes and threads, and has to go now: each of them may make more."""
+
+    count: int
+
+
+type Finding = Unresponsive | MemoryHigh | MemoryOver | ProcessesOver
 
 
 class Watchdog:
@@ -74,16 +82,19 @@ class Watchdog:
         """It has said something; its silence is counted from the next look on."""
         self._silent_s, self._looked_at = 0.0, None
 
-    def look(self, now: float, *, used: int | None) -> list[Finding]:
+    def look(self, now: float, *, used: int | None, processes: int = 0) -> list[Finding]:
         """Return what is wrong with it.
 
         Args:
             now: monotonic time.
             used: bytes of memory of its own; None: that can't be told now.
+            processes: processes and threads it has.
         """
         if self._looked_at is not None:
             self._silent_s += min(max(now - self._looked_at, 0.0), _MOST_BETWEEN_S)
         self._looked_at = now
+        if 0 < self._bounds.processes <= processes:
+            return [ProcessesOver(count=processes)]
         findings: list[Finding] = []
         if 0 < self._bounds.unresponsive_s <= self._silent_s:
             findings.append(Unresponsive(for_s=round(self._silent_s, 1)))

@@ -11,7 +11,6 @@ when it begins and hands that file to the runner (`hand_over`, `Meter.take`), wh
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -19,7 +18,7 @@ import msgspec
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
-# What is looked at of one session; a fork bomb makes more, and is past measuring.
+# What is looked at of one session that may have any number; a fork bomb makes more, and is past measuring.
 _MAX_PROCESSES: Final = 512
 _ROLLUP_BYTES: Final = 4096
 # Fields of /proc/PID/stat after the name: time in user and system mode, own and of children that were waited for.
@@ -35,7 +34,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: as `source` counts it. With `rss` it is more than the session costs, by what it shares.
         source: `cgroup` (its own pages, the kernel's for it included), `pss`, or `rss`.
         cpu_s: processor time since it began.
-        processes: processes, and threads too where a control group counts them.
+        processes: processes and threads, those included that have ended and weren't waited for.
         peak_bytes: the most memory its control group had.
         throttled_s: how long it was kept from the processor by a limit of its control group.
     """
@@ -86,21 +85,23 @@ class Meter:
             os.close(self._rollup)
             self._rollup = None
 
-    def read(self, exact_from: int = 0) -> Usage | None:
+    def read(self, exact_from: int = 0, *, most: int = 0) -> Usage | None:
         """Return what the session uses now; None if its process is gone.
 
         Args:
             exact_from: bytes below which the resident size is good enough: it is never less than the proportional
                 one, and is read in microseconds where the other takes a millisecond or two.
+            most: processes and threads from which on it is past measuring: it is counted no further, and the resident
+                size has to do; 0: any number is measured, some hundred processes of it.
         """
         if self.group is not None and (usage := self.group.usage()) is not None:
             return usage
-        pids = list(self._family())
+        pids, tasks = self._family(most)
         resident = [(pid, size) for pid in pids if (size := self._resident(pid)) is not None]
         if not resident:
             return None
         total, source = sum(size for _, size in resident), "rss"
-        if total >= exact_from:
+        if total >= exact_from and not 0 < most <= tasks:
             sizes = [self._proportional(pid) for pid, _ in resident]
             if all(size is not None for size in sizes):
                 total, source = sum(size or 0 for size in sizes), "pss"
@@ -108,19 +109,20 @@ class Meter:
             memory_bytes=total,
             source="pss" if source == "pss" else "rss",
             cpu_s=round(sum(self._cpu_s(pid) for pid, _ in resident), 3),
-            processes=len(resident),
+            processes=tasks,
         )
 
-    def _family(self) -> Iterator[int]:
-        """Yield the process and all that come of it, as long as it is the parent of orphans among them."""
-        waiting, seen = [self._pid], 0
-        while waiting and seen < _MAX_PROCESSES:
+    def _family(self, most: int) -> tuple[list[int], int]:
+        """Return the process and all that come of it, as long as it adopts orphans among them; and their threads."""
+        waiting, pids, tasks = [self._pid], list[int](), 0
+        while waiting and (tasks < most if most else len(pids) < _MAX_PROCESSES):
             pid = waiting.pop()
-            seen += 1
-            yield pid
+            pids.append(pid)
             with contextlib.suppress(OSError):
                 for task in (self._proc / str(pid) / "task").iterdir():
+                    tasks += 1
                     waiting += [int(word) for word in (task / "children").read_text(encoding="ascii").split()]
+        return pids, tasks
 
     def _resident(self, pid: int) -> int | None:
         try:
