@@ -85,6 +85,9 @@ async def test_a_call_from_its_start_to_the_hang_up(host: HostProcess, nats_url:
         assert events[2].data["code"] == 1001
         assert events[3].data["events"] == last.events == 4
         assert events[3].data["media"]["lost"] == caller.missing == 0
+        usage = events[3].data["usage"]
+        assert usage["memory_bytes"] > 2**20
+        assert usage["cpu_s"] > 0
         user, bot = await run.chunks("user"), await run.chunks("bot")
         assert last.chunks == len(user) + len(bot)
         assert events[3].data["chunks"] == {"user": len(user), "bot": len(bot)}

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,30 @@ def test_this_host_can_be_read() -> None:
     share = it.memory_available_percent()
     assert share is not None
     assert 0 < share <= 100
+
+
+class HastyClock(SystemClock):
+    """Its seconds are over in a tenth."""
+
+    def monotonic(self) -> float:
+        """Return the seconds since some moment."""
+        return super().monotonic() * 10
+
+
+async def test_a_blocked_loop_brakes(root: Path) -> None:
+    """A loop that turns late, again and again, is what the brake is for; it is told in the next sample too."""
+    load = HostLoad(Thresholds(loop_lag_ms=100), clock=HastyClock(), on_change=lambda: None, host=host(root))
+    running = asyncio.create_task(load.run())
+    try:
+        for _ in range(5):
+            await asyncio.sleep(0)
+            time.sleep(0.3)
+            await asyncio.sleep(0.06)
+        assert str(load.brake).startswith("loop lag ")
+        assert load.sample().loop_lag_ms > 100
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def test_a_change_of_the_brake_is_told(root: Path) -> None:

@@ -116,6 +116,17 @@ async def test_as_many_wait_as_are_wanted() -> None:
         assert len(it.forked) == 3
 
 
+async def test_one_is_forked_at_a_time() -> None:
+    """However many are wanted: the next is begun when the one before stands by."""
+    async with world(3, ready=False) as it:
+        for count in (1, 2, 3):
+            await it.until(lambda: len(it.forked) == count)  # noqa: B023 it is called before the next turn
+            await asyncio.sleep(0.2)
+            assert (len(it.forked), it.pool.ready) == (count, count - 1)
+            it.forked[-1].standby.set()
+        await it.until(lambda: it.pool.ready == 3)
+
+
 async def test_nothing_is_forked_for_later_while_a_start_is_under_way() -> None:
     """The processor belongs to the start; the pool is filled when it has been quiet for a moment."""
     async with world() as it:

@@ -8,6 +8,7 @@ import pytest
 
 from greenroom.common.lifecycle import Limits
 from greenroom.common.messages import EventType
+from greenroom.runner.control import Pong
 from greenroom.runner.session import watchkeeper
 from greenroom.runner.session.ending import Ending
 from greenroom.runner.session.vigil import FRESH_S
@@ -24,6 +25,7 @@ class World:
         self.ending = Ending()
         self.events: list[tuple[float, Any]] = []
         self.pongs: list[float] = []
+        self.lags_ms: list[float] = []
         self.cut_off = False
         self.looks = 0
         self.recorder = SimpleNamespace(
@@ -58,8 +60,9 @@ class World:
         self.looks += 1
         return self.cut_off
 
-    async def _pong(self, _: object) -> bool:
+    async def _pong(self, pong: Pong) -> bool:
         self.pongs.append(self.now)
+        self.lags_ms.append(pong.loop_lag_ms)
         return True
 
 
@@ -79,6 +82,21 @@ def test_a_call_in_which_nothing_is_due_is_looked_at_once_a_second() -> None:
         assert world.pongs == pytest.approx(list(range(1, 61)), abs=0.01)
         # It is asked once before each look, and once in it.
         assert world.looks <= 2 * 60 + 2
+
+    run_virtual(scenario())
+
+
+def test_a_blocked_loop_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lateness of the second in which it was blocked, and none of the next one's."""
+
+    async def scenario() -> None:
+        world = World(Limits(ending_soon_s=0))
+        world.keeper.vigil.sounded(0.0)
+        await asyncio.sleep(2.5)
+        # Time passes, and nothing but this runs.
+        monkeypatch.setattr(world.loop._leaping, "now", world.loop.time() + 0.9)  # pyright: ignore[reportAttributeAccessIssue] virtual
+        await asyncio.sleep(3)
+        assert world.lags_ms == [pytest.approx(lag, abs=1) for lag in (0, 0, 400, 0, 0)]
 
     run_virtual(scenario())
 
