@@ -112,6 +112,23 @@ async def test_the_livekit_quickstart_holds_a_call(stack: RunningStack) -> None:
     await eventually(room_names, lambda rooms: way["info"]["room"] not in rooms)
 
 
+async def test_a_client_of_pipecat_cloud_calls_with_what_its_start_is_answered(
+    stack: RunningStack, stub: OpenAIStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its offer goes beside where it started, with the key that it started with; the bot hears and answers."""
+    use_loopback(monkeypatch)
+    start = f"{stack.connection.api_url}/v1/public/webrtc_bot/start"
+    [line] = call.spoken([QUESTION])
+    async with stack.client() as client:
+        started = await client.post("/v1/public/webrtc_bot/start", {"enableDefaultIceServers": True})
+        offers = start.replace("/start", f"/sessions/{started['sessionId']}/api/offer")
+        async with RtcCaller(over_http(offers, stack.connection.api_key)) as caller:
+            await converse(caller, line.pcm)
+        ended = await wait_for_session(client, started["sessionId"])
+    assert (ended["outcome"], ended["reason"]) == ("completed", "client-left")
+    assert QUESTION in str(stub.asked(CHAT)[-1].body["messages"])
+
+
 async def test_a_quickstart_is_refused_what_it_does_not_take(stack: RunningStack) -> None:
     """A session over another transport than those of its source isn't begun."""
     async with stack.client() as client:

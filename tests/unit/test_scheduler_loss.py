@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenroom.common import lifecycle
-from greenroom.common.lifecycle import Ending, OnLoss, Outcome, Ready, Session, Started, State
-from greenroom.scheduler.actions import EndUnheld, MarkLost
+from greenroom.common.lifecycle import Ending, Limits, OnLoss, Outcome, Ready, Session, Started, State
+from greenroom.scheduler.actions import EndOverdue, EndUnheld, MarkLost
 from greenroom.scheduler.core import Board, PlanLimits, Tracked
 from greenroom.scheduler.settle import look_again_at, settle
 from tests.support.scheduler_builders import T0, at, board_of, fleet, heartbeat, lease, running
@@ -92,6 +92,73 @@ def test_what_time_alone_changes_is_announced(hearing: float, seen: float, now: 
         assert before is None
     elif now - hearing >= LIMITS.runner_lost_s:
         assert before is not None
+
+
+LONGEST = 100.0
+OVERDUE = LONGEST + 10 + LIMITS.overdue_s
+
+
+def overdue(state: State = State.READY, on_loss: OnLoss = OnLoss.NEVER) -> Session:
+    """Return a session on a runner that may last 100 s, and 10 s more to end."""
+    own = Limits(max_duration_s=LONGEST, end_timeout_s=10)
+    session = running("s", "r1", on_loss=on_loss, limits=own)
+    if state is State.ENDING:
+        return lifecycle.apply(session, Ending(by="runner", epoch=1, reason="max-duration-exceeded"), T0)
+    return session
+
+
+def heard_all_the_time(session: Session, until: float) -> tuple[Board, float | None]:
+    """Have the runner report a session every second, and return when anything is decided on it."""
+    known = fleet(heartbeat(held=(session,)))
+    board = board_of(known, [Tracked(session=session, seen_at=at(0), asked=False)])
+    for second in range(int(until) + 1):
+        known.ticked(at(second), connected=True)
+        known.heard(heartbeat(seq=second + 2, held=(session,)), at(second))
+        board.runner_changed(("default", "r1"))
+        if board.plan(at(second)).actions:
+            return board, second
+    return board, None
+
+
+def test_a_session_that_its_runner_never_ends_is_ended_when_its_limits_and_a_minute_are_over() -> None:
+    """Not before: the runner ends it itself, and may take a while to write that. The epoch is the one that ran."""
+    board, when = heard_all_the_time(overdue(), 200)
+    assert when == OVERDUE
+    (found,) = board.plan(at(OVERDUE)).actions
+    assert isinstance(found, EndOverdue)
+    end = found.transition
+    assert (end.by, end.epoch, end.outcome, end.reason) == (
+        "scheduler",
+        1,
+        Outcome.COMPLETED,
+        "max-duration-exceeded",
+    )
+    assert end.detail == "100 s, and runner r1 hasn't ended it"
+
+
+def test_nobody_has_to_be_heard_for_that_time_to_be_noticed() -> None:
+    """It is a deadline of the board's: without any news it looks again at that moment, and not before."""
+    session = overdue()
+    known = fleet(heartbeat(held=(session,)), heard=OVERDUE - 1)
+    tracked = Tracked(session=session, seen_at=at(0), asked=False)
+    assert look_again_at(tracked, known, LIMITS) == at(OVERDUE)
+    board = board_of(known, [tracked])
+    assert not board.plan(at(OVERDUE - 0.25)).actions
+    (found,) = board.plan(at(OVERDUE)).actions
+    assert isinstance(found, EndOverdue)
+
+
+def test_one_that_is_over_time_is_not_tried_again_when_its_runner_is_lost_as_well() -> None:
+    """However it may be tried again: it has had all the time it may have."""
+    session = overdue(on_loss=OnLoss.ALWAYS)
+    board = board_of(fleet(hearing_since=-600), [Tracked(session=session, seen_at=at(0), asked=False)])
+    (found,) = board.plan(at(OVERDUE)).actions
+    assert isinstance(found, EndOverdue)
+
+
+def test_one_that_ends_already_is_left_to_its_runner() -> None:
+    """Its end is decided, with a reason of its own; that it is seen through is the runner's, until that is lost."""
+    assert heard_all_the_time(overdue(State.ENDING), 300)[1] is None
 
 
 def test_a_call_survives_that_its_leader_never_heard_its_runner_before() -> None:

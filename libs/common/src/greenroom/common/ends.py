@@ -36,7 +36,11 @@ ENDS: Final[dict[Reason, End]] = {
     Reason.CLIENT_STOP: _end("client", "`POST /v1/sessions/{id}/stop`", f"{_API}/sessions.py"),
     Reason.CLIENT_LEFT: _end("session", "the caller's connection closed", f"{_SESSION}/live.py"),
     Reason.CLIENT_CANCELED: _end("client", "stopped while it waited", f"{_API}/sessions.py"),
-    Reason.MAX_DURATION_EXCEEDED: _end("runner", "`limits.max_duration_s` since `ready`", f"{_RUNNER}/slots.py"),
+    Reason.MAX_DURATION_EXCEEDED: _end(
+        "runner",
+        "`limits.max_duration_s` since `ready`; if it doesn't, the scheduler a minute after it should be over",
+        f"{_RUNNER}/slots.py",
+    ),
     Reason.IDLE_TIMEOUT: _end("bot", "Pipecat's own idle limit, as the bot set it", f"{_SESSION}/ending.py"),
     Reason.NOBODY_JOINED: _end("runner", "nobody connected for `limits.join_timeout_s`", f"{_RUNNER}/slots.py"),
     Reason.DRAIN_DEADLINE: _end(

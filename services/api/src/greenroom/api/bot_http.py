@@ -83,6 +83,17 @@ class BotHttpLink:
         """Cut the answers that come in parts: their clients come back, to another instance."""
         self._draining.set()
 
+    async def find(self, caller: Caller, session_id: str, agent: str | None) -> Session:
+        """Return a session.
+
+        Raises:
+            SessionNotFound: there is none, or not of that agent.
+        """
+        session = await self._sessions.find(caller.tenant, session_id)
+        if agent is not None and session.agent != agent:
+            raise SessionNotFound(f"The agent has no session {session_id}.")
+        return session
+
     async def forward(self, caller: Caller, session_id: str, call: HttpCall, *, agent: str | None) -> Forwarded:
         """Return what the bot's route answers.
 
@@ -97,9 +108,7 @@ class BotHttpLink:
             CommandTimedOut: no answer in time.
             CommandUnsupported, FunctionFailed, TooManyCommands: the bot has no routes, or they failed.
         """
-        session = await self._sessions.find(caller.tenant, session_id)
-        if agent is not None and session.agent != agent:
-            raise SessionNotFound(f"The agent has no session {session_id}.")
+        session = await self.find(caller, session_id, agent)
         if session.state is not State.READY:
             raise SessionNotLive(f"It is {session.state}.")
         subject = subjects.SESSION_CMD.format(tenant=session.tenant, session_id=session.id, name="http")

@@ -84,6 +84,30 @@ CREATED: Final[dict[str, Any]] = {
     },
 }
 
+PIPECAT_START: Final[dict[str, Any]] = {
+    "transport": "webrtc",
+    "enableDefaultIceServers": True,
+    "body": {"language": "en"},
+}
+
+PIPECAT_STARTED: Final[dict[str, Any]] = {
+    "sessionId": SESSION_ID,
+    "iceConfig": {"iceServers": [{"urls": ["stun:stun.example.org:3478"]}]},
+}
+
+JOIN: Final[dict[str, Any]] = {
+    "room_url": "https://acme.daily.co/standup",
+    "persona": "receptionist",
+    "voiceParameters": {"language": "en", "maxCallDuration": 600},
+    "sessionUserId": "u-1042",
+}
+
+JOINED: Final[dict[str, Any]] = {
+    "status": "queued",
+    "session_id": SESSION_ID,
+    "room_url": "https://acme.daily.co/standup",
+}
+
 WAITING: Final[dict[str, Any]] = {
     **CREATED,
     "state": "requested",

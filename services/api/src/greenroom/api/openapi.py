@@ -40,6 +40,7 @@ def document(routes: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
             servers=[Server(url="/")],
             tags=[
                 Tag(name="sessions", description="Ask, look, follow, stop"),
+                Tag(name="pipecat", description="The same for clients of Pipecat and its like, by their paths"),
                 Tag(name="recordings", description="What was said"),
                 Tag(name="agents", description="What can be asked for"),
                 Tag(name="calls", description="Phone numbers, and what telephone carriers ask"),

@@ -109,6 +109,15 @@ class EndUnheld(msgspec.Struct, frozen=True, kw_only=True):
     why: Why
 
 
+class EndOverdue(msgspec.Struct, frozen=True, kw_only=True):
+    """End a session that should long be over by its own limits, and that its runner hasn't ended."""
+
+    decision: ClassVar[str] = "end"
+    session_id: str
+    transition: Ended
+    why: Why
+
+
 class RollBack(msgspec.Struct, frozen=True, kw_only=True):
     """Give an agent's canary to nobody any more, since too many of its starts fail. Concerns no single session."""
 
@@ -117,7 +126,7 @@ class RollBack(msgspec.Struct, frozen=True, kw_only=True):
     why: Why
 
 
-type Ending = Refuse | Expire | GiveUp | MarkLost | EndUnheld
+type Ending = Refuse | Expire | GiveUp | MarkLost | EndUnheld | EndOverdue
 type SessionAction = Lease | ColdLease | Ask | AskLauncher | Requeue | Ending
 type Action = SessionAction | RollBack
 

@@ -12,6 +12,7 @@ from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import (
     Ask,
     AskLauncher,
+    EndOverdue,
     EndUnheld,
     Expire,
     GiveUp,
@@ -33,6 +34,9 @@ class PlanLimits(msgspec.Struct, frozen=True, kw_only=True):
     # A session that its runner doesn't report for this long (three heartbeats) isn't there any more. Shorter than
     # `runner_lost_s` because here the runner is heard; longer than the runner needs to write the session's end.
     session_missing_s: float = 3.0
+    # How long after a session's own limits it is ended although its runner is heard. Longer than the broker may be away
+    # and clocks may differ: the runner, which knows better, must have had the time to end it and to write that.
+    overdue_s: float = 60.0
     # A bot that takes its runner down each time mustn't go through the whole fleet.
     max_attempts: int = 10
     # In pools that the policy says nothing of: place sessions on the least used runner instead of the most used one.
@@ -60,6 +64,10 @@ def settle(tracked: Tracked, now: datetime, fleet: Fleet, limits: PlanLimits) ->
         case State.LEASED:
             return _leased(tracked, now, fleet, limits)
         case State.STARTED | State.READY | State.ENDING:
+            # First: one that is over time isn't tried again, whatever has become of its runner.
+            due_at = _overdue_at(session, limits)
+            if due_at is not None and now >= due_at:
+                return _overdue(session)
             loss = _loss(tracked, now, fleet, limits)
             return _lost(session, loss) if loss else None
         case State.ENDED:
@@ -75,7 +83,8 @@ def look_again_at(tracked: Tracked, fleet: Fleet, limits: PlanLimits) -> datetim
         case State.LEASED:
             return session.lease_expires_at
         case State.STARTED | State.READY | State.ENDING:
-            return _believed_until(tracked, fleet, limits)
+            times = _believed_until(tracked, fleet, limits), _overdue_at(session, limits)
+            return min((time for time in times if time is not None), default=None)
         case State.ENDED:
             return None
 
@@ -149,6 +158,22 @@ def _believed_until(tracked: Tracked, fleet: Fleet, limits: PlanLimits) -> datet
     if key is None or key in fleet.runners:
         return None
     return tracked.seen_at + timedelta(seconds=limits.runner_lost_s)
+
+
+def _overdue_at(session: Session, limits: PlanLimits) -> datetime | None:
+    """Return when a session is ended here because nobody else has: neither its runner nor, if it has one, its room."""
+    if session.state is not State.READY or session.ready_at is None:
+        return None
+    own = session.limits
+    return session.ready_at + timedelta(seconds=own.max_duration_s + own.end_timeout_s + limits.overdue_s)
+
+
+def _overdue(session: Session) -> SessionAction:
+    text = f"{session.limits.max_duration_s:g} s, and runner {session.runner_id} hasn't ended it"
+    facts = _facts(session) | {"max_duration_s": session.limits.max_duration_s}
+    why = Why(reason=Reason.MAX_DURATION_EXCEEDED, text=text, inputs=facts)
+    ended = _ended(session, Outcome.COMPLETED, Reason.MAX_DURATION_EXCEEDED, text)
+    return EndOverdue(session_id=session.id, transition=ended, why=why)
 
 
 def _lost(session: Session, loss: str) -> SessionAction:

@@ -36,6 +36,7 @@ from greenroom.api.routes.limits import limit_routes
 from greenroom.api.routes.numbers import number_routes
 from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
+from greenroom.api.routes.pipecat_start import pipecat_offer_routes, pipecat_routes
 from greenroom.api.routes.pools import pool_routes, reservation_routes
 from greenroom.api.routes.post_call import post_call_routes
 from greenroom.api.routes.post_call_choices import post_call_choice_routes
@@ -101,7 +102,9 @@ def all_routes(
     return [
         *session_routes(sessions, store, settings.public_url),
         *command_routes(commands, listen_tickets, settings.public_url),
-        *bot_http_routes(bot_http),
+        *bot_http_routes(bot_http, offers, peer_tokens),
+        *pipecat_routes(sessions, agents, settings.public_url),
+        *pipecat_offer_routes(offers, peer_tokens),
         *daily_routes(sessions, Dialin(settings.daily_dialin_secrets, settings.daily_numbers), settings.public_url),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *offer_routes(offers, peer_tokens),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from typing import Final
 
+import msgspec
 import structlog
 from litestar import route
 from litestar.enums import HttpMethod
@@ -13,12 +14,16 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from greenroom.api.auth import SESSIONS_CONTROL, Caller, caller_of
+from greenroom.api.auth import SESSIONS_CONTROL, SESSIONS_WRITE, Caller, caller_of
+from greenroom.api.body import decode
 from greenroom.api.bot_http import TIMEOUT_S, AnswerBroken, BotHttpLink, Forwarded, shown
 from greenroom.api.handshake import EdgeFull
+from greenroom.api.offers import TRANSPORT, Candidates, CandidatesTaken, Offer, Offers
+from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.routes.common import AnyRequest, problems
 from greenroom.common import command_errors, errors
 from greenroom.common.commands import HttpCall
+from greenroom.common.errors import Forbidden
 
 _log = structlog.get_logger()
 
@@ -33,6 +38,8 @@ _METHODS: Final = [
 ]
 # A client that takes nothing for so long is given up.
 _STALL_S: Final = 20.0
+# Where Pipecat's clients send offers.
+_OFFER: Final = "/api/offer"
 _RESPONSES: Final = {
     200: ResponseSpec(bytes, generate_examples=False, description="What the bot's route answers, whatever its status"),
     **problems(
@@ -100,8 +107,23 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-def bot_http_routes(link: BotHttpLink) -> list[HTTPRouteHandler]:
-    """Return the routes; `link` reaches the bots."""
+def bot_http_routes(link: BotHttpLink, offers: Offers, tokens: PeerTokens) -> list[HTTPRouteHandler]:
+    """Return the routes.
+
+    Args:
+        link: reaches the bots.
+        offers: brings those of browsers, which Pipecat Cloud has among the bot's routes.
+        tokens: says who may send them.
+    """
+
+    async def offer(request: AnyRequest, session_id: str) -> ASGIResponse:
+        entrant, raw = await tokens.admit(request.headers.get("authorization"), session_id), await request.body()
+        if request.method == HttpMethod.POST:
+            answered = await offers.offer(entrant, session_id, decode(raw, Offer))
+        else:
+            await offers.candidates(entrant, session_id, decode(raw, Candidates))
+            answered = CandidatesTaken()
+        return ASGIResponse(body=msgspec.json.encode(answered), media_type="application/json")
 
     async def forward(request: AnyRequest, session_id: str, path: str, agent: str | None) -> BotAnswer:
         caller: Caller = caller_of(request)
@@ -141,14 +163,25 @@ def bot_http_routes(link: BotHttpLink) -> list[HTTPRouteHandler]:
         http_method=_METHODS,
         operation_id=lambda _handler, method, _path: f"session_api_{method.lower()}",
         tags=["sessions"],
-        opt={"scope": SESSIONS_CONTROL},
+        opt={"scope": (SESSIONS_CONTROL, SESSIONS_WRITE)},
         summary="Reach a route of the bot's own, by Pipecat Cloud's path",
         responses=_RESPONSES,
     )
     async def session_api(
         request: AnyRequest, agent: FromPath[str], session_id: FromPath[str], path: FromPath[str]
-    ) -> BotAnswer:
-        """Do the same as `/v1/sessions/{session_id}/proxy/{path}` for a session of `agent`."""
+    ) -> ASGIResponse:
+        """Do the same as `/v1/sessions/{session_id}/proxy/{path}` for a session of `agent`.
+
+        At `api/offer` a session over `smallwebrtc` takes offers and candidates, as `/v1/sessions/{session_id}/offer`
+        does; a key with `sessions:write` will do for that.
+        """
+        caller = caller_of(request)
+        if path == _OFFER and request.method in {HttpMethod.POST, HttpMethod.PATCH}:
+            session = await link.find(caller, session_id, agent)
+            if session.transport == TRANSPORT:
+                return await offer(request, session_id)
+        if not caller.may(SESSIONS_CONTROL):
+            raise Forbidden(f"The key lacks the scope {SESSIONS_CONTROL}.")
         return await forward(request, session_id, path, agent)
 
     return [proxy, session_api]

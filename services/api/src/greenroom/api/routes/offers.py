@@ -25,7 +25,7 @@ from greenroom.common import errors
 from greenroom.common.peer_messages import PeerNotFound, SdpInvalid
 
 _OK: Final = 200
-_ERRORS: Final = (
+OFFER_ERRORS: Final = (
     errors.MalformedJson,
     errors.InvalidBody,
     errors.BodyTooLarge,
@@ -59,7 +59,7 @@ def offer_routes(offers: Offers, tokens: PeerTokens) -> list[HTTPRouteHandler]:
         summary="Connect to a session over WebRTC",
         responses={
             _OK: answer(OfferAnswer, "The session's answer", examples.OFFER_ANSWER),
-            **problems(*_ERRORS, errors.MediaAlreadyConnected),
+            **problems(*OFFER_ERRORS, errors.MediaAlreadyConnected),
         },
     )
     async def offer(
@@ -88,7 +88,7 @@ def offer_routes(offers: Offers, tokens: PeerTokens) -> list[HTTPRouteHandler]:
         summary="Add ICE candidates to a connection",
         responses={
             _OK: answer(CandidatesTaken, "They were added", {"status": "success"}),
-            **problems(*_ERRORS, PeerNotFound),
+            **problems(*OFFER_ERRORS, PeerNotFound),
         },
     )
     async def add_candidates(

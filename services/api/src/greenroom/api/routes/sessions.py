@@ -1,7 +1,7 @@
 """`/v1/sessions`: ask, list, look, stop."""
 
 from datetime import datetime
-from typing import Annotated, Final, cast
+from typing import Annotated, Any, Final, cast
 
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
@@ -20,7 +20,7 @@ from greenroom.api.problem import CODE_KEY, Problem, retry_after
 from greenroom.api.problem import MEDIA_TYPE as PROBLEM_TYPE
 from greenroom.api.routes.common import AnyRequest, answer, moment, only_query, origin_of, problems
 from greenroom.api.schemas import CreateSession, SessionPage, SessionView, StopSession, session_view
-from greenroom.api.sessions import Sessions
+from greenroom.api.sessions import Answer, Sessions
 from greenroom.api.sql import SessionFilter
 from greenroom.api.store import Store
 from greenroom.api.transports.base import Asked, TransportUnavailable
@@ -36,7 +36,7 @@ _CREATED: Final = 201
 _ACCEPTED: Final = 202
 _TOO_MANY: Final = 429
 # Its code is the reason of a session's end, so it isn't one of the catalogue's classes.
-_LIMIT_REACHED: Final = ResponseSpec(
+LIMIT_REACHED: Final = ResponseSpec(
     Problem,
     generate_examples=False,
     description=(
@@ -68,7 +68,7 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         responses={
             _CREATED: answer(SessionView, "It exists, and has come as far as `wait` asks for", examples.CREATED),
             _ACCEPTED: answer(SessionView, "It exists; `wait_timeout_s` passed before that", examples.WAITING),
-            _TOO_MANY: _LIMIT_REACHED,
+            _TOO_MANY: LIMIT_REACHED,
             **problems(
                 errors.MalformedJson,
                 InvalidIdempotencyKey,
@@ -109,20 +109,13 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         """
         only_query(request)
         asked = Asked(caller=caller_of(request), origin=origin_of(request, public_url))
-        created = await sessions.create(asked, data, idempotency_key, lambda: _closed(request))
-        _name(created.session_id, asked.caller.tenant)
-        headers = {"idempotent-replayed": "true"} if created.replayed else {}
-        if created.created:
-            headers["location"] = f"/v1/sessions/{created.session_id}"
-        else:
-            request.scope["state"][CODE_KEY] = SessionEndedEarly.code
-            headers |= retry_after(created.retry_after_s)
-        return Response(
-            cast("SessionView", created.body),
-            status_code=created.status,
-            headers=headers,
-            media_type="application/json" if created.created else PROBLEM_TYPE,
-        )
+        created = await sessions.create(asked, data, idempotency_key, lambda: closed(request))
+        name_session(created.session_id, asked.caller.tenant)
+        if not created.created:
+            return refusal(request, created)
+        headers = {"location": f"/v1/sessions/{created.session_id}"} | replayed(created)
+        body = cast("SessionView", created.body)
+        return Response(body, status_code=created.status, headers=headers, media_type="application/json")
 
     @get(
         "/v1/sessions",
@@ -178,7 +171,7 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         only_query(request)
         caller = caller_of(request)
         view = await sessions.view(caller.tenant, session_id)
-        _name(session_id, caller.tenant)
+        name_session(session_id, caller.tenant)
         return view
 
     @post(
@@ -216,18 +209,30 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         only_query(request)
         caller = caller_of(request)
         view = await sessions.stop(caller.tenant, session_id, data.reason if data else None)
-        _name(session_id, caller.tenant)
+        name_session(session_id, caller.tenant)
         return Response(view, status_code=_OK if view.state is State.ENDED else _ACCEPTED)
 
     return [create_session, list_sessions, get_session, stop_session]
 
 
-async def _closed(request: AnyRequest) -> None:
+def refusal(request: AnyRequest, answered: Answer) -> Response[Any]:
+    """Return the problem that a session ended with before there was anything to answer."""
+    request.scope["state"][CODE_KEY] = SessionEndedEarly.code
+    headers = replayed(answered) | retry_after(answered.retry_after_s)
+    return Response(answered.body, status_code=answered.status, headers=headers, media_type=PROBLEM_TYPE)
+
+
+def replayed(answered: Answer) -> dict[str, str]:
+    """Return the header that says that this was answered before."""
+    return {"idempotent-replayed": "true"} if answered.replayed else {}
+
+
+async def closed(request: AnyRequest) -> None:
     """Return when the caller's connection is closed; its body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _name(session_id: str, tenant: str) -> None:
+def name_session(session_id: str, tenant: str) -> None:
     """Put the session's ids on the request's span."""
     trace.get_current_span().set_attributes(telemetry.session_attributes(session_id, tenant))
