@@ -66,8 +66,8 @@ async def test_a_session_reads_what_it_has_made(nats_url: str, tmp_path: Path) -
     project = tmp_path / "project"
     (project / ".greenroom" / "reports").mkdir(parents=True)
     made = [str(project / "new.txt"), str(project / "new" / "file.txt"), str(tmp_path / "temporary")]
-    folders = {"GREENROOM_REPORTS_DIR": str(project / ".greenroom" / "reports")}
-    async with runner_process(nats_url, GREENROOM_BOTS=BOTS, **folders) as it:
+    reports = str(project / ".greenroom" / "reports")
+    async with runner_process(nats_url, GREENROOM_BOTS=BOTS, GREENROOM_REPORTS_DIR=reports) as it:
         seen = await look(it, tmp_path, made=made)
     assert seen["made"] == dict.fromkeys(made, "done")
 

@@ -366,7 +366,8 @@ async def minded(runner_args: RunnerArguments) -> None:
 
     def set_now() -> list[Any]:
         """Return voice, model and temperature, and what `configure` was given."""
-        return [voice.settings.voice, model.settings.model, model.settings.temperature, TAKEN]
+        voices, models = voice.settings.given_fields(), model.settings.given_fields()
+        return [voices["voice"], models["model"], models["temperature"], TAKEN]
 
     async def remembered(*, last: int = 10) -> list[Any]:
         """Return the messages of the context."""

@@ -145,17 +145,19 @@ class Sessions:
     async def place(self, asked: Asked, wish: CreateSession, session_id: str) -> None:
         """Ask for the session of a call that is there already, under an id of the caller's choice.
 
-        Nothing happens if the session exists.
+        Nothing happens if the session exists. What becomes of it, a limit's refusal included, the ledger says: whoever
+        has a carrier waiting knows how long that can be waited for.
 
         Raises:
             TenantSuspended: it gets no new sessions.
             AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
-            SessionEndedEarly: a limit refuses it.
             GreenroomError: what else its preparation raises.
         """
         if await self._ledger.last(asked.caller.tenant, session_id) is None:
             known = await self._takes(asked.caller, wish)
-            await self._place(asked, wish, known, session_id, None)
+            session = self._session(asked.caller, wish, known, session_id)
+            session, _ = await self._transports.prepare(asked, session, wish.transport_options)
+            await self._request(session)
 
     async def find(self, tenant: str, session_id: str) -> Session:
         """Return a session: from the ledger while that has it, else from PostgreSQL.

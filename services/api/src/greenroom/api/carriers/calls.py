@@ -8,7 +8,8 @@
 
 One call has one session, whoever of our instances is asked, and however often: its id is given out once (`CallBook`),
 and everything from there on is idempotent. A call that is held asks again every few seconds, and its session keeps its
-place in the queue meanwhile. An outage of ours is an error of HTTP, so that the carrier takes its fallback.
+place in the queue meanwhile. An outage of ours is an error of HTTP, so that the carrier takes its fallback; so is an
+answer that isn't there while the carrier still waits.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,10 +26,10 @@ from greenroom.api.carriers.base import Call, CallNews, Carrier, Document, Webho
 from greenroom.api.carriers.callbook import CallBook
 from greenroom.api.carriers.ends import hung_up, line_busy
 from greenroom.api.carriers.events import publish
+from greenroom.api.carriers.in_time import AnswerTimedOut, Asking, InTime
 from greenroom.api.carriers.links import WEBHOOKS, Links
 from greenroom.api.carriers.references import dereference
 from greenroom.api.carriers.rest import CarrierRefused, CarrierUnavailable
-from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.phone_numbers import Number, Numbers
 from greenroom.api.schemas import CreateSession, LimitsWish
 from greenroom.api.sessions import Sessions
@@ -50,6 +51,9 @@ _OVER: Final = frozenset({State.ENDING, State.ENDED})
 # What a session may wait in the queue after its call was held for as long as it may be.
 _SLACK_S: Final = 5.0
 
+# What an answer is called in the metrics, and the answer.
+type Answer = tuple[str, Document]
+
 
 class Calls:
     """All that carriers ask and tell.
@@ -58,6 +62,7 @@ class Calls:
         adapters: of the carriers that this installation is set up with, by name.
         numbers: says who answers.
         book: which session a call has.
+        in_time: answers while the carrier waits.
         links: addresses for carriers.
         sessions: makes sessions.
         agents: say how long their sessions wait.
@@ -76,6 +81,7 @@ class Calls:
         adapters: Mapping[str, CarrierAdapter],
         numbers: Numbers,
         book: CallBook,
+        in_time: InTime,
         links: Links,
         sessions: Sessions,
         agents: Agents,
@@ -90,6 +96,7 @@ class Calls:
         self._adapters = adapters
         self._numbers = numbers
         self._book = book
+        self._in_time = in_time
         self._links = links
         self._sessions = sessions
         self._agents = agents
@@ -110,65 +117,90 @@ class Calls:
             WebhookReplayed: it is too old, or was seen before with another content.
             BrokerUnavailable: that can't be told now.
         """
+        adapter = self._adapter(name)
+        await self._verify(adapter, webhook)
+        return adapter
+
+    def _adapter(self, name: str) -> CarrierAdapter:
         adapter = self._adapters.get(name)
         if adapter is None:
             raise TransportUnavailable(f"This installation isn't set up for {name[:32]}.")
+        return adapter
+
+    async def _verify(self, adapter: CarrierAdapter, webhook: Webhook) -> None:
         nonce = adapter.carrier.verify(webhook, self._clock.now())
         if nonce:
-            await self._book.once(name, nonce, webhook.url, webhook.body)
-        return adapter
+            await self._book.once(adapter.name, nonce, webhook.url, webhook.body)
 
     # ------------------------------------------------------------------------ answer
 
-    async def answer_incoming(self, adapter: CarrierAdapter, webhook: Webhook, origin: str) -> Document:
-        """Answer for a call that came in.
+    async def answer(self, name: str, webhook: Webhook, reference: str | None, origin: str) -> Document:
+        """Answer for a call: one that came in, or (with a reference) one that we made and somebody has picked up.
 
         Raises:
-            WebhookMalformed: it doesn't say which.
+            TransportUnavailable, WebhookUnsigned, WebhookReplayed: as `verified`.
+            WebhookMalformed: it doesn't say which call.
+            NotFound: there is no such reference.
+            AnswerTimedOut: it took longer than the carrier waits.
             GreenroomError: not now.
         """
+        adapter = self._adapter(name)
+        asking = Asking(adapter.carrier.answer_within_s)
+        answer, document = await self._in_time.answer(
+            asking, self._answer(adapter, webhook, reference, origin, asking=asking)
+        )
+        self._answered.inc(carrier=name, answer=answer)
+        return document
+
+    async def _answer(
+        self, adapter: CarrierAdapter, webhook: Webhook, reference: str | None, origin: str, *, asking: Asking
+    ) -> Answer:
+        await self._verify(adapter, webhook)
+        if reference is None:
+            return await self._answer_incoming(adapter, webhook, origin, asking)
+        return await self._answer_dialled(adapter, webhook, reference, origin)
+
+    async def _answer_incoming(self, adapter: CarrierAdapter, webhook: Webhook, origin: str, asking: Asking) -> Answer:
         carrier = adapter.carrier
         call = carrier.call(webhook)
         number = await self._numbers.find(carrier.name, call.called)
         if number is None:
             _log.warning("call_to_unknown_number", carrier=carrier.name, call_id=call.call_id)
-            return self._told(carrier, "unknown-number", carrier.refuse(""))
+            return "unknown-number", carrier.refuse("")
         record = await self._book.of_call(carrier.name, call.call_id) or await self._book.claim(
             carrier.name, call.call_id, number.tenant, uuid7()
         )
+        asking.record = record
+        if asking.over:
+            raise AnswerTimedOut
         try:
             await self._place(adapter, record, number, call, origin)
-        except (SessionEndedEarly, TenantSuspended):
-            return self._told(carrier, "refused", carrier.refuse(number.busy_text))
-        session = (await self._wait(record, carrier)).session
+        except TenantSuspended:
+            return "refused", carrier.refuse(number.busy_text)
+        session = (await self._wait(record, asking.left_s(self._answer_s))).session
         if session.state in _PLACED:
             stream_url = await self._links.stream(carrier, origin, record.tenant, record.session_id)
-            return self._told(carrier, "connected", carrier.connect(stream_url))
+            return "connected", carrier.connect(stream_url)
         if session.state is State.REQUESTED and self._may_hold(number, carrier, record):
             again_url = f"{origin}{WEBHOOKS}/{carrier.name}/answer"
-            return self._told(carrier, "held", carrier.hold(number.hold_text, again_url, self._hold_pause_s))
+            return "held", carrier.hold(number.hold_text, again_url, self._hold_pause_s)
+        # Nothing to one that a limit has refused.
         await self._move(record, line_busy)
-        return self._told(carrier, "refused", carrier.refuse(number.busy_text))
+        return "refused", carrier.refuse(number.busy_text)
 
-    async def answer_dialled(self, adapter: CarrierAdapter, webhook: Webhook, reference: str, origin: str) -> Document:
-        """Answer for a call that we made, and that somebody has picked up.
-
-        Raises:
-            NotFound: there is no such reference.
-            GreenroomError: not now.
-        """
+    async def _answer_dialled(self, adapter: CarrierAdapter, webhook: Webhook, reference: str, origin: str) -> Answer:
         carrier = adapter.carrier
         record = await self._referred(carrier, reference)
         call_id = carrier.call(webhook).call_id
         await self._book.learn(record.session_id, call_id=call_id)
         entry = await self._ledger.last(record.tenant, record.session_id)
         if entry is None or entry.session.state in _OVER:
-            return self._told(carrier, "late", carrier.refuse(""))
+            return "late", carrier.refuse("")
         await publish(
             self._broker, entry.session, EventType.CALL_STATUS, {"status": "answered", "call_id": call_id}, self._clock
         )
         stream_url = await self._links.stream(carrier, origin, record.tenant, record.session_id)
-        return self._told(carrier, "connected", carrier.connect(stream_url))
+        return "connected", carrier.connect(stream_url)
 
     async def _place(
         self, adapter: CarrierAdapter, record: CallRecord, number: Number, call: Call, origin: str
@@ -192,14 +224,13 @@ class Calls:
         with adapter.incoming(record.session_id, call):
             await self._sessions.place(Asked(caller=caller, origin=origin), wish, record.session_id)
 
-    async def _wait(self, record: CallRecord, carrier: Carrier) -> Entry:
+    async def _wait(self, record: CallRecord, timeout_s: float) -> Entry:
         states = _PLACED | _OVER
         async with self._waiters.watch(record.tenant, record.session_id, states) as watch:
             entry = await self._ledger.last(record.tenant, record.session_id)
             if entry is None:
                 raise SessionNotFound
-            patience_s = min(self._answer_s, carrier.answer_within_s)
-            return await self._waiters.wait(watch, entry, lambda session: session.state in states, patience_s)
+            return await self._waiters.wait(watch, entry, lambda session: session.state in states, timeout_s)
 
     def _may_hold(self, number: Number, carrier: Carrier, record: CallRecord) -> bool:
         waited = self._clock.now() - record.at
@@ -273,10 +304,6 @@ class Calls:
             await self._ledger.move(record.tenant, record.session_id, decide)
         except SessionNotFound:
             return
-
-    def _told(self, carrier: Carrier, answer: str, document: Document) -> Document:
-        self._answered.inc(carrier=carrier.name, answer=answer)
-        return document
 
 
 def _data(news: CallNews) -> dict[str, Any]:

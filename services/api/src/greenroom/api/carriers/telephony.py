@@ -8,6 +8,7 @@ from greenroom.api.carriers.adapter import CarrierAdapter
 from greenroom.api.carriers.callbook import CallBook
 from greenroom.api.carriers.calls import Calls
 from greenroom.api.carriers.dials import Dials
+from greenroom.api.carriers.in_time import InTime
 from greenroom.api.carriers.links import Links
 from greenroom.api.carriers.rest import Rest
 from greenroom.api.carriers.settings import CarrierSettings
@@ -38,6 +39,7 @@ class Telephony:
         self._ledger = ledger
         self._rest: Final = Rest()
         self._book = CallBook(broker)
+        self._in_time = InTime(self._book, ledger)
         self._links = Links(tickets)
         carriers = make_carriers(settings)
         self._dials = Dials(
@@ -55,6 +57,7 @@ class Telephony:
             adapters=self.adapters,
             numbers=self.numbers,
             book=self._book,
+            in_time=self._in_time,
             links=self._links,
             sessions=sessions,
             agents=agents,
@@ -71,5 +74,6 @@ class Telephony:
         await self._dials.run()
 
     async def close(self) -> None:
-        """Close connections to carriers."""
+        """Close connections to carriers, and wait for nobody."""
+        await self._in_time.close()
         await self._rest.close()

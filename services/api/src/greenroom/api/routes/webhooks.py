@@ -15,6 +15,7 @@ from litestar.params import FromPath
 
 from greenroom.api.carriers.base import Document, Webhook, WebhookMalformed, WebhookReplayed, WebhookUnsigned
 from greenroom.api.carriers.calls import Calls
+from greenroom.api.carriers.in_time import AnswerTimedOut
 from greenroom.api.carriers.links import WEBHOOKS
 from greenroom.api.routes.common import AnyRequest, origin_of, problems
 from greenroom.api.transports.base import TransportUnavailable
@@ -22,7 +23,7 @@ from greenroom.common import errors
 
 _OK: Final = 200
 _JSON: Final = "application/json"
-_PROBLEMS: Final = problems(WebhookMalformed, WebhookUnsigned, WebhookReplayed, TransportUnavailable, errors.NotFound)
+_PROBLEMS: Final = (WebhookMalformed, WebhookUnsigned, WebhookReplayed, TransportUnavailable, errors.NotFound)
 _DOCUMENT: Final = ResponseSpec(
     str, generate_examples=False, description="A document for the carrier", media_type="application/xml"
 )
@@ -34,7 +35,11 @@ _DESCRIBED: Final[dict[str, Any]] = {
     "opt": _PUBLIC,
     "status_code": _OK,
     "security": [],
-    "responses": {_OK: _DOCUMENT, **_PROBLEMS},
+    "responses": {_OK: _DOCUMENT, **problems(*_PROBLEMS)},
+}
+_ANSWERING: Final[dict[str, Any]] = {
+    **_DESCRIBED,
+    "responses": {_OK: _DOCUMENT, **problems(*_PROBLEMS, AnswerTimedOut)},
 }
 
 
@@ -58,10 +63,7 @@ class _Door:
 
     async def answer(self, request: AnyRequest, carrier: str, reference: str | None = None) -> Response[bytes]:
         webhook, origin = await _webhook(request, self._public_url)
-        adapter = await self._calls.verified(carrier, webhook)
-        if reference is None:
-            return _response(await self._calls.answer_incoming(adapter, webhook, origin))
-        return _response(await self._calls.answer_dialled(adapter, webhook, reference, origin))
+        return _response(await self._calls.answer(carrier, webhook, reference, origin))
 
     async def status(self, request: AnyRequest, carrier: str, reference: str | None = None) -> Response[bytes]:
         webhook, _ = await _webhook(request, self._public_url)
@@ -77,7 +79,7 @@ class _Door:
 def _of_numbers(door: _Door) -> list[HTTPRouteHandler]:
     """Return the routes that carriers are given for a number."""
 
-    @post(f"{WEBHOOKS}/{{carrier:str}}/answer", operation_id="answer_call", summary="A call has come in", **_DESCRIBED)
+    @post(f"{WEBHOOKS}/{{carrier:str}}/answer", operation_id="answer_call", summary="A call has come in", **_ANSWERING)
     async def answer_call(request: AnyRequest, carrier: FromPath[str]) -> Response[bytes]:
         """Answer with what the carrier is to do: connect the call with its agent, hold it, or refuse it."""
         return await door.answer(request, carrier)
@@ -102,7 +104,7 @@ def _of_calls(door: _Door) -> list[HTTPRouteHandler]:
     """Return the routes that carriers are given for a call that they are asked to make."""
     path = f"{WEBHOOKS}/{{carrier:str}}/calls/{{reference:str}}"
 
-    @post(f"{path}/answer", operation_id="answer_dialled_call", summary="Somebody has picked up", **_DESCRIBED)
+    @post(f"{path}/answer", operation_id="answer_dialled_call", summary="Somebody has picked up", **_ANSWERING)
     async def answer_dialled_call(
         request: AnyRequest, carrier: FromPath[str], reference: FromPath[str]
     ) -> Response[bytes]:
