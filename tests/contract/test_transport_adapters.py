@@ -195,6 +195,32 @@ def test_what_was_made_goes_with_the_session(play: Play) -> None:
     play(scenario)
 
 
+def test_what_is_due_isnt_held_up_by_what_waits(play: Play) -> None:
+    """However many sessions wait, what another one needs is made as soon, and goes as soon, as if it were alone."""
+
+    async def scenario(world: World) -> None:
+        for options in world.case.options:
+            before, waiting = world.case.left(), list[Session]()
+            for _ in range(20):
+                session, _ = await world.transports.prepare(ASKED, world.session(), options)
+                await world.ledger.create(Requested(session=session))
+                waiting.append(session)
+            await asyncio.sleep(30)
+            others = world.case.left()
+            session, _ = await world.transports.prepare(ASKED, world.session(), options)
+            await world.begin(session)
+            assert len(world.case.left() - others) == world.case.count
+            await world.end(session)
+            await asyncio.sleep(11)
+            assert world.case.left() == others
+            for each in waiting:
+                await world.end(each)
+            await asyncio.sleep(11)
+            assert world.case.left() == before
+
+    play(scenario)
+
+
 def test_releasing_twice_is_releasing_once(play: Play) -> None:
     """What is gone may be released again: by two instances, or after an acknowledgement that was lost."""
 

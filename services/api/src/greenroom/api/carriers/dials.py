@@ -131,13 +131,14 @@ class Dials:
             case None if age > _GRACE:
                 return
             case _:
-                raise Retry(_SOON_S if age < _NEW else _LATER_S)
+                # It waits alone: the next one may be of a session that is ready.
+                raise Retry(_SOON_S if age < _NEW else _LATER_S, only=[plan])
 
     async def _dial(self, plan: DialPlan) -> None:
         carrier = self._carriers.get(plan.carrier)
         if carrier is None:
             # Another instance may have its settings; if none has, the session ends when nobody comes.
-            raise Retry(_LATER_S)
+            raise Retry(_LATER_S, only=[plan])
         stream_url = await self._links.stream(carrier, plan.origin, plan.tenant, plan.session_id)
         if not await self._book.dialling(plan.carrier, plan.tenant, plan.session_id):
             return
