@@ -188,6 +188,7 @@ class RoomTransport(SessionTransport):
 
     def _on_joined(self, _transport: BaseTransport, client: Mapping[str, Any]) -> None:
         first = self._away or not self._came
+        # Rooms can't be closed to guests: who comes while the session ends is in it, but isn't taken.
         if self._over or (first and self._farewell is not None):
             return
         self._counts.joined += 1
