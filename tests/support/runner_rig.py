@@ -183,6 +183,8 @@ async def running_runner(
 ) -> AsyncGenerator[Rig]:
     """Run a runner with the bots of `tests.support.standin_bots` for the time of the block."""
     defaults: dict[str, Any] = {"nats_url": nats_url, "instance_id": f"test-{uuid7()[-8:]}", "slots": 3, "standby": 2}
+    # Whatever else the machine computes, tests go on.
+    defaults["brake_cpu_pressure_percent"] = 0.0
     chosen = RunnerSettings(**{**defaults, **settings})
     bots = tuple(BotSpec(name=name, target=f"tests.support.standin_bots:{name}") for name in ("plain", "missing"))
     broker = await NatsBroker.connect(nats_url, name="runner-test")

@@ -36,6 +36,15 @@ def test_memory_brakes_at_once() -> None:
     assert play((0.0, short)).reason == "3 % memory available"
 
 
+def test_pressure_lets_go_near_the_end_of_its_scale() -> None:
+    """What a busy and healthy host has doesn't keep the brake engaged."""
+    thresholds = Thresholds(cpu_pressure_percent=98)
+    high, fine, barely = (Reading(cpu_pressure_percent=percent) for percent in (99, 85, 92))
+    engaged = ((0.0, high), (3.0, high))
+    assert play(*engaged, (4.0, fine), (9.0, fine), thresholds=thresholds) == Brake()
+    assert play(*engaged, (4.0, barely), (60.0, barely), thresholds=thresholds).reason == "CPU pressure 99 % for 3 s"
+
+
 def test_processor_pressure_brakes_where_it_is_asked_for() -> None:
     """Pressure counts like lag; a host that doesn't tell it, or a threshold of 0, leaves it out."""
     busy = Reading(cpu_pressure_percent=97)

@@ -152,6 +152,23 @@ async def test_a_blocked_loop_brakes(root: Path) -> None:
         await asyncio.wait({running})
 
 
+async def test_pressure_brakes(root: Path) -> None:
+    """As the kernel tells it, where there is a threshold."""
+    write(root / "proc" / "pressure" / "cpu", PRESSURE.format("99.10"))
+    load, calm = (
+        HostLoad(Thresholds(cpu_pressure_percent=percent), clock=HastyClock(), on_change=lambda: None, host=host(root))
+        for percent in (98, 0)
+    )
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(each.run()) for each in (load, calm)]
+        while load.brake is None:
+            await asyncio.sleep(0.05)
+        assert load.brake.startswith("CPU pressure 99 % for ")
+        assert calm.brake is None
+        for each in running:
+            each.cancel()
+
+
 async def test_a_change_of_the_brake_is_told(root: Path) -> None:
     """The load brakes on what it reads, tells so once, and refuses below the floor."""
     told: list[str | None] = []

@@ -41,6 +41,11 @@ variable "runner_slots" {
   type = string
 }
 
+# Percent, see docs/adr/0023-pressure-brakes-at-its-end.md; 0: not looked at.
+variable "runner_brake_cpu_pressure" {
+  type = number
+}
+
 variable "runner_standby" {
   type = number
 }
@@ -200,6 +205,8 @@ job "runner" {
         GREENROOM_HIDDEN          = "${NOMAD_SECRETS_DIR}/service.env,${NOMAD_ALLOC_DIR}/data/reports"
         # Stays when the task is restarted: a runner that was killed while NATS was away has still to tell of its calls.
         GREENROOM_REPORTS_DIR = "${NOMAD_ALLOC_DIR}/data/reports"
+        # The processors are more than full then.
+        GREENROOM_BRAKE_CPU_PRESSURE_PERCENT = var.runner_brake_cpu_pressure
       }
 
       template {

@@ -46,6 +46,10 @@ runner_labels     = ""
 runner_bots       = ""
 bot_version       = ""
 
+# Percent of time that work waits for a processor, from which on a runner takes nothing new; 0: not looked at, for nodes
+# on which something else computes all the time.
+runner_brake_cpu_pressure = 0
+
 cold_cpu              = 300
 cold_memory           = 768
 cold_memory_max       = 1024

@@ -53,6 +53,10 @@ runner_labels     = ""
 runner_bots       = ""
 bot_version       = ""
 
+# Percent of time that work waits for a processor, from which on a runner takes nothing new; 0: not looked at, for nodes
+# on which something else computes all the time.
+runner_brake_cpu_pressure = 98
+
 # A runner for one call.
 cold_cpu              = 500
 cold_memory           = 768

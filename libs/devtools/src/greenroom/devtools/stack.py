@@ -198,6 +198,8 @@ class Stack:
             "GREENROOM_LOG_FORMAT": "console",
             # Whoever stops a development stack doesn't wait for calls to come to their own end.
             "GREENROOM_DRAIN_TIMEOUT_S": "2",
+            # A bot that is tried out beside a compiler is begun all the same.
+            "GREENROOM_BRAKE_CPU_PRESSURE_PERCENT": "0",
             # The keys of whoever tries a bot out are in his shell, under their own names.
             "GREENROOM_SECRETS_PLAIN": "true",
             # What a runner that is killed has still to publish is published when the next one starts.

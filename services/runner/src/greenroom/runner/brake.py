@@ -2,8 +2,8 @@
 
 Slots say how much a host takes; the brake is for when that was too much. What counts is lateness, because that is
 what callers hear. A control group that is throttled counts too: nothing of it runs for the rest of each period, tens of
-milliseconds of silence for everybody at once. Processor pressure is offered, but off by default: it says that
-work had to wait for a processor, which is so on any well-filled host, and not that anybody was late.
+milliseconds of silence for everybody at once. So does processor pressure at the very end of its scale: below, it says
+that work had to wait for a processor, which is so on any well-filled host, and not that anybody was late (ADR 23).
 
 It engages when a threshold was exceeded for some seconds, and lets go when everything has been well on the good side
 for longer than that, so that it doesn't flutter.
@@ -20,6 +20,8 @@ HOLD_S: Final = 3.0
 CALM_S: Final = 5.0
 # What counts as the good side: so much less lag and pressure than the threshold, so much more memory.
 RELEASE_LESS: Final = 0.7
+# Pressure says something near the end of its scale only.
+RELEASE_LESS_PRESSURE: Final = 0.9
 RELEASE_MORE: Final = 1.3
 
 
@@ -103,7 +105,7 @@ def _measures(reading: Reading, thresholds: Thresholds) -> Iterator[_Measure]:
         yield _Measure(name="lag", text=f"loop lag {lag:.0f} ms", beyond=lag >= most, good=lag < most * RELEASE_LESS)
     if (most := thresholds.cpu_pressure_percent) > 0 and pressure is not None:
         text = f"CPU pressure {pressure:.0f} %"
-        yield _Measure(name="cpu", text=text, beyond=pressure >= most, good=pressure < most * RELEASE_LESS)
+        yield _Measure(name="cpu", text=text, beyond=pressure >= most, good=pressure < most * RELEASE_LESS_PRESSURE)
     throttled = reading.throttled_percent
     if (most := thresholds.throttled_percent) > 0 and throttled is not None:
         text = f"CPU throttled in {throttled:.0f} % of periods"

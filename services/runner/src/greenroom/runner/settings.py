@@ -116,7 +116,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         float,
         msgspec.Meta(ge=0, le=100),
         Env(help="Share of time that work waits for a processor (PSI), for 3 s; 0: not looked at", unit="percent"),
-    ] = 0.0
+    ] = 98.0
     brake_throttled_percent: Annotated[
         float,
         msgspec.Meta(ge=0, le=100),
