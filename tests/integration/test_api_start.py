@@ -224,6 +224,12 @@ async def test_what_can_not_be_meant_is_refused(
     assert [each["pointer"] for each in problem["errors"]] == [pointer]
 
 
+async def test_the_status_names_the_transports_that_are_set_up(world: ApiWorld) -> None:
+    """Those of this installation, by our names."""
+    async with world.client("sessions:read") as looker:
+        assert (await looker.get("/v1/status")).json()["transports"] == ["daily", "smallwebrtc", "websocket"]
+
+
 async def test_a_start_has_the_auth_and_the_limits_of_any_request(world: ApiWorld, client: httpx.AsyncClient) -> None:
     """No key, a key that only looks, an agent that isn't there, a transport that nobody set up, a suspended tenant."""
     async with httpx.AsyncClient(base_url=world.url) as stranger, world.client("sessions:read") as looker:
