@@ -11,7 +11,8 @@ from greenroom.common import messages, subjects
 from greenroom.common.broker import Message
 from greenroom.common.lifecycle import Session
 from greenroom.common.peer_messages import OfferPeer, PeerAnswered, PeerCandidates
-from tests.support.api_world import ApiWorld, FakeProcess, problem_of, running_api
+from tests.support.api_scheduler import LeadingScheduler, refuses
+from tests.support.api_world import ApiWorld, FakeProcess, problem_of, running_api, until
 from tests.support.daily_stub import BASE, DailyStub
 
 SDP = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\n"
@@ -224,8 +225,35 @@ async def test_what_can_not_be_meant_is_refused(
     assert [each["pointer"] for each in problem["errors"]] == [pointer]
 
 
-async def test_a_start_has_the_auth_and_the_limits_of_any_request(world: ApiWorld, client: httpx.AsyncClient) -> None:
-    """No key, a key that only looks, an agent that isn't there, a transport that nobody set up, a suspended tenant."""
+async def test_the_status_names_the_transports_that_are_set_up(world: ApiWorld) -> None:
+    """Those of this installation, by our names."""
+    async with world.client("sessions:read") as looker:
+        assert (await looker.get("/v1/status")).json()["transports"] == ["daily", "smallwebrtc", "websocket"]
+
+
+@pytest.mark.parametrize("key", [{}, {"idempotency-key": "once"}])
+async def test_limits_and_busy_rooms_refuse_here_too(
+    world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub, key: dict[str, str]
+) -> None:
+    """With the scheduler's own words, and when to come again; a repeated request hears them again."""
+    url = daily.add_room("standup")
+    async with world.client() as operator:
+        limit = {"scope": "tenant", "max_sessions": 20, "at_limit": "refuse"}
+        assert (await operator.put("/v1/limits/l", json=limit)).status_code == 200
+    await until(lambda: world.parts.policy.current.limits)
+    async with LeadingScheduler(world.broker, decide=refuses("limit-reached", 13.2)):
+        for replayed in ("", "true" if key else ""):
+            refused = await client.post("/start", json={"transport": "websocket"}, headers=key)
+            assert problem_of(refused)["code"] == "limit-reached"
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "14")
+            assert refused.headers.get("idempotent-replayed", "") == replayed
+    async with LeadingScheduler(world.broker, decide=refuses("room-busy")):
+        busy = await client.post("/join", json={"room_url": url})
+    assert (busy.status_code, problem_of(busy)["code"]) == (409, "room-busy")
+
+
+async def test_a_start_has_the_auth_of_any_request(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """No key, a key that only looks; an agent that isn't there, a transport that nobody set up, no JSON."""
     async with httpx.AsyncClient(base_url=world.url) as stranger, world.client("sessions:read") as looker:
         assert problem_of(await stranger.post("/start"))["code"] == "unauthenticated"
         assert problem_of(await looker.post(CLOUD, json={}))["code"] == "forbidden"
@@ -233,9 +261,8 @@ async def test_a_start_has_the_auth_and_the_limits_of_any_request(world: ApiWorl
     await world.add_agent("rooms", transports=["livekit"])
     wish = {"transport": "livekit"}
     assert problem_of(await client.post("/v1/public/rooms/start", json=wish))["code"] == "transport-not-offered"
-    assert problem_of(await client.post("/start", content=b"{", headers={"content-type": "application/json"}))[
-        "code"
-    ] == ("malformed-json")
+    broken = await client.post("/start", content=b"{", headers={"content-type": "application/json"})
+    assert problem_of(broken)["code"] == "malformed-json"
 
 
 # ---------------------------------------------------------------------------- /join

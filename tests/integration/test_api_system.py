@@ -212,6 +212,7 @@ async def test_the_status_tells_what_is_and_what_is_missing(world: ApiWorld, cli
     assert (status["ready"], status["problems"]) == (False, {"scheduler": "scheduler-unavailable"})
     assert status["sessions"] == {"requested": 1}
     assert status["schema_version"].startswith("0")
+    assert status["transports"] == ["smallwebrtc", "websocket"]
     subject = subjects.LEADER.format(name="scheduler-default")
     await world.broker.append(subject, messages.encode(LeaderClaim(holder="sched-1", term=3, at=utcnow())))
     await world.beat(BotOffer(name="echo"))

@@ -286,6 +286,43 @@ def test_a_room_has_one_session_at_a_time() -> None:
     assert len(decided.waiting) == 3
 
 
+def test_a_room_at_a_provider_has_one_session_whichever_tenant_brings_it() -> None:
+    """Whatever else a request calls it; and the second tenant isn't told whose or which session that is."""
+    brought = {"room": "standup", "room_url": "https://acme.daily.co/standup"}
+    url = brought["room_url"]
+    first = session("a", tenant="acme", room=url, transport_info=brought)
+    others = [
+        session("b", tenant="other", room=url, transport_info=brought, requested=0.5),
+        session("c", tenant="other", room="called otherwise", transport_info=brought, requested=0.6),
+    ]
+    decided = decide(1, fleet(heartbeat()), first, *others)
+    assert decided.leased_to == {"a": "r1"}
+    refused = [each for each in decided.actions if isinstance(each, Refuse)]
+    assert [(each.session_id, each.transition.reason) for each in refused] == [("b", "room-busy"), ("c", "room-busy")]
+    assert refused[0].transition.detail == f"room {url} has a session of another tenant"
+    assert refused[0].why.inputs == {"room": url}
+
+
+def test_a_room_that_is_only_said_to_be_one_holds_no_other_tenant_up() -> None:
+    """Else anybody could keep a tenant out of its rooms by naming them; nor do tenants without rooms meet."""
+    url = "https://acme.daily.co/standup"
+    said = [session("a", tenant="other", room=url), session("b", tenant="acme", room=url, requested=0.5)]
+    none = [session("c", tenant="acme"), session("d", tenant="other")]
+    assert len(decide(1, fleet(heartbeat()), *said, *none).leased_to) == 4
+
+
+def test_a_room_at_a_provider_is_free_again_when_its_session_has_ended() -> None:
+    """For every tenant."""
+    brought = {"room_url": "https://acme.daily.co/standup"}
+    held = running("x", "r1", tenant="acme", room="a", transport_info=brought)
+    waits = session("y", tenant="other", room="b", transport_info=brought, requested=1)
+    board = board_of(fleet(heartbeat(held=(held,))), [Tracked(session=held, seen_at=T0)])
+    board.forget("x")
+    board.session_changed(Tracked(session=waits, seen_at=T0))
+    (found,) = board.plan(at(2)).actions
+    assert isinstance(found, Lease)
+
+
 def test_a_room_is_free_again_when_its_session_has_ended() -> None:
     """Until then whoever wants it is refused, whenever he asked."""
     held = running("x", "r1", room="lobby", requested=5)

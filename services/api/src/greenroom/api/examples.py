@@ -233,6 +233,7 @@ STATUS: Final[dict[str, Any]] = {
     "sessions": {"ready": 1},
     "runners": {"serving": 1, "draining": 0, "lost": 0, "slots": 24, "held": 1},
     "scheduler": {"leader": "sched-1-31", "term": 4},
+    "transports": ["daily", "smallwebrtc", "twilio", "websocket"],
 }
 
 OFFER: Final = {"sdp": "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\n…", "type": "offer"}

@@ -79,6 +79,7 @@ def render() -> bytes:
         peer_tokens=nothing,
         agents=nothing,
         fleet=nothing,
+        transports=(),
         numbers=nothing,
         calls=nothing,
         broker=nothing,

@@ -115,6 +115,7 @@ class Parts:
             peer_tokens=peer_tokens,
             agents=agents,
             fleet=self.fleet,
+            transports=self.transports.names,
             numbers=self.telephony.numbers,
             calls=self.telephony.calls(sessions, agents, waiters, metrics),
             broker=broker,

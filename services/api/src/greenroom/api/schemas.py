@@ -347,6 +347,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     sessions: dict[str, int] | None
     runners: RunnerCounts
     scheduler: SchedulerView
+    # What this installation is set up for; which of them an agent takes, `GET /v1/agents` says.
+    transports: tuple[str, ...] = ()
 
 
 def session_view(session: Session, *, transport: Transport | None = None, queue: Queue | None = None) -> SessionView:

@@ -1,14 +1,23 @@
-"""One session at a time in a room: who has it, and who is refused because of that."""
+"""One session at a time in a room: who has it, and who is refused because of that.
+
+A room that a request names is its tenant's: another tenant's of the same name is another room. One at a provider is the
+same room whoever brings it, and whatever else the request calls it; that it is there, and may be brought, was seen by
+the api. What a tenant only says to be a room holds nobody else up.
+"""
 
 from collections.abc import Mapping
+from typing import Final
 
 from greenroom.common.lifecycle import Ended, Outcome, Session, State
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Refuse, Why
 from greenroom.scheduler.settle import Tracked
 
-# Tenant and room.
+# Tenant and room; the tenant is empty where the room is the same for all of them.
 type Room = tuple[str, str]
+
+# Where a transport says which room at its provider a session is in.
+_AT_PROVIDER: Final = "room_url"
 
 
 class Rooms:
@@ -19,20 +28,23 @@ class Rooms:
 
     def enter(self, session: Session) -> set[str]:
         """Take in a session; return all that want its room."""
-        if session.room is None:
-            return set()
-        ids = self._wanted.setdefault((session.tenant, session.room), set())
-        ids.add(session.id)
-        return ids
+        found: set[str] = set()
+        for room in _rooms(session):
+            ids = self._wanted.setdefault(room, set())
+            ids.add(session.id)
+            found |= ids
+        return found
 
     def leave(self, session: Session) -> set[str]:
         """Take in that a session has ended; return all that want the room that it wanted."""
-        room = (session.tenant, session.room or "")
-        ids = self._wanted.get(room, set())
-        ids.discard(session.id)
-        if not ids:
-            self._wanted.pop(room, None)
-        return ids
+        found: set[str] = set()
+        for room in _rooms(session):
+            ids = self._wanted.get(room, set())
+            ids.discard(session.id)
+            if not ids:
+                self._wanted.pop(room, None)
+            found |= ids
+        return found
 
     def refuse(self, session: Session, sessions: Mapping[str, Tracked]) -> Refuse | None:
         """Return the refusal of a session that waits, if another one has its room.
@@ -40,22 +52,33 @@ class Rooms:
         That is the one that runs, else the one that has waited longest: two that were asked for together mustn't both
         be refused, and the second needn't wait until the first runs.
         """
-        if session.room is None:
-            return None
-        ids = self._wanted.get((session.tenant, session.room), ())
+        ids = set[str]().union(*(self._wanted.get(room, ()) for room in _rooms(session)))
         if len(ids) < 2:  # noqa: PLR2004 (itself and one more)
             return None
         first = min((sessions[each].session for each in ids), key=_claim)
         if first.id == session.id:
             return None
-        text = f"room {session.room} has session {first.id}, which is {first.state}"
+        facts: dict[str, object] = {"room": session.room}
+        if first.tenant == session.tenant:
+            text = f"room {session.room} has session {first.id}, which is {first.state}"
+            facts |= {"held_by": first.id, "state": first.state}
+        else:
+            # Whose, and which, is nobody else's business.
+            text = f"room {session.room} has a session of another tenant"
         ended = Ended(
             by="scheduler", epoch=session.epoch, outcome=Outcome.REJECTED, reason=Reason.ROOM_BUSY, detail=text
         )
-        facts = {"room": session.room, "held_by": first.id, "state": first.state}
         return Refuse(
             session_id=session.id, transition=ended, why=Why(reason=Reason.ROOM_BUSY, text=text, inputs=facts)
         )
+
+
+def _rooms(session: Session) -> list[Room]:
+    """Return all by which a session's room is known."""
+    if session.room is None:
+        return []
+    at_provider = session.transport_info.get(_AT_PROVIDER)
+    return [(session.tenant, session.room), *([("", at_provider)] if at_provider else [])]
 
 
 def _claim(session: Session) -> tuple[object, ...]:

@@ -88,6 +88,7 @@ def all_routes(
     peer_tokens: PeerTokens,
     agents: Agents,
     fleet: Fleet,
+    transports: tuple[str, ...],
     numbers: Numbers,
     calls: Calls,
     broker: Broker,
@@ -134,6 +135,7 @@ def all_routes(
         *pin_routes(policies, scheduler, agents),
         *system_routes(
             fleet=fleet,
+            transports=transports,
             store=store,
             broker=broker,
             policy=policy,

@@ -40,6 +40,7 @@ _UNAVAILABLE: Final = 503
 def system_routes(
     *,
     fleet: Fleet,
+    transports: tuple[str, ...],
     store: Store,
     broker: Broker,
     policy: PolicyPublisher,
@@ -94,6 +95,7 @@ def system_routes(
             sessions=counts,
             runners=_runner_counts(fleet.runners()),
             scheduler=scheduler,
+            transports=transports,
         )
 
     @get("/openapi.json", operation_id="get_openapi", opt={"scope": SESSIONS_READ}, include_in_schema=False)

@@ -34,6 +34,11 @@ class Transports:
             broker=broker, ledger=ledger, secrets=self._secrets, adapters=self._adapters, clock=clock
         )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests call them, by name."""
+        return tuple(sorted(self._adapters))
+
     def check(self, transport: str, options: dict[str, Any]) -> None:
         """Look at what a request says of its transport.
 

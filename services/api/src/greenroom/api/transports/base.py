@@ -77,7 +77,7 @@ class Adapter(Protocol):
         ...
 
     def room(self, options: dict[str, Any]) -> str | None:
-        """Return the room that a request brings: a tenant has one active session in each. None: it brings none."""
+        """Return the room that a request brings: there is one active session in each. None: it brings none."""
         del options
         return None
 
