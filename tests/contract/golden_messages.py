@@ -36,6 +36,7 @@ _TEXTS: Final = {
     "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     "runner_id": "runner-1",
     "digits": "1042#",
+    "target": "+4930123456",
     "reason": "grüße, “goodbye” \u2028 🎧",
     "subject": "gr.v1.session.acme.019c2183-5b20-7e3a-9d41-6f0e2a7b8c9d.event.crm.ticket_opened",
 }

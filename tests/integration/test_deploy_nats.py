@@ -106,12 +106,15 @@ async def test_a_session_goes_through_all_services(services: Services) -> None:
 
 
 async def test_media_goes_between_edge_and_session_process(services: Services) -> None:
-    """Connect by request, frames both ways, the look whether the edge is still there, and practice in the own inbox."""
+    """Connect and transfer by request, frames both ways, the look at the edge, and practice in the own inbox."""
     tokens = {"tenant": TENANT, "session_id": uuid7()}
     connect = subjects.SESSION_CMD.format(**tokens, name="connect")
     inward, outward = (subjects.SESSION_MEDIA.format(**tokens, direction=direction) for direction in ("in", "out"))
     await _answer(services.runner, connect)
     assert (await services.api.request(connect, b"{}", timeout_s=5)).data == b"yes"
+    await _answer(services.api, subjects.SESSION_ASK.wildcard(name="transfer"))
+    asked = subjects.SESSION_ASK.format(**tokens, name="transfer")
+    assert (await services.runner.request(asked, b"{}", timeout_s=5)).data == b"yes"
     at_process, at_edge = await _listen(services.runner, inward), await _listen(services.api, outward)
     await services.api.publish(inward, b"frame")
     await services.runner.publish(outward, b"frame")

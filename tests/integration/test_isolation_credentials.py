@@ -110,6 +110,10 @@ async def test_a_session_process_can_do_its_work(server: DeployedNats) -> None:
         await api.flush(5)
         await broker.publish(outward, b"frame out")
         assert await asyncio.wait_for(frames.get(), 5) == b"frame out"
+        await api.serve(subjects.SESSION_ASK.wildcard(name="transfer"), yes)
+        await api.flush(5)
+        asked = subjects.SESSION_ASK.format(**tokens, name="transfer")
+        assert (await broker.request(asked, b"", timeout_s=5)).data == b"yes"
 
 
 @contextlib.asynccontextmanager
@@ -142,6 +146,8 @@ async def test_a_session_process_can_do_nothing_else(server: DeployedNats) -> No
             subjects.SESSION_AUDIO.format(**theirs, track="bot"),
             subjects.SESSION_MEDIA.format(**theirs, direction="out"),
             subjects.SESSION_CMD.format(**theirs, name="stop"),
+            subjects.SESSION_ASK.format(**theirs, name="transfer"),
+            subjects.SESSION_ASK.format(**ours, name="anything"),
             subjects.SECRET.format(**theirs),
             subjects.RUNNER_CMD.format(pool="default", runner_id="r1", name="start"),
             subjects.RUNNER_HEARTBEAT.format(pool="default", runner_id="r1"),

@@ -218,12 +218,10 @@ async def test_a_muted_bot_is_silent_but_keys_are_heard(sessions: Sessions) -> N
     assert "42#" not in str(keys.data)
 
 
-async def test_a_transfer_that_the_transport_cannot_do_is_told(sessions: Sessions) -> None:
-    """Over a WebSocket nobody here can hand a caller over, so an event asks whoever can."""
+async def test_a_transfer_that_the_transport_cannot_do_is_refused(sessions: Sessions) -> None:
+    """Over a WebSocket nobody can hand a caller over."""
     run, _ = await started(sessions, "echo")
-    assert await done(run, Transfer(target="sip:desk@example.org")) == {"by": None}
-    [told] = await until_events(run, "transfer_requested")
-    assert told.data == {"target": "sip:desk@example.org", "by": None}
+    assert (await refused(run, Transfer(target="sip:desk@example.org"))).code == "command-unsupported"
 
 
 async def test_a_snapshot_tells_how_the_session_stands(sessions: Sessions) -> None:

@@ -65,6 +65,7 @@ def test_a_session_may_do_nothing_to_another(tenant: str, one: str, other: str) 
             subjects.SESSION_AUDIO.format(**tokens, track="user"),
             subjects.SESSION_MEDIA.format(**tokens, direction="out"),
             subjects.SECRET.format(**tokens),
+            subjects.SESSION_ASK.format(**tokens, name="transfer"),
         ):
             assert any(covers(each, subject) for each in granted["pub"]["allow"]) == ours
         for subject in (
@@ -79,7 +80,7 @@ def test_a_session_may_do_nothing_to_another(tenant: str, one: str, other: str) 
 
 
 # What two share is told apart by who sends it.
-_SENT = {"direction": ("out", "listen"), "track": ("user", "bot"), "type": ("user_spoke",)}
+_SENT = {"direction": ("out", "listen"), "track": ("user", "bot"), "type": ("user_spoke",), "name": ("transfer",)}
 
 
 def test_a_session_may_publish_what_the_catalogue_says_is_its_own() -> None:

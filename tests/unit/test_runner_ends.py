@@ -31,6 +31,7 @@ LIMITS = Limits(
 # Brought about with real processes, in tests/integration.
 ELSEWHERE = {
     Reason.CLIENT_LEFT,
+    Reason.TRANSFERRED,
     Reason.BOT_IMPORT_FAILED,
     Reason.TRANSPORT_FAILED,
     Reason.UNRESPONSIVE,

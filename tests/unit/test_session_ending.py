@@ -40,6 +40,20 @@ def test_the_first_verdict_counts() -> None:
     assert ending.begun.is_set()
 
 
+@pytest.mark.parametrize("reason", ["client-left", "goodbye", "bot-failed"])
+@pytest.mark.parametrize("known_first", [True, False])
+def test_a_caller_who_was_handed_over_has_not_left(reason: str, known_first: bool) -> None:  # noqa: FBT001 by pytest
+    """His connection may close before the carrier has said that it took him; other reasons stand."""
+    ending = Ending()
+    if known_first:
+        ending.handed_over()
+    ending.decide(COMPLETED, reason)
+    if not known_first:
+        ending.handed_over()
+    assert ending.verdict is not None
+    assert ending.verdict.reason == ("transferred" if reason == "client-left" else reason)
+
+
 @pytest.mark.parametrize(
     ("reason", "outcome"),
     [("drain-deadline", FAILED), ("client-stop", COMPLETED), ("fenced", Outcome.CANCELED), ("odd", Outcome.CANCELED)],

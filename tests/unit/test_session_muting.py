@@ -1,5 +1,6 @@
 """Muting and transfers on Pipecat's own transports: what they rest on is there, and it is paid for only when used."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -14,10 +15,10 @@ from pipecat.transports.base_input import BaseInputTransport
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 
-from greenroom.common.command_errors import CommandUnsupported
+from greenroom.common.command_errors import CommandNotDone, CommandUnsupported, TransferFailed, TransferTargetInvalid
 from greenroom.runner.session.commands.muting import Muting, SupervisorAudioFrame
 from greenroom.runner.session.commands.parts import Parts
-from greenroom.runner.session.commands.transferring import transfer
+from greenroom.runner.session.commands.transferring import Transferring
 
 LOUD = b"\x01\x02" * 160
 
@@ -107,7 +108,7 @@ async def test_keys_and_supervisors_are_heard_all_the_same(ends: tuple[Input, Ou
 DAILY = """
 import asyncio, json
 from pipecat.transports.daily.transport import DailyOutputTransport
-from greenroom.runner.session.commands.transferring import transfer
+from greenroom.runner.session.commands.transferring import Transferring
 
 sent = []
 
@@ -118,7 +119,8 @@ class Output(DailyOutputTransport):
     async def queue_frame(self, frame, direction):
         sent.append([type(frame).__name__, direction.name, frame.settings])
 
-by = asyncio.run(transfer(object(), [Output()], "sip:desk@example.org"))
+transferring = Transferring(lambda: sent.append("done"))
+by = asyncio.run(transferring.transfer(object(), [Output()], "sip:desk@example.org"))
 print(json.dumps([by, sent]), flush=True)
 import os; os._exit(0)
 """
@@ -133,18 +135,51 @@ def test_daily_transfers_a_caller_by_sip() -> None:
     ]
 
 
-async def test_a_carrier_transfers_if_its_adapter_can() -> None:
-    """The session's transport is asked first, and what it refuses is refused."""
-    targets: list[str] = []
+class Line:
+    """A phone call whose carrier takes it when it is told to."""
 
-    class Line:
-        async def transfer(self, target: str) -> None:
-            if target == "nowhere":
-                raise CommandUnsupported("There is no such number.")
-            targets.append(target)
+    def __init__(self) -> None:
+        self.targets: list[str] = []
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    assert await transfer(Line(), [], "+15550100") == "carrier"
-    assert targets == ["+15550100"]
+    async def transfer(self, target: str) -> None:
+        """See `Transfers`."""
+        self.targets.append(target)
+        await self.answer
+
+
+async def test_a_caller_is_handed_over_once() -> None:
+    """While the carrier thinks about it, and when it has taken the call, there is no second transfer."""
+    line, over = Line(), list[str]()
+    transferring = Transferring(lambda: over.append("over"))
+    first = asyncio.create_task(transferring.transfer(line, [], "+15550100"))
+    await asyncio.sleep(0)
+    with pytest.raises(CommandNotDone):
+        await transferring.transfer(line, [], "+15550101")
+    assert over == []
+    line.answer.set_result(None)
+    assert await first == "carrier"
+    with pytest.raises(CommandNotDone):
+        await transferring.transfer(line, [], "+15550101")
+    assert (line.targets, over) == (["+15550100"], ["over"])
+
+
+async def test_what_the_carrier_refuses_may_be_tried_again() -> None:
+    """The refusal is the command's, and the session goes on."""
+    line, over = Line(), list[str]()
+    transferring = Transferring(lambda: over.append("over"))
+    line.answer.set_exception(TransferFailed("busy"))
+    for _ in range(2):
+        with pytest.raises(TransferFailed):
+            await transferring.transfer(line, [], "+15550100")
+    assert (len(line.targets), over) == (2, [])
+
+
+async def test_who_cannot_transfer_says_so() -> None:
+    """A transport without a way to do it refuses, and so does any for what is no target."""
+    transferring = Transferring(lambda: None)
     with pytest.raises(CommandUnsupported):
-        await transfer(Line(), [], "nowhere")
-    assert await transfer(object(), [Output()], "+15550100") is None
+        await transferring.transfer(object(), [Output()], "+15550100")
+    for target in ("nowhere", "15550100", "+0155501", "sip:", "sip:a b@c", "tel:+15550100", "+15550100\n"):
+        with pytest.raises(TransferTargetInvalid):
+            await transferring.transfer(object(), [Output()], target)

@@ -105,7 +105,9 @@ def users() -> tuple[User, ...]:
                 STORED,
                 subjects.SESSION_MEDIA.wildcard(direction="out"),
                 subjects.SESSION_TAP.wildcard(direction="listen"),
+                subjects.SESSION_ASK.wildcard(name="transfer"),
             ),
+            responds=True,
         ),
         User(
             name="scheduler",

@@ -52,6 +52,14 @@ class Dialled(msgspec.Struct, frozen=True, kw_only=True):
     stream_url: str = ""
 
 
+class Transferred(msgspec.Struct, frozen=True, kw_only=True):
+    """A call is to be taken from its media; by a document that is there, or that is to be asked for."""
+
+    call_id: str
+    document: str = ""
+    url: str = ""
+
+
 class Dialect(Protocol):
     """One carrier."""
 
@@ -85,6 +93,10 @@ class Dialect(Protocol):
 
     def reads(self, status: int, body: bytes) -> Answered:
         """Return what it understands of an answer."""
+        ...
+
+    def reads_dial(self, document: str | bytes) -> str:
+        """Return whom a document connects a call with."""
         ...
 
     def opening(self, leg: Leg) -> list[dict[str, Any]]:
@@ -127,6 +139,14 @@ class Dialect(Protocol):
         """Return its answer to that."""
         ...
 
+    def transfers(self, request: Request) -> Transferred | None:
+        """Return which call a request is to hand over; None: it asks for something else."""
+        ...
+
+    def transferred(self, *, known: bool) -> tuple[int, dict[str, Any]]:
+        """Return its answer to that."""
+        ...
+
     def authentic(self, request: Request) -> bool:
         """Tell whether a request has the account's credentials."""
         ...
@@ -140,6 +160,17 @@ def b64(data: bytes) -> str:
 def basic(user: str, password: str) -> str:
     """Return the header of basic authentication."""
     return f"Basic {b64(f'{user}:{password}'.encode())}"
+
+
+def read_dial(document: str | bytes, sip: str) -> str:
+    """Return whom a document connects a call with; `sip` is the dialect's word for SIP URIs."""
+    root = ET.fromstring(document)  # noqa: S314 our own
+    assert root.tag == "Response"
+    [dial] = root
+    [noun] = dial
+    target = noun.text or ""
+    assert (dial.tag, noun.tag) == ("Dial", "Number" if target.startswith("+") else sip)
+    return target
 
 
 def read_xml(body: bytes, say: str, wait: str) -> Answered:

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from websockets.exceptions import InvalidStatus
 
-from tests.support.carriers.dialect import Answered, Dialect, Dialled, Leg, Request
+from tests.support.carriers.dialect import Answered, Dialect, Dialled, Leg, Request, Transferred
 from tests.support.carriers.exotel import ExotelDialect
 from tests.support.carriers.phone import Phone
 from tests.support.carriers.plivo import PlivoDialect
@@ -53,6 +53,8 @@ class Exchange:
         requests: to its API, in order.
         dialled: whom it was asked to call.
         hung_up: calls that it was asked to end.
+        put_through: whom calls were handed over to, by call.
+        keeps_media: whether it leaves the media of a call open that was handed over.
         live: calls that aren't over, for the API.
         phones: of those who were called and picked up.
     """
@@ -68,6 +70,8 @@ class Exchange:
         self.requests: list[Request] = []
         self.dialled: list[Dialled] = []
         self.hung_up: list[str] = []
+        self.put_through: dict[str, str] = {}
+        self.keeps_media = False
         self.live: set[str] = set()
         self.phones: list[Phone] = []
         self.url = ""
@@ -137,6 +141,15 @@ class Exchange:
                 self.forgotten -= 1
                 return JSONResponse({"message": "trouble"}, status_code=503)
             return _json(*self.dialect.dialled(leg))
+        transferred = self.dialect.transfers(asked)
+        if transferred is not None:
+            known = transferred.call_id in self.live
+            if known and transferred.document:
+                # Its socket is closed before its answer is read.
+                await self._put_through(transferred)
+            elif known:
+                self._begin(self._put_through(transferred))
+            return _json(*self.dialect.transferred(known=known))
         call_id = self.dialect.hangs_up(asked)
         assert call_id is not None, asked
         known = call_id in self.live
@@ -146,6 +159,18 @@ class Exchange:
             if phone.leg.call_id == call_id and not phone.closed.is_set():
                 self._begin(phone.hang_up())
         return _json(*self.dialect.hung_up(known=known))
+
+    async def _put_through(self, transferred: Transferred) -> None:
+        """Take a call away from its media, as a document says, and connect it with somebody else."""
+        phone = next(phone for phone in self.phones if phone.leg.call_id == transferred.call_id)
+        document: str | bytes = transferred.document
+        if transferred.url:
+            response = await self.webhook(transferred.url, self.dialect.asks(phone.leg))
+            assert response.status_code == 200, response.text
+            document = response.content
+        self.put_through[transferred.call_id] = self.dialect.reads_dial(document)
+        if not self.keeps_media:
+            await phone.hang_up()
 
     async def _ring(self, leg: Leg, dialled: Dialled) -> None:
         await asyncio.sleep(0.1)
@@ -175,6 +200,9 @@ class Exchange:
         if self.answered_by is not None:
             await self.webhook(dialled.machine_url, {**self.dialect.asks(leg), **self.answered_by})
         await phone.closed.wait()
+        if leg.call_id in self.put_through:
+            # It goes on with somebody else.
+            return
         self.live.discard(leg.call_id)
         await self._tell_dialled(dialled.status_url, leg, "completed")
 

@@ -6,7 +6,7 @@ from typing import Any, Final, override
 
 import msgspec
 
-from tests.support.carriers.dialect import Answered, Dialect, Dialled, Heard, Leg, Request, b64, basic
+from tests.support.carriers.dialect import Answered, Dialect, Dialled, Heard, Leg, Request, Transferred, b64, basic
 
 ACCOUNT: Final = "exotel1m"
 KEY, API_TOKEN, WEBHOOK_TOKEN = "exotel-key", "exotel-api-token", "exotel-webhook-token"
@@ -65,6 +65,10 @@ class ExotelDialect(Dialect):
         if status != 200:
             return Answered(kind="refuse")
         return Answered(kind="connect", url=msgspec.json.decode(body)["url"])
+
+    @override
+    def reads_dial(self, document: str | bytes) -> str:
+        raise AssertionError("there is no such document")
 
     @override
     def opening(self, leg: Leg) -> list[dict[str, Any]]:
@@ -153,6 +157,14 @@ class ExotelDialect(Dialect):
 
     @override
     def hung_up(self, *, known: bool) -> tuple[int, dict[str, Any]]:
+        raise AssertionError("there is no such request")
+
+    @override
+    def transfers(self, request: Request) -> Transferred | None:
+        return None
+
+    @override
+    def transferred(self, *, known: bool) -> tuple[int, dict[str, Any]]:
         raise AssertionError("there is no such request")
 
     @override

@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from typing import Any, Final, override
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.support.carriers.dialect import Answered, Dialect, Dialled, Heard, Leg, Request, b64, basic, read_xml
+from tests.support.carriers.dialect import (
+    Answered,
+    Dialect,
+    Dialled,
+    Heard,
+    Leg,
+    Request,
+    Transferred,
+    b64,
+    basic,
+    read_dial,
+    read_xml,
+)
 
 ACCOUNT: Final = "MAXXXXXXXXXXXXXXXXXX"
 TOKEN: Final = "plivo-auth-token"
@@ -74,6 +86,10 @@ class PlivoDialect(Dialect):
             assert b'bidirectional="true"' in body
             assert b'contentType="audio/x-mulaw;rate=8000"' in body
         return answered
+
+    @override
+    def reads_dial(self, document: str | bytes) -> str:
+        return read_dial(document, "User")
 
     @override
     def opening(self, leg: Leg) -> list[dict[str, Any]]:
@@ -166,6 +182,21 @@ class PlivoDialect(Dialect):
     @override
     def hung_up(self, *, known: bool) -> tuple[int, dict[str, Any]]:
         return (204, {}) if known else (404, {"error": "not found", "api_id": "45223222"})
+
+    @override
+    def transfers(self, request: Request) -> Transferred | None:
+        if request.method != "POST" or not request.path.startswith(self.calls) or request.path == self.calls:
+            return None
+        assert request.path.endswith("/")
+        assert (request.fields["legs"], request.fields["aleg_method"]) == ("aleg", "POST")
+        call_id = request.path.removeprefix(self.calls).removesuffix("/")
+        return Transferred(call_id=call_id, url=request.fields["aleg_url"])
+
+    @override
+    def transferred(self, *, known: bool) -> tuple[int, dict[str, Any]]:
+        if known:
+            return 202, {"message": "call transferred", "api_id": "08c94608"}
+        return 404, {"error": "not found", "api_id": "45223222"}
 
     @override
     def authentic(self, request: Request) -> bool:

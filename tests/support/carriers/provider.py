@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 from typing import override
 
-from tests.support.carriers.dialect import Dialect, Leg, Request
+from tests.support.carriers.dialect import Dialect, Leg, Request, Transferred
 from tests.support.provider_stub import Asked, ProviderStub, Said
 
 
@@ -17,6 +17,7 @@ class CarrierProvider(ProviderStub):
     Attributes:
         live: calls that aren't over.
         dialled: how many were ever made.
+        transferred: what it was asked to hand over; the calls go on.
         on_call: told the session and the id of each call that is made, as the carrier's first webhook does.
     """
 
@@ -24,6 +25,7 @@ class CarrierProvider(ProviderStub):
         super().__init__()
         self.live: set[str] = set()
         self.dialled = 0
+        self.transferred: list[Transferred] = []
         self.on_call: Callable[[str, str], None] = lambda _session_id, _call_id: None
         self._dialect = dialect
         self._numbers = itertools.count(1)
@@ -40,6 +42,10 @@ class CarrierProvider(ProviderStub):
             # …/calls/TENANT.SESSION.PROOF/status
             self.on_call(wanted.status_url.split("/calls/")[1].split(".")[1], leg.call_id)
             return _said(self._dialect.dialled(leg))
+        transferred = self._dialect.transfers(request)
+        if transferred is not None:
+            self.transferred.append(transferred)
+            return _said(self._dialect.transferred(known=transferred.call_id in self.live))
         call_id = self._dialect.hangs_up(request)
         assert call_id is not None, asked
         known = call_id in self.live

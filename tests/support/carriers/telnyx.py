@@ -9,7 +9,18 @@ from urllib.parse import urlencode
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.support.carriers.dialect import Answered, Dialect, Dialled, Heard, Leg, Request, b64, read_xml
+from tests.support.carriers.dialect import (
+    Answered,
+    Dialect,
+    Dialled,
+    Heard,
+    Leg,
+    Request,
+    Transferred,
+    b64,
+    read_dial,
+    read_xml,
+)
 
 ACCOUNT: Final = "f5586561-8ff0-4291-a51b-c7dfe4139ff9"
 APPLICATION: Final = "1773070540731319841"
@@ -72,6 +83,10 @@ class TelnyxDialect(Dialect):
             # Without it the stream takes audio files instead of audio.
             assert b'bidirectionalMode="rtp"' in body
         return answered
+
+    @override
+    def reads_dial(self, document: str | bytes) -> str:
+        return read_dial(document, "Sip")
 
     @override
     def opening(self, leg: Leg) -> list[dict[str, Any]]:
@@ -171,6 +186,21 @@ class TelnyxDialect(Dialect):
     def hung_up(self, *, known: bool) -> tuple[int, dict[str, Any]]:
         if known:
             return 200, {"data": {"result": "ok"}}
+        return 422, {"errors": [{"code": "90018", "title": "Call has already ended", "detail": "…"}]}
+
+    @override
+    def transfers(self, request: Request) -> Transferred | None:
+        head = f"/v2/texml/Accounts/{ACCOUNT}/Calls/"
+        if request.method != "POST" or not request.path.startswith(head):
+            return None
+        assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+        assert set(request.fields) == {"Texml"}
+        return Transferred(call_id=request.path.removeprefix(head), document=request.fields["Texml"])
+
+    @override
+    def transferred(self, *, known: bool) -> tuple[int, dict[str, Any]]:
+        if known:
+            return 200, {"account_sid": ACCOUNT, "status": "in-progress"}
         return 422, {"errors": [{"code": "90018", "title": "Call has already ended", "detail": "…"}]}
 
     @override

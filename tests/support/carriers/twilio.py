@@ -6,10 +6,23 @@ import hmac
 from collections.abc import Mapping
 from typing import Any, Final, override
 
-from tests.support.carriers.dialect import Answered, Dialect, Dialled, Heard, Leg, Request, b64, basic, read_xml
+from tests.support.carriers.dialect import (
+    Answered,
+    Dialect,
+    Dialled,
+    Heard,
+    Leg,
+    Request,
+    Transferred,
+    b64,
+    basic,
+    read_dial,
+    read_xml,
+)
 
 ACCOUNT: Final = "AC0123456789abcdef0123456789abcdef"
 TOKEN: Final = "twilio-auth-token"
+_CALLS: Final = f"/2010-04-01/Accounts/{ACCOUNT}/Calls/"
 
 
 class TwilioDialect(Dialect):
@@ -56,6 +69,10 @@ class TwilioDialect(Dialect):
     def reads(self, status: int, body: bytes) -> Answered:
         assert status == 200
         return read_xml(body, "Say", "Pause")
+
+    @override
+    def reads_dial(self, document: str | bytes) -> str:
+        return read_dial(document, "Sip")
 
     @override
     def opening(self, leg: Leg) -> list[dict[str, Any]]:
@@ -147,12 +164,26 @@ class TwilioDialect(Dialect):
         return 201, {"sid": leg.call_id, "status": "queued", "to": leg.called, "from": leg.caller}
 
     @override
+    def transfers(self, request: Request) -> Transferred | None:
+        if request.method != "POST" or not request.path.startswith(_CALLS) or "Twiml" not in request.fields:
+            return None
+        assert request.path.endswith(".json")
+        assert set(request.fields) == {"Twiml"}
+        call_id = request.path.removeprefix(_CALLS).removesuffix(".json")
+        return Transferred(call_id=call_id, document=request.fields["Twiml"])
+
+    @override
+    def transferred(self, *, known: bool) -> tuple[int, dict[str, Any]]:
+        if known:
+            return 200, {"status": "in-progress"}
+        return 400, {"code": 21220, "message": "Call is not in-progress. Cannot redirect.", "status": 400}
+
+    @override
     def hangs_up(self, request: Request) -> str | None:
-        head = f"/2010-04-01/Accounts/{ACCOUNT}/Calls/"
-        if request.method != "POST" or not request.path.startswith(head):
+        if request.method != "POST" or not request.path.startswith(_CALLS):
             return None
         assert request.fields == {"Status": "completed"}
-        return request.path.removeprefix(head).removesuffix(".json")
+        return request.path.removeprefix(_CALLS).removesuffix(".json")
 
     @override
     def hung_up(self, *, known: bool) -> tuple[int, dict[str, Any]]:

@@ -116,6 +116,25 @@ class FunctionFailed(GreenroomError):
     title = "The bot's function failed"
 
 
+class TransferTargetInvalid(GreenroomError):
+    """A call is handed over to a phone number with its country's code (`+4930123456`), or to a SIP URI (`sip:…`)."""
+
+    code = "transfer-target-invalid"
+    status = 422
+    title = "That is no target for a transfer"
+
+
+class TransferFailed(GreenroomError):
+    """The carrier didn't hand the caller over, or nobody knows whether it did; the detail has its own words.
+
+    The call goes on with the bot, if it isn't gone. To try again, send the command under a new id.
+    """
+
+    code = "transfer-failed"
+    status = 502
+    title = "The carrier didn't hand the caller over"
+
+
 class NoSuchListener(GreenroomError):
     """The listening socket's ticket isn't known, has expired or was used. Ask for another one."""
 

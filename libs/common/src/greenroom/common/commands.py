@@ -28,6 +28,9 @@ MAX_HTTP_BYTES: Final = 512 * 1024
 MAX_HTTP_PART_BYTES: Final = 128 * 1024
 MAX_SETTINGS: Final = 32
 
+# A phone number with its country's code, or a SIP URI.
+TRANSFER_TARGET: Final = r"^(\+[1-9][0-9]{5,14}|sips?:[A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]{1,500})(?!\n)$"
+
 # The lookahead is for Python's `$`, which also matches before a last newline.
 type CommandId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}(?!\n)$")]
 type Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
@@ -109,9 +112,9 @@ class Unmute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="transfer"):
-    """Hand the caller over to `target`, a SIP URI or a phone number.
+    """Hand the caller over to `target`, a SIP URI or a phone number with its country's code (`+4930…`).
 
-    The transport does it if it can; else it is for whoever follows the session's events (`transfer_requested`).
+    Where the transport can't, it is refused. Of a phone call the session is over then: the carrier takes it away.
     """
 
     target: Annotated[str, Meta(min_length=1, max_length=512)]
@@ -173,6 +176,16 @@ class CommandRefused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
 
 
 type CommandAnswer = CommandDone | CommandRefused
+
+
+class TransferCall(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks the api, which has the carrier's account, to have the session's phone call handed over to `target`.
+
+    It is asked once: where no answer comes nobody knows, and nobody asks again.
+    """
+
+    id: CommandId
+    target: Annotated[str, Meta(pattern=TRANSFER_TARGET)]
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ ENDS: Final[dict[Reason, End]] = {
     Reason.COMPLETED: _end("bot", "it ended its pipeline and gave no other reason", f"{_SESSION}/ending.py"),
     Reason.CLIENT_STOP: _end("client", "`POST /v1/sessions/{id}/stop`", f"{_API}/sessions.py"),
     Reason.CLIENT_LEFT: _end("session", "the caller's connection closed", f"{_SESSION}/live.py"),
+    Reason.TRANSFERRED: _end("session", "the carrier took the call, asked to by `transfer`", f"{_SESSION}/live.py"),
     Reason.CLIENT_CANCELED: _end("client", "stopped while it waited", f"{_API}/sessions.py"),
     Reason.MAX_DURATION_EXCEEDED: _end(
         "runner",

@@ -18,6 +18,7 @@ from greenroom.common.commands import (
     HttpPart,
     Listen,
     Listening,
+    TransferCall,
 )
 from greenroom.common.media_messages import ConnectMedia, MediaAnswer
 from greenroom.common.messages import (
@@ -138,6 +139,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=CommandRequest,
         reply=CommandAnswer,
         summary="A command to the live session; the same id is answered the same.",
+    ),
+    Described(
+        subject=subjects.SESSION_ASK,
+        name="transfer",
+        kind="request",
+        owner="session process",
+        message=TransferCall,
+        reply=CommandAnswer,
+        summary="The session's phone call is to be handed over by its carrier, whose account the api has.",
     ),
     Described(
         subject=subjects.SESSION_CMD,

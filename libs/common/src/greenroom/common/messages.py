@@ -487,6 +487,10 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     call_id: str = ""
     # The carrier says that it has ended: nothing has to be hung up.
     over: bool = False
+    # Whom it is being or was handed over to: it is no longer ours, and not to be hung up.
+    transfer_to: str = ""
+    # How the carrier reaches us; empty in records that are older than this.
+    origin: str = ""
     at: datetime
 
 

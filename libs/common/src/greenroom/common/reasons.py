@@ -55,6 +55,13 @@ class Reason(enum.StrEnum):
         "The caller hung up",
         "The caller's connection closed and the bot ended the session upon it.",
     )
+    TRANSFERRED = (
+        "transferred",
+        "completed",
+        False,
+        "The caller was handed over",
+        "The command `transfer` was carried out: the carrier has the call now, and it goes on without the bot.",
+    )
     CLIENT_CANCELED = (
         "client-canceled",
         "canceled",

@@ -87,6 +87,8 @@ SESSION_STORED: Final = Subject("gr.v1.stored.{tenant}.{session_id}")
 SESSION_EVENT: Final = Subject("gr.v1.session.{tenant}.{session_id}.event.{type*}")
 SESSION_AUDIO: Final = Subject("gr.v1.session.{tenant}.{session_id}.audio.{track}")
 SESSION_CMD: Final = Subject("gr.v1.session.{tenant}.{session_id}.cmd.{name}")
+# What the living process asks of others, and may ask for its own session only.
+SESSION_ASK: Final = Subject("gr.v1.session.{tenant}.{session_id}.ask.{name}")
 SESSION_MEDIA: Final = Subject("gr.v1.session.{tenant}.{session_id}.media.{direction}")
 SESSION_TAP: Final = Subject("gr.v1.session.{tenant}.{session_id}.tap.{direction}")
 SESSION_ALL: Final = Subject("gr.v1.session.{tenant}.{session_id}.{rest*}")

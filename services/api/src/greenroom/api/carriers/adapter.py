@@ -1,7 +1,8 @@
 """Phone calls as a transport: one that came in has its session made by `calls`, one that is asked for is dialled.
 
 What is asked for is written down (`DialPlan`) and dialled once the session is ready, so that whoever picks up is heard
-at once; what was there is hung up when the session is over, if the carrier hasn't said that it is.
+at once; what was there is hung up when the session is over, if the carrier hasn't said that it is, and if the caller
+wasn't handed over.
 """
 
 import contextlib
@@ -113,7 +114,7 @@ class CarrierAdapter(Adapter):
     @override
     async def release(self, tenant: str, session_id: str, info: dict[str, str]) -> None:
         record = await self._book.of_session(session_id)
-        if record is None or record.over or not record.call_id:
+        if record is None or record.over or record.transfer_to or not record.call_id:
             return
         for request in self.carrier.hang_up(record.call_id):
             answer = await self._rest.ask(self.name, request)

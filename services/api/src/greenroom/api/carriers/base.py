@@ -191,6 +191,20 @@ class Dial(msgspec.Struct, frozen=True, kw_only=True):
     ring_timeout_s: int
 
 
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """Which call is to be handed over.
+
+    Attributes:
+        call_id: its id.
+        target: a phone number with its country's code, or a SIP URI.
+        document_url: asked by a carrier that fetches what to do (`put_through`) rather than being told.
+    """
+
+    call_id: str
+    target: str
+    document_url: str
+
+
 class Carrier(Protocol):
     """One carrier, set up with an account."""
 
@@ -264,6 +278,14 @@ class Carrier(Protocol):
 
         A call whose media socket is closed ends by itself.
         """
+        ...
+
+    def transfer(self, transfer: Transfer) -> RestRequest | str:
+        """Return the request that takes a call from its media socket and hands it over; text: why there is none."""
+        ...
+
+    def put_through(self, target: str) -> Document:
+        """Return the document that connects a call with a phone number or a SIP URI, and ends it after that."""
         ...
 
     def is_over(self, answer: RestAnswer) -> bool:

@@ -38,7 +38,7 @@ class CallBook:
         """Return the call of a session. Raises `BrokerUnavailable`."""
         return await self._read(_by_session(session_id))
 
-    async def claim(self, carrier: str, call_id: str, tenant: str, session_id: str) -> CallRecord:
+    async def claim(self, carrier: str, call_id: str, tenant: str, session_id: str, *, origin: str = "") -> CallRecord:
         """Give a call a session; return the one that it has.
 
         Args:
@@ -46,20 +46,26 @@ class CallBook:
             call_id: its id.
             tenant: of the session.
             session_id: of a session that doesn't exist yet.
+            origin: how the carrier reaches us.
 
         Raises:
             BrokerUnavailable: it isn't known which it has.
         """
         record = CallRecord(
-            carrier=carrier, tenant=tenant, session_id=session_id, call_id=call_id, at=self._clock.now()
+            carrier=carrier,
+            tenant=tenant,
+            session_id=session_id,
+            call_id=call_id,
+            origin=origin,
+            at=self._clock.now(),
         )
         record = await self._first(_by_call(carrier, call_id), record)
         await self._first(_by_session(record.session_id), record)
         return record
 
-    async def dialling(self, carrier: str, tenant: str, session_id: str) -> bool:
+    async def dialling(self, carrier: str, tenant: str, session_id: str, *, origin: str = "") -> bool:
         """Tell whether a session's call may be dialled: True to one who asks. Raises `BrokerUnavailable`."""
-        record = CallRecord(carrier=carrier, tenant=tenant, session_id=session_id, at=self._clock.now())
+        record = CallRecord(carrier=carrier, tenant=tenant, session_id=session_id, origin=origin, at=self._clock.now())
         subject = _by_session(session_id)
         stored = await self._broker.last(STREAM, subject)
         if stored is not None and stored.data:
@@ -80,8 +86,10 @@ class CallBook:
             with contextlib.suppress(WrongLastSequence):
                 await self._broker.append(subject, b"", expected_last=stored.stream_seq)
 
-    async def learn(self, session_id: str, *, call_id: str = "", over: bool = False) -> None:
-        """Note what a carrier says of a session's call: its id, that it is over.
+    async def learn(
+        self, session_id: str, *, call_id: str = "", over: bool = False, transfer_to: str | None = None
+    ) -> None:
+        """Note what a carrier says of a session's call: its id, that it is over; or whom it is handed over to.
 
         Raises:
             BrokerUnavailable: it wasn't noted.
@@ -92,7 +100,12 @@ class CallBook:
             if stored is None or not stored.data:
                 return
             record = messages.decode(stored.data, CallRecord)
-            known = msgspec.structs.replace(record, call_id=call_id or record.call_id, over=over or record.over)
+            known = msgspec.structs.replace(
+                record,
+                call_id=call_id or record.call_id,
+                over=over or record.over,
+                transfer_to=record.transfer_to if transfer_to is None else transfer_to,
+            )
             if known == record:
                 return
             try:

@@ -5,6 +5,7 @@
     answer       a call we made         connect: its session is ready, or nobody would have been called
     status       any call               nothing; told as an event, and the end of a call ends its session
     machine      a call we made         nothing; told as an event
+    transfer     one to be handed over  put through to whom it was handed over to
 
 One call has one session, whoever of our instances is asked, and however often: its id is given out once (`CallBook`),
 and everything from there on is idempotent. A call that is held asks again every few seconds, and its session keeps its
@@ -168,7 +169,7 @@ class Calls:
             _log.warning("call_to_unknown_number", carrier=carrier.name, call_id=call.call_id)
             return "unknown-number", carrier.refuse("")
         record = await self._book.of_call(carrier.name, call.call_id) or await self._book.claim(
-            carrier.name, call.call_id, number.tenant, uuid7()
+            carrier.name, call.call_id, number.tenant, uuid7(), origin=origin
         )
         asking.record = record
         if asking.over:
@@ -201,6 +202,18 @@ class Calls:
         )
         stream_url = await self._links.stream(carrier, origin, record.tenant, record.session_id)
         return "connected", carrier.connect(stream_url)
+
+    async def put_through(self, adapter: CarrierAdapter, reference: str) -> Document:
+        """Answer for a call that is being handed over, at a carrier that asks to whom.
+
+        Raises:
+            NotFound: there is no such reference, or its call isn't being handed over.
+            BrokerUnavailable: that can't be told now.
+        """
+        known = await self._book.of_session((await self._referred(adapter.carrier, reference)).session_id)
+        if known is None or not known.transfer_to:
+            raise NotFound
+        return self._told(adapter.carrier, "transferred", adapter.carrier.put_through(known.transfer_to))
 
     async def _place(
         self, adapter: CarrierAdapter, record: CallRecord, number: Number, call: Call, origin: str

@@ -140,7 +140,7 @@ class Dials:
             # Another instance may have its settings; if none has, the session ends when nobody comes.
             raise Retry(_LATER_S, only=[plan])
         stream_url = await self._links.stream(carrier, plan.origin, plan.tenant, plan.session_id)
-        if not await self._book.dialling(plan.carrier, plan.tenant, plan.session_id):
+        if not await self._book.dialling(plan.carrier, plan.tenant, plan.session_id, origin=plan.origin):
             return
         status_url, answer_url, machine_url = (
             self._links.webhook(carrier, plan.origin, plan.tenant, plan.session_id, what)

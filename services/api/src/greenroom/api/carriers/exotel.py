@@ -18,6 +18,7 @@ from greenroom.api.carriers.base import (
     RestAnswer,
     RestRequest,
     Status,
+    Transfer,
     Webhook,
 )
 from greenroom.api.carriers.texml import seconds
@@ -150,6 +151,16 @@ class Exotel(Carrier):
         """See `Carrier`: there is no such request."""
         del call_id
         return ()
+
+    def transfer(self, transfer: Transfer) -> str:
+        """See `Carrier`: there is no such request for a call that is connected with a stream."""
+        del transfer
+        return "exotel: a call can't be handed over by its API; its flow can, behind the Voicebot applet."
+
+    def put_through(self, target: str) -> Document:
+        """See `Carrier`: it is never asked for."""
+        del target
+        return self.refuse("")
 
     def is_over(self, answer: RestAnswer) -> bool:
         """See `Carrier`."""

@@ -11,7 +11,7 @@ from greenroom.api.tickets import Tickets, derive
 
 WEBHOOKS: Final = "/v1/webhooks"
 
-type What = Literal["answer", "status", "machine"]
+type What = Literal["answer", "status", "machine", "transfer"]
 
 
 class Links:
@@ -36,4 +36,9 @@ class Links:
 
     def webhook(self, carrier: Carrier, origin: str, tenant: str, session_id: str, what: What) -> str:
         """Return where a carrier asks or tells of the call of one session."""
-        return f"{origin}{WEBHOOKS}/{carrier.name}/calls/{reference(carrier.secret, tenant, session_id)}/{what}"
+        return webhook_url(carrier, origin, tenant, session_id, what)
+
+
+def webhook_url(carrier: Carrier, origin: str, tenant: str, session_id: str, what: What) -> str:
+    """Return where a carrier asks or tells of the call of one session."""
+    return f"{origin}{WEBHOOKS}/{carrier.name}/calls/{reference(carrier.secret, tenant, session_id)}/{what}"

@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Final
 
 from greenroom.api.carriers import signatures
-from greenroom.api.carriers.base import Carrier, Dial, RestRequest, Webhook
-from greenroom.api.carriers.plivoxml import PlivoWebhooks, dial_json
+from greenroom.api.carriers.base import Carrier, Dial, RestRequest, Transfer, Webhook
+from greenroom.api.carriers.plivoxml import PlivoWebhooks, dial_json, transfer_json
 
 API_URL: Final = "https://api.plivo.com"
 
@@ -57,3 +57,8 @@ class Plivo(PlivoWebhooks, Carrier):
         """See `Carrier`: a call that nobody has picked up yet is still a request."""
         paths = (f"Call/{call_id}/", f"Request/{call_id}/")
         return tuple(RestRequest(method="DELETE", url=f"{self._account}/{path}", basic=self._basic) for path in paths)
+
+    def transfer(self, transfer: Transfer) -> RestRequest:
+        """See `Carrier`."""
+        url = f"{self._account}/Call/{transfer.call_id}/"
+        return RestRequest(method="POST", url=url, json=transfer_json(transfer), basic=self._basic)

@@ -3,7 +3,17 @@
 from typing import Final
 
 from greenroom.api.carriers import xml
-from greenroom.api.carriers.base import AnsweredBy, Call, CallNews, Dial, Document, RestAnswer, Status, Webhook
+from greenroom.api.carriers.base import (
+    AnsweredBy,
+    Call,
+    CallNews,
+    Dial,
+    Document,
+    RestAnswer,
+    Status,
+    Transfer,
+    Webhook,
+)
 from greenroom.api.carriers.texml import seconds
 
 STATUSES: Final = {
@@ -59,6 +69,10 @@ class PlivoWebhooks:
         """See `Carrier`."""
         return xml.plivo_refuse(text)
 
+    def put_through(self, target: str) -> Document:
+        """See `Carrier`."""
+        return xml.plivo_dial(target)
+
     def dialled(self, answer: RestAnswer) -> str:
         """See `Carrier`."""
         return str(answer.body.get("request_uuid") or "")
@@ -66,6 +80,11 @@ class PlivoWebhooks:
     def is_over(self, answer: RestAnswer) -> bool:
         """See `Carrier`."""
         return answer.status == _NOT_FOUND
+
+
+def transfer_json(transfer: Transfer) -> dict[str, str]:
+    """Return what both are told of a call to be handed over: where to ask what to do with it now."""
+    return {"legs": "aleg", "aleg_url": transfer.document_url, "aleg_method": "POST"}
 
 
 def dial_json(dial: Dial) -> dict[str, str]:

@@ -22,7 +22,9 @@ class CarrierSettings(ServiceSettings, frozen=True, kw_only=True):
     telnyx_public_key: Annotated[
         str | None, Env(help="Telnyx' public key (base64), which webhooks are checked with")
     ] = None
-    telnyx_account_sid: Annotated[str | None, Env(help="Account at Telnyx, for calls to be made")] = None
+    telnyx_account_sid: Annotated[str | None, Env(help="Account at Telnyx, for calls to be made and handed over")] = (
+        None
+    )
     telnyx_application_id: Annotated[str | None, Env(help="TeXML application at Telnyx, for calls to be made")] = None
     telnyx_api_url: Annotated[str, Env(help="Telnyx' API")] = "https://api.telnyx.com"
 

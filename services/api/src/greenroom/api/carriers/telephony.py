@@ -1,5 +1,6 @@
 """Phone calls, put together: the parts that share accounts, calls and connections."""
 
+import asyncio
 from typing import Final
 
 from greenroom.api.agents import Agents
@@ -12,6 +13,7 @@ from greenroom.api.carriers.in_time import InTime
 from greenroom.api.carriers.links import Links
 from greenroom.api.carriers.rest import Rest
 from greenroom.api.carriers.settings import CarrierSettings
+from greenroom.api.carriers.transfers import Transfers
 from greenroom.api.phone_numbers import Numbers
 from greenroom.api.sessions import Sessions
 from greenroom.api.store import Store
@@ -45,6 +47,7 @@ class Telephony:
         self._dials = Dials(
             broker=broker, ledger=ledger, book=self._book, links=self._links, rest=self._rest, carriers=carriers
         )
+        self._transfers = Transfers(broker=broker, book=self._book, rest=self._rest, carriers=carriers)
         self.numbers = Numbers(store)
         self.adapters = {
             name: CarrierAdapter(carrier, numbers=self.numbers, book=self._book, dials=self._dials, rest=self._rest)
@@ -70,8 +73,10 @@ class Telephony:
         )
 
     async def run(self) -> None:
-        """Call whoever is to be called, until canceled."""
-        await self._dials.run()
+        """Call whoever is to be called, and hand over whoever is to be handed over, until canceled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._dials.run(), name="dials")
+            tasks.create_task(self._transfers.run(), name="transfers")
 
     async def close(self) -> None:
         """Close connections to carriers, and wait for nobody."""

@@ -7,7 +7,7 @@ from typing import Final, cast
 import msgspec
 
 from greenroom.api.carriers import signatures, xml
-from greenroom.api.carriers.base import Carrier, Dial, Document, RestAnswer, RestRequest, Webhook
+from greenroom.api.carriers.base import Carrier, Dial, Document, RestAnswer, RestRequest, Transfer, Webhook
 from greenroom.api.carriers.texml import TexmlWebhooks, dial_form
 
 API_URL: Final = "https://api.telnyx.com"
@@ -99,6 +99,17 @@ class Telnyx(TexmlWebhooks, Carrier):
         """See `Carrier`."""
         url = f"{self._api}/v2/calls/{call_id}/actions/hangup"
         return (RestRequest(method="POST", url=url, json={}, headers=self._headers),)
+
+    def transfer(self, transfer: Transfer) -> RestRequest | str:
+        """See `Carrier`: another document takes the place of the one that connected it.
+
+        Call Control's own transfer leaves the document in charge, which ends the call when the bot's stream is closed.
+        """
+        if not self._account.account_sid:
+            return "telnyx: GREENROOM_TELNYX_ACCOUNT_SID isn't set."
+        url = f"{self._api}/v2/texml/Accounts/{self._account.account_sid}/Calls/{transfer.call_id}"
+        form = {"Texml": self.put_through(transfer.target).body.decode()}
+        return RestRequest(method="POST", url=url, form=form, headers=self._headers)
 
     def is_over(self, answer: RestAnswer) -> bool:
         """See `Carrier`."""

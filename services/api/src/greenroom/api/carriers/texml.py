@@ -56,6 +56,10 @@ class TexmlWebhooks:
         """See `Carrier`."""
         return xml.twilio_refuse(text)
 
+    def put_through(self, target: str) -> Document:
+        """See `Carrier`."""
+        return xml.twilio_dial(target)
+
 
 def dial_form(dial: Dial) -> dict[str, str | list[str]]:
     """Return what both are told of a call to be made."""

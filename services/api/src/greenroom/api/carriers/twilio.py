@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from greenroom.api.carriers import signatures, xml
-from greenroom.api.carriers.base import Carrier, Dial, Document, RestAnswer, RestRequest, Webhook
+from greenroom.api.carriers.base import Carrier, Dial, Document, RestAnswer, RestRequest, Transfer, Webhook
 from greenroom.api.carriers.texml import TexmlWebhooks, dial_form
 
 API_URL: Final = "https://api.twilio.com"
@@ -69,6 +69,11 @@ class Twilio(TexmlWebhooks, Carrier):
         """See `Carrier`."""
         url = f"{self._calls}/{call_id}.json"
         return (RestRequest(method="POST", url=url, form={"Status": "completed"}, basic=self._basic),)
+
+    def transfer(self, transfer: Transfer) -> RestRequest:
+        """See `Carrier`: another document takes the place of the one that connected it."""
+        form = {"Twiml": self.put_through(transfer.target).body.decode()}
+        return RestRequest(method="POST", url=f"{self._calls}/{transfer.call_id}.json", form=form, basic=self._basic)
 
     def is_over(self, answer: RestAnswer) -> bool:
         """See `Carrier`."""

@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Final
 
 from greenroom.api.carriers import signatures
-from greenroom.api.carriers.base import Carrier, Dial, RestRequest, Webhook
-from greenroom.api.carriers.plivoxml import PlivoWebhooks, dial_json
+from greenroom.api.carriers.base import Carrier, Dial, RestRequest, Transfer, Webhook
+from greenroom.api.carriers.plivoxml import PlivoWebhooks, dial_json, transfer_json
 
 API_URL: Final = "https://api.vobiz.ai"
 
@@ -62,3 +62,8 @@ class Vobiz(PlivoWebhooks, Carrier):
     def hang_up(self, call_id: str) -> tuple[RestRequest, ...]:
         """See `Carrier`."""
         return (RestRequest(method="DELETE", url=f"{self._calls}/{call_id}", headers=self._headers),)
+
+    def transfer(self, transfer: Transfer) -> RestRequest:
+        """See `Carrier`."""
+        url = f"{self._calls}/{transfer.call_id}/"
+        return RestRequest(method="POST", url=url, json=transfer_json(transfer), headers=self._headers)

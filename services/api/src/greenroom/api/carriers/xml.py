@@ -39,6 +39,16 @@ def twilio_refuse(text: str) -> Document:
     return _document(response)
 
 
+def twilio_dial(target: str) -> Document:
+    """Connect the call with a phone number or a SIP URI; when that hangs up, the call ends."""
+    return _dial(target, "Sip")
+
+
+def plivo_dial(target: str) -> Document:
+    """Connect the call with a phone number or a SIP URI; when that hangs up, the call ends."""
+    return _dial(target, "User")
+
+
 def plivo_connect(stream_url: str) -> Document:
     """Connect the call with a media socket, both ways; when that closes, the call ends."""
     response = Element("Response")
@@ -71,6 +81,12 @@ def plivo_refuse(text: str) -> Document:
 def nothing() -> Document:
     """Say nothing: the answer to what only tells us something."""
     return _document(Element("Response"))
+
+
+def _dial(target: str, sip: str) -> Document:
+    response = Element("Response")
+    SubElement(SubElement(response, "Dial"), "Number" if target.startswith("+") else sip).text = target
+    return _document(response)
 
 
 def _document(response: Element) -> Document:

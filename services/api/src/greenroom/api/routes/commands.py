@@ -57,6 +57,8 @@ def command_routes(commands: Commands, listening: ListenTickets, public_url: str
                 command_errors.FunctionUnknown,
                 command_errors.FunctionArgumentsInvalid,
                 command_errors.FunctionFailed,
+                command_errors.TransferTargetInvalid,
+                command_errors.TransferFailed,
                 command_errors.TooManyCommands,
             ),
         },

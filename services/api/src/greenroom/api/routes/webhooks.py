@@ -75,6 +75,11 @@ class _Door:
         adapter = await self._calls.verified(carrier, webhook)
         return _response(await self._calls.machine(adapter, webhook, reference))
 
+    async def transfer(self, request: AnyRequest, carrier: str, reference: str) -> Response[bytes]:
+        webhook, _ = await _webhook(request, self._public_url)
+        adapter = await self._calls.verified(carrier, webhook)
+        return _response(await self._calls.put_through(adapter, reference))
+
 
 def _of_numbers(door: _Door) -> list[HTTPRouteHandler]:
     """Return the routes that carriers are given for a number."""
@@ -129,7 +134,14 @@ def _of_calls(door: _Door) -> list[HTTPRouteHandler]:
         """Note whether somebody or a machine picked up, as an event of the session."""
         return await door.machine(request, carrier, reference)
 
-    return [answer_dialled_call, tell_dialled_call, tell_dialled_call_by_get, tell_machine]
+    @post(f"{path}/transfer", operation_id="put_call_through", summary="To whom a call is handed over", **_DESCRIBED)
+    async def put_call_through(
+        request: AnyRequest, carrier: FromPath[str], reference: FromPath[str]
+    ) -> Response[bytes]:
+        """Answer with whom to connect a call with that is being handed over; Plivo and Vobiz ask."""
+        return await door.transfer(request, carrier, reference)
+
+    return [answer_dialled_call, tell_dialled_call, tell_dialled_call_by_get, tell_machine, put_call_through]
 
 
 async def _webhook(request: AnyRequest, public_url: str | None) -> tuple[Webhook, str]:

@@ -73,8 +73,8 @@ class Tokens:
 def permissions(grant: Grant) -> dict[str, Any]:
     """Return what the login may do, as the claims of a NATS user have it.
 
-    Exactly what a session process does: its own events, audio and frames, its own commands and secrets, replies. Not
-    the ledger, which is the runner's; and nothing of other sessions.
+    Exactly what a session process does: its own events, audio, frames and questions, its own commands and secrets,
+    replies. Not the ledger, which is the runner's; and nothing of other sessions.
     """
     if not grant.session_id:
         return {"pub": {"allow": [f"{PRACTICE}.>", "$JS.API.STREAM.NAMES"]}, "sub": {"allow": [f"{PRACTICE}.>"]}}
@@ -87,6 +87,7 @@ def permissions(grant: Grant) -> dict[str, Any]:
                 subjects.SESSION_AUDIO.wildcard(**tokens),
                 subjects.SESSION_MEDIA.format(**tokens, direction="out"),
                 subjects.SESSION_TAP.format(**tokens, direction="listen"),
+                subjects.SESSION_ASK.format(**tokens, name="transfer"),
                 secret,
                 f"$JS.API.DIRECT.GET.{SECRETS}.{secret}",
                 # Whether no stream takes a subject, or only nobody answers for it now.

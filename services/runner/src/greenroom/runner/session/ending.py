@@ -37,14 +37,27 @@ class Ending:
         self.begun = asyncio.Event()
         self.hurry = asyncio.Event()
         self.verdict: Verdict | None = None
+        self._handed_over = False
 
     def decide(self, outcome: Outcome, reason: str, detail: str | None = None) -> bool:
         """Give the verdict; returns whether it counts."""
         if self.verdict is not None:
             return False
-        self.verdict = Verdict(outcome=outcome, reason=reason, detail=detail[:_MAX_DETAIL] if detail else None)
+        verdict = Verdict(outcome=outcome, reason=reason, detail=detail[:_MAX_DETAIL] if detail else None)
+        self.verdict = self._named(verdict)
         self.begun.set()
         return True
+
+    def handed_over(self) -> None:
+        """A carrier has taken the caller: he hasn't left, though it looks so, and may have before this is known."""
+        self._handed_over = True
+        if self.verdict is not None:
+            self.verdict = self._named(self.verdict)
+
+    def _named(self, verdict: Verdict) -> Verdict:
+        if self._handed_over and verdict.reason == Reason.CLIENT_LEFT.value:
+            return msgspec.structs.replace(verdict, reason=Reason.TRANSFERRED.value)
+        return verdict
 
     def stop(self, now: bool, detail: str | None) -> None:  # noqa: FBT001 a callback
         """End in order, or at once, because somebody asks for it."""

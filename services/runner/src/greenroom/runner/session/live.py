@@ -57,6 +57,8 @@ _log = structlog.get_logger()
 # What canceling the pipelines, and then the bot, may take, as a share of the whole end (`limits.end_timeout_s`).
 _PATIENCE: Final = 0.08
 _MIN_FLUSH_S: Final = 1.0
+# A carrier that has taken a call closes its media within a second or two; one that doesn't must not be heard any more.
+_HANDED_OVER_S: Final = 10.0
 # The runner is gone, or has lost its patience: of the second that is left, this is for each of two cancelations and
 # for the last messages.
 _URGENT_CANCEL_S: Final = 0.15
@@ -140,6 +142,7 @@ class LiveSession:
             clock=self._clock,
             bot_context=self._bot_context,
             stop=self._ending.stop,
+            transferred=self._on_transferred,
         )
         self._tasks = asyncio.TaskGroup()
         self._bot: asyncio.Task[None] | None = None
@@ -324,6 +327,12 @@ class LiveSession:
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)
 
+    def _on_transferred(self) -> None:
+        """Leave it to the carrier to close the media: done by us, it might end the call before it has another end."""
+        self._ending.handed_over()
+        over = self._ending.decide, Outcome.COMPLETED, Reason.TRANSFERRED.value
+        asyncio.get_running_loop().call_later(_HANDED_OVER_S, *over)
+
     def _on_node(self, before: str | None, node: str) -> None:
         if before is not None:
             self._emitter.emit(EventType.NODE_TRANSITION, {"from": before, "to": node})
@@ -364,6 +373,7 @@ class LiveSession:
 
     async def _end(self) -> Finished:
         loop = asyncio.get_running_loop()
+        await self._desk.settle(self._ending.hurry)
         verdict = self._ending.verdict
         if verdict is None:
             raise RuntimeError("an end without a verdict")

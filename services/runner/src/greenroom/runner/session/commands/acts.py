@@ -18,7 +18,7 @@ from greenroom.runner.session.commands.exposed import Exposed
 from greenroom.runner.session.commands.muting import Muting
 from greenroom.runner.session.commands.parts import Parts, hand
 from greenroom.runner.session.commands.standing import Standing
-from greenroom.runner.session.commands.transferring import transfer
+from greenroom.runner.session.commands.transferring import Transferring
 from greenroom.runner.session.emitter import Emitter
 
 type Result = dict[str, Any]
@@ -48,6 +48,7 @@ class Acts:
         clock: the call's timeline.
         exposed: the bot's functions.
         stop: ends the session: at once or not, why.
+        transferred: called once a carrier has taken the call.
         listeners: how many listen in.
     """
 
@@ -60,6 +61,7 @@ class Acts:
         clock: CallClock,
         exposed: Exposed,
         stop: Callable[[bool, str | None], None],
+        transferred: Callable[[], None],
         listeners: Callable[[], int],
     ) -> None:
         self.muting: Final = Muting(parts)
@@ -71,6 +73,7 @@ class Acts:
         self._exposed = exposed
         self._settings = Settings(parts, exposed)
         self._stop = stop
+        self._transferring = Transferring(transferred)
         self._listeners = listeners
         self._by_kind: dict[type, Callable[[Any], Awaitable[Result]]] = {
             commands.Say: self._say,
@@ -134,7 +137,8 @@ class Acts:
         return {"muted": list(self.muting.sides)}
 
     async def _transfer(self, command: commands.Transfer) -> Result:
-        by = await transfer(self._medium, self._parts.all(BaseOutputTransport), command.target)
+        outputs = self._parts.all(BaseOutputTransport)
+        by = await self._transferring.transfer(self._medium, outputs, command.target)
         self._emitter.emit(EventType.TRANSFER_REQUESTED, {"target": command.target, "by": by})
         return {"by": by}
 

@@ -15,7 +15,7 @@ import structlog
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message, Subscription
 from greenroom.common.command_errors import CommandNotDone, CommandUnsupported, SessionNotLive, TooManyCommands
-from greenroom.common.commands import CommandAnswer, CommandDone, CommandRefused, CommandRequest, kind_of
+from greenroom.common.commands import CommandAnswer, CommandDone, CommandRefused, CommandRequest, Transfer, kind_of
 from greenroom.common.errors import BrokerUnavailable, GreenroomError
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import EventType, decode, encode
@@ -29,7 +29,7 @@ from greenroom.runner.session.commands.parts import Parts
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import where_raised
 from greenroom.runner.session.listening.ears import Ears
-from greenroom.runner.session.pipelines import Pipelines
+from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
 
 _log = structlog.get_logger()
@@ -56,6 +56,7 @@ class Desk:
         clock: the call's timeline.
         bot_context: what the bot runs in.
         stop: ends the session: at once or not, why.
+        transferred: called once a carrier has taken the call.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Desk:
         clock: CallClock,
         bot_context: contextvars.Context,
         stop: Callable[[bool, str | None], None],
+        transferred: Callable[[], None],
     ) -> None:
         self.exposed: Final = Exposed(bot_context)
         parts = Parts(pipelines.attachments)
@@ -80,6 +82,7 @@ class Desk:
             clock=clock,
             exposed=self.exposed,
             stop=stop,
+            transferred=transferred,
             listeners=lambda: self._ears.listeners,
         )
         self._ears = Ears(
@@ -92,6 +95,7 @@ class Desk:
         self._clock = clock
         self._answered = Answered()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._transfers: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
         emitter.on_event = self.acts.standing.see
 
@@ -100,6 +104,11 @@ class Desk:
         self._subscription = await self._broker.subscribe(self._subject, self._on_message, max_pending=_MAX_PENDING)
         await self._http.open()
         await self._ears.open()
+
+    async def settle(self, hurry: asyncio.Event) -> None:
+        """Wait until it is known whether the caller was handed over: that may be why he is gone."""
+        if self._transfers:
+            await first(asyncio.wait(self._transfers), hurry.wait())
 
     async def close(self) -> None:
         """Take no more; what is under way is canceled, and answered so."""
@@ -128,6 +137,9 @@ class Desk:
         task = asyncio.get_running_loop().create_task(work, name=f"command {kind_of(request.command)}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if isinstance(request.command, Transfer):
+            self._transfers.add(task)
+            task.add_done_callback(self._transfers.discard)
 
     async def _refuse_unread(self, message: Message) -> None:
         """Refuse what isn't a command that is known here; it may be one of a later version."""

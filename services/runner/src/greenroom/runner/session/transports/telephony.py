@@ -25,6 +25,7 @@ from greenroom.common.lifecycle import Session
 from greenroom.common.media_messages import MediaKind
 from greenroom.common.secrets import SecretBox
 from greenroom.runner.session.attach import Attachment
+from greenroom.runner.session.transports import carrier_api
 from greenroom.runner.session.transports import telephony_wire as wire
 from greenroom.runner.session.transports.base import OnConnected, OnDisconnected
 from greenroom.runner.session.transports.nats_websocket import MediaLink
@@ -129,6 +130,7 @@ class TelephonyTransport(WebSocketTransport):
             on_disconnected=on_disconnected,
         )
         super().__init__(session, broker, on_connected, on_disconnected, link=self._carrier)
+        self._broker = broker
         self._secrets = SecretBox(broker)
         self._on_connected = on_connected
         self._connection = ""
@@ -166,6 +168,13 @@ class TelephonyTransport(WebSocketTransport):
         super().let_go()
         for serializer in self._serializers:
             _never_hang_up(serializer)
+
+    async def transfer(self, target: str) -> None:
+        """Have the carrier take the call away from here. See `carrier_api.transfer`."""
+        # What the bot does when its caller is gone must not end his call. If he stays, the api hangs up in its place.
+        for serializer in self._serializers:
+            _never_hang_up(serializer)
+        await carrier_api.transfer(self._broker, self._session, target)
 
     def _opened(self, connection_id: str) -> None:
         self._connection = connection_id
