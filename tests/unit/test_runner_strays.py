@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from greenroom.common.clock import SystemClock
-from greenroom.runner import supervisor
+from greenroom.runner import childlife, supervisor
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.supervisor import Supervisor
 
@@ -39,7 +39,7 @@ async def test_what_strays_had_started_is_found_at_once(monkeypatch: pytest.Monk
         return strays or frozenset()
 
     monkeypatch.setattr(supervisor, "kill_strays", kill_strays)
-    monkeypatch.setattr(supervisor.childlife, "adopt_orphans", lambda: None)
+    monkeypatch.setattr(childlife, "adopt_orphans", lambda: None)
     clock = Noting()
     made = Supervisor(RunnerSettings(), (), clock=clock, environment={}, owns_children=True)
     running = asyncio.create_task(made.run())
