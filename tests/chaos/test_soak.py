@@ -16,7 +16,7 @@ _MEMORY_MB = {"runner": 4.0, "zygote": 2.0, "nats": 40.0}
 
 @pytest.mark.timeout(300)  # half a minute on a machine that does nothing else
 async def test_sessions_leave_nothing_behind(tmp_path: Path) -> None:
-    """200 calls later there are as many files, threads, processes and consumers as before, and no more memory."""
+    """200 calls later there is as much of everything that is counted as before, and no more memory."""
     async with soaking(tmp_path) as soak:
         await soak.sessions(_WARM_UP)
         before = await soak.usage()

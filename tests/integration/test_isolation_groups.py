@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +42,23 @@ while time.process_time() < until: pass
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
 time.sleep(60)
 """
+# Takes twice the memory that it may, and uses it.
+_ALLOCATE = """
+import sys
+sys.stdin.read()
+held = bytearray(b"x") * (128 * 1024 * 1024)
+"""
+# Starts more processes than it may, as far as it gets; says how far that was.
+_FORK = """
+import subprocess, sys
+sys.stdin.read()
+started = []
+try:
+    while len(started) < 40: started.append(subprocess.Popen(["sleep", "60"]))
+except BlockingIOError:
+    pass
+sys.exit(len(started))
+"""
 
 
 def test_a_whole_session_is_killed_and_measured_by_its_group() -> None:
@@ -78,6 +96,38 @@ def test_a_whole_session_is_killed_and_measured_by_its_group() -> None:
             assert removed == "True"
         assert gone(escaped)
         assert not Path(place).exists()
+
+
+@pytest.mark.parametrize(
+    ("controller", "script", "held", "free"),
+    [
+        # All of it is killed, for want of memory.
+        ("memory", _ALLOCATE, (-signal.SIGKILL, "oom_kills"), 0),
+        # Itself, and fifteen others.
+        ("pids", _FORK, (15, "forks_refused"), 40),
+    ],
+    ids=["memory", "pids"],
+)
+def test_the_kernel_holds_a_session_to_its_limits(
+    controller: str, script: str, held: tuple[int, str], free: int
+) -> None:
+    """Whoever goes over is stopped, and the group knows; where the controller isn't offered nobody is, as is said."""
+    parent = parent_of_groups()
+    if parent is None:
+        _assert_refused()
+        return
+    with delegated_group(parent) as folder:
+        offered = controller in (folder / "cgroup.controllers").read_text().split()
+        run = subprocess.run(
+            [sys.executable, "-c", _DIVIDE, str(folder), script], input="", capture_output=True, text=True, check=True
+        )
+    first, last = run.stdout.strip().splitlines()
+    assert (controller in first.split()[-1].split(",")) == offered
+    code, _, end, removed = last.split("|")
+    counted = {name: int(number) for name, number in re.findall(r"(oom_kills|forks_refused)=(\d+)", end)}
+    assert int(code) == (held[0] if offered else free)
+    assert (counted[held[1]] > 0) == offered
+    assert removed == "True"
 
 
 async def test_a_runner_divides_its_group(nats_url: str) -> None:
