@@ -1,5 +1,6 @@
 """Phone calls over each carrier: its own wire format, our api, and real session processes."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
@@ -230,6 +231,28 @@ async def test_a_call_is_held_until_there_is_a_slot(world: CarrierWorld) -> None
     await until(lambda: voiced(phone.heard) > GREETING_S * 0.9)
     assert (await world.only_session()).id == waiting.id
     await phone.hang_up()
+
+
+@pytest.mark.parametrize("world", HOLDING, indirect=True)
+async def test_a_call_is_held_no_longer_than_its_number_says(
+    world: CarrierWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it hears that the line is busy, though its session would still wait."""
+    # No longer than it takes until the call asks again.
+    monkeypatch.setattr(world.api.parts.telephony.adapters[world.name].carrier, "answer_within_s", 0.2, raising=False)
+    world.slots = 0
+    await world.number(at_busy="hold", hold_s=3.0, busy_text="Nobody is here.")
+    leg = world.exchange.leg()
+    answered = await world.exchange.ask(f"{world.api.url}/v1/webhooks/{world.name}/answer", leg)
+    assert answered.kind == "hold"
+    assert (await world.only_session()).state is State.REQUESTED
+    for _ in range(10):
+        if answered.kind == "hold":
+            await asyncio.sleep(answered.pause_s)
+            answered = await world.exchange.ask(answered.url, leg)
+    assert (answered.kind, answered.text) == ("refuse", "Nobody is here.")
+    session = await world.ended((await world.only_session()).id)
+    assert (session.outcome, session.reason) == (Outcome.REJECTED, "line-busy")
 
 
 @pytest.mark.parametrize("world", HOLDING, indirect=True)

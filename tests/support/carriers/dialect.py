@@ -50,6 +50,8 @@ class Dialled(msgspec.Struct, frozen=True, kw_only=True):
     caller: str
     answer_url: str = ""
     status_url: str = ""
+    # Told that the phone rings, where that has an address of its own.
+    ring_url: str = ""
     machine_url: str = ""
     stream_url: str = ""
 

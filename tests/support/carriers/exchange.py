@@ -160,7 +160,7 @@ class Exchange:
         await asyncio.sleep(0.1)
         if self.callee == "rings":
             await self.rings.wait()
-            await self._tell_dialled(dialled.status_url, leg, "ringing")
+            await self._tell_dialled(dialled.ring_url or dialled.status_url, leg, "ringing")
             return
         if self.callee != "answers":
             self.live.discard(leg.call_id)
