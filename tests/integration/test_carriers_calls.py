@@ -1,11 +1,13 @@
 """Phone calls over each carrier: its own wire format, our api, and real session processes."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from greenroom.api.carriers.references import reference
 from greenroom.common.lifecycle import Outcome, State
 from tests.support.api_world import eventually, problem_of, until
 from tests.support.bot_line import spoken
@@ -151,17 +153,33 @@ async def test_a_carrier_that_says_the_call_is_over_ends_the_session(world: Carr
 
 
 async def test_a_webhook_that_is_not_the_carriers_is_refused(world: CarrierWorld) -> None:
-    """A wrong or missing signature is a problem, and nothing has happened."""
+    """A wrong or missing signature is a problem, whatever is asked or told, and nothing has happened."""
     await world.number()
-    leg = world.exchange.leg()
-    url = f"{world.api.url}/v1/webhooks/{world.name}/answer"
-    fields = world.exchange.dialect.asks(leg)
-    wrong = dict.fromkeys(world.exchange.dialect.sign("POST", url, fields), "AAAA")
-    refused = await world.exchange.webhook(url, fields, headers=wrong)
-    assert problem_of(refused)["code"] == "webhook-unsigned"
-    unsigned = await world.exchange.webhook(url, fields, headers=dict.fromkeys(wrong, ""))
-    assert problem_of(unsigned)["code"] == "webhook-unsigned"
+    leg, told = world.exchange.leg(), world.exchange.dialect.tells
+    webhooks = f"{world.api.url}/v1/webhooks/{world.name}"
+    await _refused(world, f"{webhooks}/answer", world.exchange.dialect.asks(leg))
     assert await world.sessions() == []
+    phone = await world.exchange.call(world.api.url, leg)
+    await until(lambda: voiced(phone.heard) > GREETING_S * 0.9)
+    session = await world.only_session()
+    secret = world.api.parts.telephony.adapters[world.name].carrier.secret
+    of_call = f"{webhooks}/calls/{reference(secret, session.tenant, session.id)}"
+    await _refused(world, f"{webhooks}/status", told(leg, "completed"))
+    await _refused(world, f"{of_call}/status", told(leg, "completed"))
+    await _refused(world, f"{of_call}/answer", world.exchange.dialect.asks(leg))
+    machine = {"AnsweredBy": "machine_start", "Machine": "true"}
+    await _refused(world, f"{of_call}/machine", world.exchange.dialect.asks(leg) | machine)
+    assert await world.only_session() == session
+    for kind in ("call_status", "call_answered_by"):
+        assert await world.events(session, kind) == []
+    await phone.hang_up()
+
+
+async def _refused(world: CarrierWorld, url: str, fields: dict[str, Any]) -> None:
+    proof = world.exchange.dialect.sign("POST", f"{world.api.url}/v1/webhooks/{world.name}/answer", fields)
+    for sent_to, text in ((url, "AAAA"), (url, ""), (f"{url}?token=AAAA", "")):
+        refused = await world.exchange.webhook(sent_to, fields, headers=dict.fromkeys(proof, text))
+        assert problem_of(refused)["code"] == "webhook-unsigned", sent_to
 
 
 async def test_a_webhook_that_comes_again_makes_no_second_session(world: CarrierWorld) -> None:
@@ -213,6 +231,28 @@ async def test_a_call_is_held_until_there_is_a_slot(world: CarrierWorld) -> None
     await until(lambda: voiced(phone.heard) > GREETING_S * 0.9)
     assert (await world.only_session()).id == waiting.id
     await phone.hang_up()
+
+
+@pytest.mark.parametrize("world", HOLDING, indirect=True)
+async def test_a_call_is_held_no_longer_than_its_number_says(
+    world: CarrierWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it hears that the line is busy, though its session would still wait."""
+    # No longer than it takes until the call asks again.
+    monkeypatch.setattr(world.api.parts.telephony.adapters[world.name].carrier, "answer_within_s", 0.2, raising=False)
+    world.slots = 0
+    await world.number(at_busy="hold", hold_s=3.0, busy_text="Nobody is here.")
+    leg = world.exchange.leg()
+    answered = await world.exchange.ask(f"{world.api.url}/v1/webhooks/{world.name}/answer", leg)
+    assert answered.kind == "hold"
+    assert (await world.only_session()).state is State.REQUESTED
+    for _ in range(10):
+        if answered.kind == "hold":
+            await asyncio.sleep(answered.pause_s)
+            answered = await world.exchange.ask(answered.url, leg)
+    assert (answered.kind, answered.text) == ("refuse", "Nobody is here.")
+    session = await world.ended((await world.only_session()).id)
+    assert (session.outcome, session.reason) == (Outcome.REJECTED, "line-busy")
 
 
 @pytest.mark.parametrize("world", HOLDING, indirect=True)

@@ -116,7 +116,7 @@ async def test_somebody_who_is_not_reached_ends_the_session(world: CarrierWorld,
 
 @pytest.mark.parametrize(
     ("world", "told_first"),
-    [("telnyx", True), ("twilio", False), ("telnyx", False), ("plivo", False), ("vobiz", False)],
+    [(name, told) for name in ("telnyx", "plivo", "vobiz") for told in (True, False)] + [("twilio", False)],
     indirect=["world"],
 )
 async def test_a_phone_that_rings_is_let_go_with_its_session(world: CarrierWorld, told_first: bool) -> None:  # noqa: FBT001

@@ -7,6 +7,8 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
+# How a webhook brings its fields: by GET, or by POST.
+type By = Literal["query", "form", "json"]
 # What comes on a stream: audio to be played, the buffer to be emptied, a mark to be told of, nothing that matters.
 type Heard = tuple[Literal["audio", "clear", "mark", "other"], Any]
 
@@ -48,6 +50,8 @@ class Dialled(msgspec.Struct, frozen=True, kw_only=True):
     caller: str
     answer_url: str = ""
     status_url: str = ""
+    # Told that the phone rings, where that has an address of its own.
+    ring_url: str = ""
     machine_url: str = ""
     stream_url: str = ""
 
@@ -68,6 +72,9 @@ class Dialect(Protocol):
     mulaw: bool
     # How much audio a message to us has.
     frame_s: float
+    # How it asks about a call that came in, and how it says and asks everything else.
+    asks_by: By = "form"
+    tells_by: By = "form"
     # Whether the carrier says that a buffer is empty by telling all of its marks.
     marks_after_clear: bool
 
@@ -87,7 +94,7 @@ class Dialect(Protocol):
         """Return what the carrier says when it asks what to do with a call."""
         ...
 
-    def tells(self, leg: Leg, status: str) -> dict[str, str]:
+    def tells(self, leg: Leg, status: str) -> dict[str, Any]:
         """Return what it says when a call's state has changed."""
         ...
 

@@ -98,11 +98,20 @@ class Exchange:
         return self.dialect.reads(response.status_code, response.content)
 
     async def webhook(
-        self, url: str, fields: dict[str, str], *, at: float | None = None, headers: dict[str, str] | None = None
+        self, url: str, fields: dict[str, Any], *, at: float | None = None, headers: dict[str, str] | None = None
     ) -> httpx.Response:
-        """Send a webhook, signed; `headers` replace those that it would have."""
-        signed = self.dialect.sign("POST", url, fields, at=at) | (headers or {})
-        return await self._http.post(url, data=fields, headers=signed)
+        """Send a webhook as the carrier does, signed; `headers` replace those that it would have."""
+        asks = url.partition("?")[0].endswith(f"/{self.dialect.name}/answer")
+        by = self.dialect.asks_by if asks else self.dialect.tells_by
+        method = "GET" if by == "query" else "POST"
+        signed = self.dialect.sign(method, url, fields, at=at) | (headers or {})
+        match by:
+            case "query":
+                return await self._http.get(httpx.URL(url).copy_merge_params(fields), headers=signed)
+            case "form":
+                return await self._http.post(url, data=fields, headers=signed)
+            case "json":
+                return await self._http.post(url, json=fields, headers=signed)
 
     async def call(self, api_url: str, leg: Leg | None = None) -> Phone:
         """Call our number; returns when the call is connected, however often it is held before."""
@@ -176,7 +185,7 @@ class Exchange:
         await asyncio.sleep(0.1)
         if self.callee == "rings":
             await self.rings.wait()
-            await self._tell_dialled(dialled.status_url, leg, "ringing")
+            await self._tell_dialled(dialled.ring_url or dialled.status_url, leg, "ringing")
             return
         if self.callee != "answers":
             self.live.discard(leg.call_id)

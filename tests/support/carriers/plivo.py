@@ -161,11 +161,13 @@ class PlivoDialect(Dialect):
         if request.method != "POST" or request.path != self.calls:
             return None
         fields = request.fields
+        assert {fields[f"{each}_method"] for each in ("answer", "ring", "hangup")} == {"POST"}
         return Dialled(
             to=fields["to"],
             caller=fields["from"],
             answer_url=fields["answer_url"],
             status_url=fields["hangup_url"],
+            ring_url=fields["ring_url"],
             machine_url=fields.get("machine_detection_url", ""),
         )
 
