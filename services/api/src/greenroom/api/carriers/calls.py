@@ -213,7 +213,8 @@ class Calls:
         known = await self._book.of_session((await self._referred(adapter.carrier, reference)).session_id)
         if known is None or not known.transfer_to:
             raise NotFound
-        return self._told(adapter.carrier, "transferred", adapter.carrier.put_through(known.transfer_to))
+        self._answered.inc(carrier=adapter.name, answer="transferred")
+        return adapter.carrier.put_through(known.transfer_to)
 
     async def _place(
         self, adapter: CarrierAdapter, record: CallRecord, number: Number, call: Call, origin: str
