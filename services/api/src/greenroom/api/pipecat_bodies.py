@@ -128,7 +128,7 @@ def wish_of(agent: str, data: StartBot) -> CreateSession:
     transport = _TRANSPORTS.get(name)
     if transport is None:
         text = (
-            "Calls come to a number; see docs/phone-calls.md." if name in _CARRIERS else "There is no such transport."
+            "Calls come to a number: `PUT /v1/numbers`." if name in _CARRIERS else "There is no such transport."
         )
         raise TransportNotOffered(f"/transport: {text}", errors=[FieldProblem(pointer="/transport", detail=text)])
     options = _daily_options(data) if transport == "daily" else {}
