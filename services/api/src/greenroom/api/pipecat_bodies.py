@@ -127,9 +127,7 @@ def wish_of(agent: str, data: StartBot) -> CreateSession:
     name = data.transport or ("daily" if data.createDailyRoom else "webrtc")
     transport = _TRANSPORTS.get(name)
     if transport is None:
-        text = (
-            "Calls come to a number: `PUT /v1/numbers`." if name in _CARRIERS else "There is no such transport."
-        )
+        text = "Calls come to a number: `PUT /v1/numbers`." if name in _CARRIERS else "There is no such transport."
         raise TransportNotOffered(f"/transport: {text}", errors=[FieldProblem(pointer="/transport", detail=text)])
     options = _daily_options(data) if transport == "daily" else {}
     return CreateSession(agent=agent, transport=transport, transport_options=options, body=data.body or {})
