@@ -23,7 +23,7 @@ class _End:
         self.ran: list[tuple[str, float]] = []
         self.told: list[str] = []
 
-    def hook(self, name: str, takes_s: float = 0.0, error: Exception | None = None) -> Any:
+    def hook(self, name: str, takes_s: float = 0.0, error: BaseException | None = None) -> Any:
         async def run() -> None:
             await asyncio.sleep(takes_s)
             if error is not None:
@@ -65,6 +65,14 @@ def test_each_has_its_own_deadline(end: _End) -> None:
     assert slow == "ON_END: slow: not done within 2.0 s"
     assert bad.startswith("ON_END: bad: ValueError")
     assert "secret" not in bad
+
+
+def test_one_that_exits_does_not_end_the_end(end: _End) -> None:
+    """`sys.exit()` would take the session's last event with it."""
+    end.run([(end.hook("exits", error=SystemExit(3)), 1.0), (end.hook("close"), 1.0)])
+    assert end.ran == [("close", 0.0)]
+    [told] = end.told
+    assert told.startswith("ON_END: exits: SystemExit")
 
 
 def test_all_of_them_have_what_the_session_has_left(end: _End) -> None:

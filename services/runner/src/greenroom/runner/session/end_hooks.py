@@ -52,7 +52,7 @@ async def _run(run: Callable[[], Any], within_s: float) -> str | None:
             await run()
     except TimeoutError:
         return f"not done within {max(within_s, 0):.1f} s"
-    except Exception as error:  # noqa: BLE001 a bot's code may raise anything, and the session ends all the same
+    except (Exception, SystemExit) as error:  # noqa: BLE001 a bot's code may do anything, and the session ends in order
         return where_raised(error)
     return None
 
