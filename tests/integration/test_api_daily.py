@@ -13,9 +13,11 @@ import msgspec
 import pytest
 
 from greenroom.common import subjects
+from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Outcome, Session, State
 from greenroom.common.secrets import SecretBox
-from tests.support.api_world import LEASED, ApiWorld, problem_of, running_api
+from tests.support.api_world import LEASED, ApiWorld, eventually, problem_of, running_api
 from tests.support.daily_stub import BASE, KEY, DailyStub
 from tests.support.provider_stub import Fault
 
@@ -178,6 +180,26 @@ async def test_a_session_that_nobody_is_told_of_ends(
     assert daily.calls("POST", "/rooms") == 1
     daily.fail_from(None)
     await _all_gone(daily)
+
+
+async def test_it_ends_although_the_broker_is_away_just_then(
+    world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller hears what was wrong with Daily, and the session ends once the broker is back."""
+    daily.fail_from(3, Fault("lost"))
+    move, away = Ledger.move, 2
+
+    async def moves(ledger: Ledger, *what: Any) -> Any:
+        nonlocal away
+        away -= 1
+        if away >= 0:
+            raise BrokerUnavailable
+        return await move(ledger, *what)
+
+    monkeypatch.setattr(Ledger, "move", moves)
+    assert problem_of(await _ask(client))["code"] == "provider-unavailable"
+    session = await eventually(lambda: _only_session(world), lambda session: session.ended)
+    assert (session.outcome, session.reason) == (Outcome.FAILED, "transport-failed")
 
 
 async def test_one_that_waited_for_a_runner_ends_in_order(

@@ -94,6 +94,7 @@ class Parts:
             policy=self.policy,
             spending=self.spending,
         )
+        self._sessions = sessions
         self.bot_http = BotHttpLink(broker, sessions, max_streams=settings.api_max_streams)
         listen_tickets = ListenTickets(broker, sessions)
         self.listening = ListenEdge(
@@ -156,6 +157,7 @@ class Parts:
                 for task in work:
                     task.cancel()
         finally:
+            await self._sessions.close()
             await self.telephony.close()
             await self.policy.stop()
             await self.fleet.stop()
