@@ -79,7 +79,6 @@ class Parts:
         agents = Agents(store, self.fleet)
         self.telephony = Telephony(settings, store=store, broker=broker, ledger=ledger, tickets=tickets)
         peer_tokens = PeerTokens(tickets, self.keys)
-        # Our own come last: a name of theirs can't be taken.
         ours = (*adapters(settings, tickets, peer_tokens), *self.telephony.adapters.values())
         offered = (*plugged_in(settings), *ours)
         self.transports = Transports(offered, broker=broker, ledger=ledger)
