@@ -5,6 +5,7 @@ of 60 ms a word.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import struct
@@ -389,7 +390,12 @@ async def tidy(runner_args: RunnerArguments) -> None:
     async def fail_at_the_end() -> None:
         raise ValueError(f"saved: {ended.is_set()}, of {runner_args.session_id}")
 
-    ON_END.extend([(save, 1.0), (fail_at_the_end, 1.0)])
+    async def stay() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    ON_END.extend([(save, 1.0), (stay, 0.2), (fail_at_the_end, 1.0)])
     await echo(runner_args)
 
 
