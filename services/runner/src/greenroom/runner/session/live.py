@@ -98,6 +98,7 @@ class LiveSession:
         self._ending = Ending()
         # Whether the runner knows of the end because it said so.
         self._told_to_end = False
+        self._somebody_there = False
         self._hung_up = False
         self._orphaned = False
         self._urgent = False
@@ -299,6 +300,7 @@ class LiveSession:
     # ------------------------------------------------------------------------ meanwhile
 
     def _on_connected(self, connection_id: str) -> None:
+        self._somebody_there = True
         self._clock.begin()
         self._emitter.emit(EventType.CALL_CONNECTED, {"connection_id": connection_id})
         _log.info("client_connected", connection_id=connection_id)
@@ -315,9 +317,12 @@ class LiveSession:
         await self._transport.welcome()
 
     def _on_disconnected(self, by: str, code: int, reason: str) -> None:
-        self._emitter.emit(
-            EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
-        )
+        # Who never came, or was told to be away already, isn't told to be gone; the way to him is over all the same.
+        if self._somebody_there:
+            self._somebody_there = False
+            self._emitter.emit(
+                EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
+            )
         _log.info("client_disconnected", by=by, code=code)
         if by == AWAY and self._keeper.waits():
             return

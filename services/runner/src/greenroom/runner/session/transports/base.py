@@ -29,6 +29,8 @@ type OnConnected = Callable[[str], None]
 # Called once, when the user isn't there any more: who closed (`client`, `bot` or `WAY_LOST`), a code (1000 is as it
 # should be; the codes of RFC 6455) and a reason. A room that is empty, but may be come back to, says `AWAY` instead of
 # `client`: the session then waits for `limits.rejoin_timeout_s`, if that isn't 0, for `OnConnected` to be called again.
+# Also where the user will never be there, or not again: a carrier's socket closes before its stream has begun, the bot
+# is put out of a room that is empty. So it may be called once more than `OnConnected`; events of it are told in pairs.
 type OnDisconnected = Callable[[str, int, str], None]
 
 
