@@ -84,7 +84,7 @@ class AdapterCase:
 
 def websocket(broker: Broker, clock: Clock) -> AdapterCase:
     """Return the adapter of the api's own WebSocket."""
-    return AdapterCase(adapter=WebSocketAdapter(Tickets(broker, clock=clock), clock=clock), keys=(SECRET.decode(),))
+    return AdapterCase(adapter=WebSocketAdapter(Tickets(broker, clock=clock)), keys=(SECRET.decode(),))
 
 
 def smallwebrtc(broker: Broker, clock: Clock) -> AdapterCase:

@@ -16,7 +16,7 @@ import msgspec
 from greenroom.api.auth import Caller
 from greenroom.api.schemas import Transport
 from greenroom.common.errors import FieldProblem, GreenroomError, InvalidBody
-from greenroom.common.lifecycle import Session
+from greenroom.common.lifecycle import OnLoss, Session
 
 # Until nobody doubts that a session is over.
 MARGIN: Final = timedelta(hours=1)
@@ -128,11 +128,18 @@ class Adapter(Protocol):
 def expiry(session: Session) -> datetime:
     """Return when what was made for a session may go by itself: an hour after the longest that it can take.
 
-    It is taken away at the session's end; this is for when nobody can.
+    It is taken away at the session's end; this is for when nobody can. A session that loses its runner may go on on
+    another; one that loses two has the hour for that.
     """
     limits = session.limits
-    waiting_s = max(limits.queue_timeout_s, limits.requeue_timeout_s)
-    longest_s = waiting_s + limits.start_timeout_s + limits.max_duration_s + limits.end_timeout_s
+    longest_s = limits.queue_timeout_s + limits.start_timeout_s + limits.max_duration_s + limits.end_timeout_s
+    match session.on_loss:
+        case OnLoss.NEVER:
+            pass
+        case OnLoss.BEFORE_MEDIA:
+            longest_s += limits.start_timeout_s + limits.join_timeout_s + limits.second_wait_s
+        case OnLoss.ALWAYS:
+            longest_s += limits.start_timeout_s + limits.max_duration_s + limits.second_wait_s
     return session.requested_at.replace(microsecond=0) + timedelta(seconds=longest_s) + MARGIN
 
 
