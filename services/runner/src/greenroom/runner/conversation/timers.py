@@ -89,7 +89,7 @@ class ConversationTimers(FrameProcessor):
 
     def _tell(self) -> None:
         self._changed.set()
-        if self._conversation.spoken:
+        if self._conversation.somebody_speaks:
             self._nobody_speaks.clear()
         else:
             self._nobody_speaks.set()

@@ -113,7 +113,7 @@ class Conversation:
     # ------------------------------------------------------------------------ what follows
 
     @property
-    def spoken(self) -> bool:
+    def somebody_speaks(self) -> bool:
         """Whether somebody speaks now."""
         return bool(self._speaking)
 
