@@ -1,7 +1,8 @@
 """Calls that we make, in virtual time: at once when their session is ready, and at little cost until then."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, cast
 
 import httpx
@@ -14,7 +15,7 @@ from greenroom.api.carriers.links import Links
 from greenroom.api.carriers.rest import Rest
 from greenroom.api.carriers.settings import CarrierSettings
 from greenroom.api.tickets import Tickets
-from greenroom.api.waiters import Waiters
+from greenroom.api.waiters import Waiters, Watch
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Ended, Leased, Limits, Outcome, Ready, Requested, Session, Started
@@ -124,6 +125,30 @@ def test_a_session_that_is_ready_calls_at_once(instances: int, after_s: float) -
         assert dialled_at - ready_at < 0.05
 
     _play(scenario, lambda: _World(instances))
+
+
+def test_a_session_that_becomes_ready_before_anybody_listens_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a look and the subscription nothing is lost."""
+    watch = Waiters.watch
+
+    async def scenario(world: _World) -> None:
+        session = await world.ask()
+        await asyncio.sleep(1000)
+
+        @contextlib.asynccontextmanager
+        async def late(waiters: Waiters, *what: Any) -> AsyncGenerator[Watch]:
+            monkeypatch.setattr(Waiters, "watch", watch)
+            ready_at.append(world.clock.monotonic())
+            await world.become_ready(session)
+            async with watch(waiters, *what) as given:
+                yield given
+
+        ready_at: list[float] = []
+        monkeypatch.setattr(Waiters, "watch", late)
+        await asyncio.sleep(120)
+        assert world.dialled_at[0] - ready_at[0] < 0.05
+
+    _play(scenario)
 
 
 def test_what_isnt_heard_of_is_found() -> None:
