@@ -10,14 +10,17 @@ from pipecat.frames.frames import (
     EndFrame,
     Frame,
     TTSSpeakFrame,
-    UserStartedSpeakingFrame,
-    UserStoppedSpeakingFrame,
+    VADUserStartedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
+from pipecat.processors.aggregators.llm_response_universal import LLMContextAggregatorPair, LLMUserAggregatorParams
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.transports.base_transport import BaseTransport
+from pipecat.turns.user_stop import SpeechTimeoutUserTurnStopStrategy
+from pipecat.turns.user_turn_strategies import UserTurnStrategies
 from pipecat.workers.runner import WorkerRunner
 
 from greenroom.runner.conversation import ConversationTimers
@@ -69,7 +72,12 @@ class _World:
         exec(compile(example.text, "patient.py", "exec"), names)  # noqa: S102 - the page's own code
         self.transport, self.context, self.ear = _Transport(), LLMContext(), _Ear()
         self.timers: ConversationTimers = names["make_timers"](self.transport, self.context)
-        self.worker = PipelineWorker(Pipeline([self.timers, self.ear]), idle_timeout_secs=None)
+        # As in the bot of the page; a turn ends half a second after its words, which takes no model.
+        turns = UserTurnStrategies(stop=[SpeechTimeoutUserTurnStopStrategy()])
+        user = LLMContextAggregatorPair(
+            self.context, user_params=LLMUserAggregatorParams(user_turn_strategies=turns, user_turn_stop_timeout=0.5)
+        ).user()
+        self.worker = PipelineWorker(Pipeline([user, self.timers, self.ear]), idle_timeout_secs=None)
 
     async def until(self, at: float) -> None:
         """Let time pass."""
@@ -105,15 +113,15 @@ def test_the_example_of_the_page_greets_asks_and_ends() -> None:
         await world.transport.tell("on_client_connected")
         await world.happens(11.1, BotStartedSpeakingFrame())
         await world.happens(13.0, BotStoppedSpeakingFrame())
-        await world.happens(30.0, UserStartedSpeakingFrame())
-        await world.happens(60.0, UserStoppedSpeakingFrame())
+        await world.happens(30.0, VADUserStartedSpeakingFrame())
+        await world.happens(60.0, VADUserStoppedSpeakingFrame())
         await world.until(1900.0)
         await world.transport.tell("on_client_disconnected")
         await world.until(4000.0)
 
     world = _play(scenario)
     greeting, still_there, stays = "Hello! How can I help you?", "Are you still there?", "I'll stay on the line."
-    assert world.ear.said == [(11.0, greeting), (28.0, still_there), (75.0, still_there), (90.0, stays)]
+    assert world.ear.said == [(11.0, greeting), (28.0, still_there), (75.5, still_there), (90.5, stays)]
     (asked,) = world.context.get_messages()
     assert isinstance(asked, dict)
     assert asked.get("content") == "Bring the conversation to an end."
@@ -126,11 +134,11 @@ def test_whoever_wants_to_say_something_waits_for_his_turn() -> None:
     async def scenario(world: _World) -> None:
         await world.timers.may_speak()
         spoke_at.append(asyncio.get_running_loop().time())
-        await world.happens(5.0, UserStartedSpeakingFrame())
+        await world.happens(5.0, VADUserStartedSpeakingFrame())
         waiting = asyncio.create_task(world.timers.may_speak())
-        await world.happens(8.0, UserStoppedSpeakingFrame())
+        await world.happens(8.0, VADUserStoppedSpeakingFrame())
         await waiting
         spoke_at.append(asyncio.get_running_loop().time())
 
     _play(scenario)
-    assert [round(at, 2) for at in spoke_at] == [1.0, 8.75]
+    assert [round(at, 2) for at in spoke_at] == [1.0, 9.25]
