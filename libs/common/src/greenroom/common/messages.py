@@ -254,11 +254,13 @@ type StartAnswer = StartAccepted | StartRefused
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
     """No new sessions; the ones that run may finish.
 
-    With `agent_version` only bots of that version are withdrawn; a runner that has no others drains as a whole.
+    With `agent_version`, `bot` or both only bots of that version or name are withdrawn; a runner that has no others
+    drains as a whole.
     """
 
     reason: str = ""
     agent_version: int | None = None
+    bot: str | None = None
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
