@@ -503,6 +503,26 @@ class WebhookSeen(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
 
 
+class RoomStart(msgspec.Struct, frozen=True, kw_only=True):
+    """The session that an agent has begun by itself in one room. Times are Daily's, in Unix seconds."""
+
+    room: str
+    # Empty: its meeting is over, and none was begun.
+    session_id: str = ""
+    # The last of those who came.
+    joined_at: float = 0.0
+    # When the room's meeting was last over.
+    ended_at: float = 0.0
+    # The session is, or never came to be.
+    over: bool = False
+
+
+class RoomStarts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an agent has gone by itself: what says that one session is begun in a room, and how many there are."""
+
+    rooms: tuple[RoomStart, ...] = ()
+
+
 class DialPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody is to be called as soon as the session is ready. Whoever reads this does it, once."""
 
