@@ -119,7 +119,7 @@ async def test_nobody_is_gone_who_wasnt_there(
 
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
-    context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={("echo", 0): bot})
+    context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={("echo", 1): bot})
     asked = new_session("echo", limits=Limits(rejoin_timeout_s=30, end_timeout_s=1))
     session = live.LiveSession(asked, context, MemoryServer().connect(), channel, _listening)
     session._emitter.on_event = lambda kind, *_: emitted.append(kind)
