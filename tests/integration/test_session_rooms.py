@@ -152,16 +152,22 @@ async def test_an_operator_who_isnt_there_leaves_the_call_to_the_bot(
     assert stay["ada"] > 2 * WORD_S
 
 
+@pytest.mark.parametrize("does", ["silent", "answers"])
 async def test_an_operator_is_hung_up_on_when_the_session_ends(
-    host: HostProcess, nats_url: str, tmp_path: Path
+    host: HostProcess, nats_url: str, tmp_path: Path, does: str
 ) -> None:
-    """He isn't left with a phone that rings for nobody; the command says that it wasn't done."""
+    """While his phone rings or he is told what it is about; the command says that it wasn't done."""
     told = tmp_path / "room.jsonl"
+
+    async def under_way() -> bool:
+        return any(("dialled" if does == "silent" else "deaf") in each for each in daily_room.read(told))
+
     async with Sessions(host, nats_url) as sessions:
-        run = await _desk(sessions, told, {"patient": True, "phones": {DESK: "silent"}})
+        run = await _desk(sessions, told, {"patient": True, "phones": {DESK: does}})
         await run.expect(MediaConnected)
-        asking = asyncio.create_task(refused(run, Transfer(target=DESK, mode="warm", answer_timeout_s=60)))
-        await eventually(lambda: _dialled(told), bool)
+        transfer = Transfer(target=DESK, mode="warm", summary="word " * 400, answer_timeout_s=60)
+        asking = asyncio.create_task(refused(run, transfer))
+        await eventually(under_way, bool)
         await done(run, Stop())
         assert (await asking).code == "command-refused"
         assert (await run.expect(Finished)).reason == "client-stop"
@@ -187,7 +193,7 @@ async def test_a_session_calls_whom_it_is_for(host: HostProcess, nats_url: str, 
             *("dialout_connected", "dialout_error", "dialout_stopped"),
             *("dialout_connected", "dialout_answered", "dialout_stopped"),
         ]
-    assert [each["userId"] for each in await _dialled(told)] == ["greenroom-callee"] * 2
+    assert [each["userId"] for each in _dialled(told)] == ["greenroom-callee"] * 2
 
 
 @pytest.mark.parametrize(
@@ -207,5 +213,5 @@ async def test_a_session_that_reaches_nobody_is_over(  # noqa: PLR0917
         assert await run.exit_status() == 0
 
 
-async def _dialled(told: Path) -> list[dict[str, str]]:
+def _dialled(told: Path) -> list[dict[str, str]]:
     return [each["dialled"] for each in daily_room.read(told) if "dialled" in each]
