@@ -182,15 +182,15 @@ def test_whom_the_user_hears_and_since_when_he_gets_in_is_in_each_of_his_tokens(
     async def scenario() -> None:
         world = _World()
         nbf = int(world.clock.now().timestamp()) + 60
-        receive = {"base": False, "by_user_id": {"bot": True, "ada": {"audio": True, "screenVideo": True}}}
+        receive = {"base": False, "by_user_id": {"greenroom-bot": True, "ada": {"audio": True, "screenVideo": True}}}
         session, prepared = await world.prepare({"user": {"can_receive": receive, "nbf": nbf}})
         for again in (False, True):
             claims = _claims((await world.adapter.answer(ASKED, session.id, prepared.public, again=again)).token)
             assert claims["nbf"] == nbf
             ada = {"audio": True, "video": False, "screenAudio": False, "screenVideo": True}
-            assert claims["p"]["canReceive"] == {"base": False, "byUserId": {"bot": True, "ada": ada}}
+            assert claims["p"]["canReceive"] == {"base": False, "byUserId": {"greenroom-bot": True, "ada": ada}}
         bot = _claims(prepared.secrets["room_token"])
-        assert (bot["ud"], "nbf" in bot) == ("bot", False)
+        assert (bot["ud"], "nbf" in bot) == ("greenroom-bot", False)
         with pytest.raises(InvalidBody) as late:
             await world.prepare({"user": {"nbf": nbf + 10**6}})
         assert late.value.errors[0].pointer == "/transport_options/user/nbf"
@@ -437,6 +437,7 @@ def test_which_rooms_may_be_brought_is_a_setting() -> None:
         ({"room": {"sip": {"sip_mode": "dial-out"}}}, "/transport_options/room/sip/sip_mode"),
         ({"user": {"can_send": ["audio", "smell"]}}, "/transport_options/user/can_send/1"),
         ({"user": {"is_owner": True}}, "/transport_options/user"),
+        ({"user": {"user_id": "greenroom-bot"}}, "/transport_options/user/user_id"),
         ({"dialin": {"call_id": "c"}}, "/transport_options/dialin"),
         ({"room": {"sip": {"provider": "acme"}}}, "/transport_options/room/sip/provider"),
         (
