@@ -15,7 +15,7 @@ import pytest
 from greenroom.common import subjects
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ledger import Ledger
-from greenroom.common.lifecycle import Outcome, Session, State
+from greenroom.common.lifecycle import Ended, Outcome, Session, State
 from greenroom.common.secrets import SecretBox
 from tests.support.api_world import LEASED, ApiWorld, eventually, problem_of, running_api
 from tests.support.daily_stub import BASE, KEY, DailyStub
@@ -266,6 +266,52 @@ async def test_a_call_has_one_session_however_often_daily_tells(world: ApiWorld,
     secrets = await SecretBox(world.broker).take("acme", session.id, keep=True)
     assert msgspec.json.decode(secrets["dialin_settings"])["From"] == CALL["From"]
     assert secrets["daily_api_url"] == daily.url
+
+
+async def test_who_is_called_is_known_to_the_sessions_process_alone(
+    world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub
+) -> None:
+    """The room may call out; nobody's number is in the ledger or an answer, and the call counts as one of Daily's."""
+    number = {"phoneNumber": "+15550177", "callerId": "id-1"}
+    answer = await _ask(client, dialout_settings=[number], ring_timeout_s=20)
+    assert answer.status_code == 201, answer.text
+    session = await _session(world, answer.json()["id"])
+    assert daily.rooms[f"gr-{session.id}"]["config"]["enable_dialout"] is True
+    assert (session.carrier, session.transport_info["ring_timeout_s"]) == ("daily", "20")
+    assert "5550177" not in msgspec.json.encode(session).decode() + answer.text
+    secrets = await SecretBox(world.broker).take("default", session.id, keep=True)
+    assert msgspec.json.decode(secrets["dialout_settings"]) == [number]
+
+
+async def test_a_bot_that_calls_isnt_called_for(client: httpx.AsyncClient, daily: DailyStub) -> None:
+    """Numbers in the body are the bot's own matter; with some in the options as well, two would call."""
+    number = {"phoneNumber": "+15550177"}
+    wish = {"agent": "echo", "transport": "daily", "body": {"dialout_settings": [number]}}
+    both = {**wish, "transport_options": {"dialout_settings": [number]}}
+    problem = problem_of(await client.post("/v1/sessions", json=both))
+    assert (problem["code"], problem["errors"][0]["pointer"]) == ("invalid-body", "/transport_options/dialout_settings")
+    assert not daily.rooms
+    own = {**wish, "transport_options": {"room": {"enable_dialout": True}}}
+    assert (await client.post("/v1/sessions", json=own)).status_code == 201
+
+
+async def test_who_was_handed_over_keeps_the_room(world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub) -> None:
+    """The session is over and the bot gone, but not the call: nobody is put out while somebody is there."""
+    session_id = (await _ask(client)).json()["id"]
+    name = f"gr-{session_id}"
+    daily.present[name] = ["caller", "operator"]
+
+    def over(now: Session) -> Ended:
+        return Ended(by="session", epoch=now.epoch, outcome=Outcome.COMPLETED, reason="transferred")
+
+    await world.ledger.move("default", session_id, over)
+    async with asyncio.timeout(60):
+        while not daily.calls("GET", f"/rooms/{name}/presence"):
+            await asyncio.sleep(0.1)
+    # What would be done upon the answer has been done by then.
+    await asyncio.sleep(1)
+    assert daily.has(name)
+    assert daily.calls("DELETE") == 0
 
 
 async def test_a_forgery_is_nobody(world: ApiWorld, daily: DailyStub) -> None:

@@ -80,4 +80,10 @@ def _livekit(settings: ApiSettings, url: str) -> LiveKitAdapter:
 def _daily(settings: ApiSettings, api_key: str) -> DailyAdapter:
     headers = {"authorization": f"Bearer {api_key}"}
     rest = DailyRest(Provider("Daily", settings.daily_api_url, headers=headers))
-    return DailyAdapter(rest, api_key=api_key, api_url=settings.daily_api_url, bring=settings.daily_bring_rooms)
+    return DailyAdapter(
+        rest,
+        api_key=api_key,
+        api_url=settings.daily_api_url,
+        bring=settings.daily_bring_rooms,
+        dialout=settings.daily_dialout,
+    )

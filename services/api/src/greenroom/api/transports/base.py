@@ -3,13 +3,14 @@
     check      what the request says of it (`transport_options`); nothing has happened yet
     prepare    before the session exists: make the room, lay down what its process needs to get in
     answer     what one caller gets in with; anew for each repetition of a request, so that no secret is stored
+    in_use     whether it is needed still, though the session is over; of those that may be (`Outlived`)
     release    once the session is over, or never came to be: as often as it is asked to
 
 The other half is in the session process, `greenroom.runner.session.transports`.
 """
 
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -123,6 +124,23 @@ class Adapter(Protocol):
     async def close(self) -> None:
         """Close its connections."""
         return
+
+
+@runtime_checkable
+class Outlived(Protocol):
+    """An adapter whose rooms may be needed for longer than their sessions last."""
+
+    async def in_use(self, session: Session, info: dict[str, str]) -> bool:
+        """Tell whether what was made for a session that is over is still needed; it is asked again until it isn't.
+
+        Args:
+            session: which; it has ended.
+            info: what `plan` returned.
+
+        Raises:
+            GreenroomError: that can't be told now.
+        """
+        ...
 
 
 def expiry(session: Session) -> datetime:

@@ -33,6 +33,7 @@ from greenroom.runner.session.chunking import InputChunks, piece_ms
 from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.closing import bequeath, close_code, completed, finished, publish, told
 from greenroom.runner.session.commands.desk import Desk
+from greenroom.runner.session.commands.transferring import By
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.end_hooks import run_end_hooks
@@ -48,6 +49,7 @@ from greenroom.runner.session.transports import make_transport
 from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotRunnable
 from greenroom.runner.session.turn_ahead import judge_ahead
 from greenroom.runner.session.turns import TurnSpans
+from greenroom.runner.session.voicemail import tell_who_answered
 from greenroom.runner.session.watch import CallWatch
 from greenroom.runner.session.watchkeeper import Watchkeeper
 from greenroom.runner.slots import CANCEL_AT, TERMINATE_AT
@@ -112,6 +114,7 @@ class LiveSession:
             self.session, broker, self._on_connected, self._on_disconnected, context.settings.network
         )
         self._transport.on_news = lambda kind, data: self._emitter.emit(EventType.TRANSPORT, {"kind": kind, **data})
+        self._transport.on_over = self._on_over
         self._pipelines = Pipelines()
         lulls = Lulls(self._transport, self._pipelines.aggregators, lambda: self._recorder.tap is not None)
         self._watch = CallWatch(
@@ -267,6 +270,7 @@ class LiveSession:
             cut_bot_audio(worker)
             if self._context.settings.turn_detection_ahead:
                 judge_ahead(attachment.aggregators)
+            tell_who_answered(attachment.worker.pipeline, self._emitter.emit)
             attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
             if chunk_ms := piece_ms(self._desk.exposed.module, self._context.settings.input_chunk_ms):
@@ -332,11 +336,17 @@ class LiveSession:
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)
 
-    def _on_transferred(self) -> None:
-        """Leave it to the carrier to close the media: done by us, it might end the call before it has another end."""
+    def _on_over(self, reason: Reason, detail: str) -> None:
+        self._ending.decide(Outcome(reason.outcome), reason.value, detail)
+
+    def _on_transferred(self, by: By) -> None:
+        """Leave it to the carrier to close the media: done by us, it might end the call before it has another end.
+
+        Of a call that has its other end in the room, the bot goes.
+        """
         self._ending.handed_over()
         over = self._ending.decide, Outcome.COMPLETED, Reason.TRANSFERRED.value
-        asyncio.get_running_loop().call_later(_HANDED_OVER_S, *over)
+        asyncio.get_running_loop().call_later(_HANDED_OVER_S if by == "carrier" else 0, *over)
 
     def _on_node(self, before: str | None, node: str) -> None:
         if before is not None:

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from pipecat.runner.types import RunnerArguments
 
+from greenroom.common.reasons import Reason
 from greenroom.runner.session.attach import Attachment
 
 CLOSE_NORMAL: Final = 1000
@@ -50,14 +51,24 @@ def _to_nobody(kind: str, data: dict[str, Any]) -> None:
     del kind, data
 
 
+# Called where the way itself is why the session is over, with the reason and what is known of it.
+type OnOver = Callable[[Reason, str], object]
+
+
+def _nothing(reason: Reason, detail: str) -> None:
+    del reason, detail
+
+
 class SessionTransport(Protocol):
     """The way between one session's bot and its user.
 
     Attributes:
         on_news: whoever wants to know; nobody until it is set.
+        on_over: whoever ends the session; nobody until it is set.
     """
 
     on_news: OnNews = staticmethod(_to_nobody)
+    on_over: OnOver = staticmethod(_nothing)
 
     @property
     def connected(self) -> bool:
