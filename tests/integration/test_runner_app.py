@@ -16,6 +16,8 @@ from greenroom.common.lifecycle import Ended, Ending, Limits, Outcome, Requeued,
 from greenroom.common.messages import Done, Drain, StartAccepted, StartAnswer, StartRefused, decode, encode
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.runner import density, guard, running, sizing
+from greenroom.runner.discovery import BotSpec
+from greenroom.runner.host import Host
 from greenroom.runner.settings import default_slots
 from greenroom.runner.sizing import MOST_SLOTS
 from tests.support.runner_rig import LIMITS, Rig, gone, running_runner, until
@@ -420,6 +422,33 @@ async def test_slots_follow_what_sessions_cost(nats_url: str, monkeypatch: pytes
         assert (cost.bot, cost.seen >= 3, cost.memory > 2**20) == ("plain", True, True)
         assert [held.session_id for held in told.sessions] == [session_id]
         assert told.slots == min(1 + cost.more, MOST_SLOTS)
+
+
+SEER = BotSpec(name="seer", target="tests.support.heavy_bots:seer")
+
+
+@pytest.mark.parametrize(("slots", "taken"), [("auto", 3), (5, 5)])
+async def test_of_a_heavy_bot_as_many_are_taken_as_its_class_fits(
+    nats_url: str, monkeypatch: pytest.MonkeyPatch, slots: Any, taken: int
+) -> None:
+    """Of two processors 1.5 are for sessions: three of half a processor each. A number that was told holds instead."""
+    monkeypatch.setattr(Host, "processor_use", lambda _: (2.0, 0.0))
+    monkeypatch.setattr(Host, "memory_room", lambda _: (6 * 2**30, 8 * 2**30))
+    monkeypatch.setattr(sizing, "_BUSY_OVER_S", 3600.0)
+    async with running_runner(nats_url, slots=slots, standby=1, more_bots=(SEER,)) as rig:
+        [cost] = rig.now.density
+        assert (cost.bot, cost.cores, cost.memory, cost.seen, cost.more) == ("seer", 0.5, 200_000_000, 0, 3)
+        assert [offer.resources for offer in rig.now.bots if offer.name == "seer"] == ["multimodal"]
+        assert rig.now.by_cost is (slots == "auto")
+        assert rig.now.slots == taken
+        for _ in range(taken):
+            await rig.start(bot="seer")
+        await until(lambda: len(rig.now.sessions) == taken)
+        assert [each.more for each in rig.now.density] == [0]
+        for bot in ("seer", "plain"):
+            refused = await rig.send_start(await rig.lease(bot=bot))
+            assert isinstance(refused, StartRefused)
+            assert (refused.code, refused.detail) == ("no-slot", f"{taken} of {taken} are taken")
 
 
 @pytest.mark.parametrize("part", ["timeline", "writer", "slots"])
