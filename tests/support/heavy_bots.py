@@ -1,4 +1,4 @@
-"""A bot that says what its sessions take."""
+"""A bot that says that its sessions take much."""
 
 from typing import Any
 

@@ -112,6 +112,16 @@ def test_a_lease_that_the_runner_does_not_report_yet_counts_by_its_cost() -> Non
     assert len(decided.leased_to) == 2
 
 
+def test_what_a_runner_takes_now_is_what_its_last_heartbeat_says() -> None:
+    """Though nothing else about it has changed."""
+    known = fleet(measured(6, 0))
+    board = board_of(known, [Tracked(session=session("s", bot="seer"), seen_at=T0)])
+    assert board.plan(at(1)).actions == ()
+    assert known.heard(measured(6, 2, seq=2), at(1))
+    assert board.runner_changed(("default", "r1"))
+    assert [type(each) for each in board.plan(at(1)).actions] == [Lease]
+
+
 def test_a_number_of_slots_that_was_told_is_not_overruled() -> None:
     """Such a runner tells what its sessions cost too, and that goes for nothing."""
     decided = decide(1, fleet(measured(0, 0, by_cost=False)), *asked("seer", 12))
