@@ -324,8 +324,8 @@ class Reason(enum.StrEnum):
         True,
         "The runner brakes",
         (
-            "It has free slots, but its processors are busy or throttled or its memory is all but used, so it takes "
-            "nothing new; `GET /v1/runners` has what was measured. Check the density of slots."
+            "It has free slots, but its processors are busy or throttled, or its memory or network is all but used, so "
+            "it takes nothing new; `GET /v1/runners` has what was measured. Check the density of slots."
         ),
     )
     NO_FREE_SLOT = (
@@ -333,7 +333,10 @@ class Reason(enum.StrEnum):
         None,
         True,
         "All slots are taken",
-        "The session waits for one, or the runner it was sent to had none left. Add slots if this lasts.",
+        (
+            "The session waits for one, or the runner it was sent to had none left; or those that are free are too "
+            "small for what sessions of its bot cost. Add slots if this lasts."
+        ),
     )
     LEASE_EXPIRED = (
         "lease-expired",
