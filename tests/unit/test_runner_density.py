@@ -200,7 +200,7 @@ def test_a_number_that_was_told_is_kept_to(host: Host) -> None:
     calls(sizing, "echo", cores=1.0, mb=1024)
     offers = (BotOffer(name="echo"), BotOffer(name="seer", resources="multimodal"))
     assert sizing.slots(held=0, offers=offers) == 7
-    assert [sizing.slots_for(bot, held=5, offers=offers) for bot in ("echo", "seer", "other")] == [7, 7, 7]
+    assert [sizing.slots_for((bot, 1), held=5, offers=offers) for bot in ("echo", "seer", "other")] == [7, 7, 7]
     assert (sizing.by_cost, Sizing(None, default=24, host=host).by_cost) == (False, True)
 
 
@@ -223,11 +223,22 @@ def test_a_class_counts_until_the_bot_is_measured(two_processors: Host) -> None:
     assert fits(sizing, OFFERS) == {"plain": (9, 0), "seer": (3, 0)}
     assert sizing.slots(held=0, offers=OFFERS) == 9
     bots = ("plain", "seer", "silent")
-    assert [sizing.slots_for(bot, held=0, offers=OFFERS) for bot in bots] == [9, 3, 3]
+    assert [sizing.slots_for((bot, 1), held=0, offers=OFFERS) for bot in bots] == [9, 3, 3]
     calls(sizing, "seer", cores=0.05, mb=20)
     more, seen = fits(sizing, OFFERS)["seer"]
     assert (28 <= more <= 30, seen >= ENOUGH) == (True, True)
-    assert [sizing.slots_for(bot, held=0, offers=OFFERS) for bot in bots] == [9, more, 9]
+    assert [sizing.slots_for((bot, 1), held=0, offers=OFFERS) for bot in bots] == [9, more, 9]
+
+
+def test_versions_of_a_bot_are_measured_apart(two_processors: Host) -> None:
+    """The next version may cost what it likes: it says so of itself, until that is measured too."""
+    sizing = Sizing(None, default=24, host=two_processors)
+    calls(sizing, "seer", cores=0.05, mb=20)
+    offers = tuple(BotOffer(name="seer", version=version, resources="multimodal") for version in (1, 2))
+    first, second = sizing.densities(held=0, offers=offers)
+    assert (first.version, first.seen >= ENOUGH, first.more >= 28) == (1, True, True)
+    assert (second.version, second.seen, second.more) == (2, 0, 3)
+    assert sizing.slots_for(("seer", 2), held=0, offers=offers) == 3
 
 
 def test_a_session_counts_by_its_class_from_its_first_second(two_processors: Host) -> None:
@@ -254,8 +265,8 @@ def test_a_host_without_sessions_takes_one_of_any_bot(two_processors: Host, tmp_
     sizing.look(5.0)
     assert fits(sizing, OFFERS) == {"plain": (1, 0), "seer": (1, 0)}
     assert fits(sizing, OFFERS, held=1) == {"plain": (0, 0), "seer": (0, 0)}
-    assert sizing.slots_for("seer", held=0, offers=OFFERS) == 1
-    assert sizing.slots_for("seer", held=1, offers=OFFERS) == 1
+    assert sizing.slots_for(("seer", 1), held=0, offers=OFFERS) == 1
+    assert sizing.slots_for(("seer", 1), held=1, offers=OFFERS) == 1
 
 
 def test_a_thin_link_bounds_the_slots(two_processors: Host, tmp_path: Path) -> None:

@@ -185,6 +185,7 @@ class BotDensity(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     bot: str
+    version: int = 1
     cores: float
     memory: int
     seen: int

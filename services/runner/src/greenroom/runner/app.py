@@ -43,7 +43,7 @@ from greenroom.runner.processes import SessionProcess
 from greenroom.runner.reports import Reports
 from greenroom.runner.running import Parts, RunningSession
 from greenroom.runner.settings import RunnerSettings, default_slots
-from greenroom.runner.sizing import Sizing
+from greenroom.runner.sizing import Kind, Sizing, kind_of
 from greenroom.runner.slots import Key, Slots, Step
 from greenroom.runner.standby import StandbyPool
 from greenroom.runner.supervisor import NoProcess, Supervisor
@@ -185,7 +185,7 @@ class Runner:
             at=self._clock.now(),
             bot=self._bot_of(start.session, self.offers),
             draining=self.draining,
-            capacity=self._capacity(start.session.bot),
+            capacity=self._capacity(kind_of(start.session)),
             # A runner that was launched for a session runs it: there is nobody else to do so.
             overload=self._load.overload if self._claim is None else None,
         )
@@ -346,18 +346,18 @@ class Runner:
         own, most = self._settings.standby_target, self._settings.most_slots
         return self._orders.standby_target(own, most=most, now=self._clock.monotonic())
 
-    def _capacity(self, bot: str | None = None) -> int:
+    def _capacity(self, kind: Kind | None = None) -> int:
         """Return how many sessions can be held now: those there are, where no process for another can be had.
 
         Args:
-            bot: what the next is of; None: of the lightest.
+            kind: what the next is of; None: of the lightest.
         """
         source = self._supervisor.available or self._pool.ready > 0
         held = len(self._slots)
         if not source:
             return held
-        if bot is not None:
-            return self._sizing.slots_for(bot, held=held, offers=self.offers)
+        if kind is not None:
+            return self._sizing.slots_for(kind, held=held, offers=self.offers)
         return self._sizing.slots(held=held, offers=self.offers)
 
     # ------------------------------------------------------------------------ what it tells

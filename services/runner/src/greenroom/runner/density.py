@@ -86,9 +86,9 @@ def learn(cost: Cost, *, cores: float, memory: float) -> Cost:
     )
 
 
-def known(costs: Mapping[str, Cost]) -> dict[str, Cost]:
+def known[Kind](costs: Mapping[Kind, Cost]) -> dict[Kind, Cost]:
     """Return the costs that were measured for long enough."""
-    return {bot: cost for bot, cost in costs.items() if cost.seen >= ENOUGH}
+    return {kind: cost for kind, cost in costs.items() if cost.seen >= ENOUGH}
 
 
 def more(cost: Cost, room: Room) -> int:

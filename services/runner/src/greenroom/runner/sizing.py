@@ -23,6 +23,9 @@ _YOUNG_S: Final = 10.0
 _LEAST_S: Final = 0.5
 _BUSY_OVER_S: Final = 5.0
 
+# A bot and its version: the next version may cost what it likes.
+type Kind = tuple[str, int]
+
 
 class Sizing:
     """See the module.
@@ -41,10 +44,10 @@ class Sizing:
         self._default = default
         self._host = host or Host()
         self._links = LinkMeter(interfaces or Interfaces(), over_s=_BUSY_OVER_S)
-        self._costs: dict[str, Cost] = {}
+        self._costs: dict[Kind, Cost] = {}
         self._last: dict[Key, tuple[float, float, float]] = {}
         # Bots and beginnings of the sessions that aren't in `_busy_cores` so far, nor all of them in the memory.
-        self._unseen: dict[Key, tuple[str, float]] = {}
+        self._unseen: dict[Key, tuple[Kind, float]] = {}
         self._busy: tuple[float, float] | None = None
         self._busy_cores = 0.0
         self._network, self._busy_network = 0.0, 0.0
@@ -64,13 +67,14 @@ class Sizing:
         self._last[key] = first, now, usage.cpu_s
         if now - first < _YOUNG_S or now <= before:
             return
-        cost = self._costs.get(session.bot, Cost())
+        kind = kind_of(session)
+        cost = self._costs.get(kind, Cost())
         cores = max(usage.cpu_s - cpu_s, 0.0) / (now - before)
-        self._costs[session.bot] = density.learn(cost, cores=cores, memory=usage.memory_bytes)
+        self._costs[kind] = density.learn(cost, cores=cores, memory=usage.memory_bytes)
 
     def begun(self, session: Session, now: float) -> None:
         """Take that a session was taken: until it shows in what the host has, what it is reckoned to cost is gone."""
-        self._unseen[session.id, session.epoch] = session.bot, now
+        self._unseen[session.id, session.epoch] = kind_of(session), now
 
     def forget(self, held: frozenset[Key]) -> None:
         """Forget the sessions that are none of those `held`; what their bots cost is remembered."""
@@ -88,7 +92,7 @@ class Sizing:
         elif now - since >= _BUSY_OVER_S:
             self._busy_cores = max(busy_s - before_s, 0.0) / (now - since)
             self._busy = now, busy_s
-            self._unseen = {key: (bot, at) for key, (bot, at) in self._unseen.items() if at > since}
+            self._unseen = {key: (kind, at) for key, (kind, at) in self._unseen.items() if at > since}
         link = self._links.look(now)
         if link is not None:
             self._network, self._busy_network = link.mbit * BYTES_PER_MBIT, link.bytes_per_s
@@ -106,13 +110,13 @@ class Sizing:
         costs = self._known(offers)
         return density.slots(costs.values(), self._left(costs), held=held, default=self._default, most=MOST_SLOTS)
 
-    def slots_for(self, bot: str, *, held: int, offers: tuple[BotOffer, ...]) -> int:
-        """Return how many there may be if the next is of some bot."""
+    def slots_for(self, kind: Kind, *, held: int, offers: tuple[BotOffer, ...]) -> int:
+        """Return how many there may be if the next is of some bot and version."""
         slots = self.slots(held=held, offers=offers)
         costs = self._known(offers)
         if self._fixed is not None or not costs:
             return slots
-        cost = costs.get(bot) or density.dearest(costs.values())
+        cost = costs.get(kind) or density.dearest(costs.values())
         return min(slots, held + self._more(cost, self._left(costs), held))
 
     def densities(self, *, held: int, offers: Iterable[BotOffer]) -> tuple[BotDensity, ...]:
@@ -122,12 +126,13 @@ class Sizing:
         return tuple(
             BotDensity(
                 bot=bot,
+                version=version,
                 cores=round(cost.cores, 4),
                 memory=round(cost.memory),
                 seen=cost.seen,
                 more=self._more(cost, room, held),
             )
-            for bot, cost in sorted(costs.items())
+            for (bot, version), cost in sorted(costs.items())
         )
 
     @staticmethod
@@ -135,21 +140,21 @@ class Sizing:
         """Return how many more of a bot are taken; one, where there is none, of any."""
         return min(max(density.more(cost, room), 0 if held else 1), MOST_SLOTS)
 
-    def _known(self, offers: Iterable[BotOffer]) -> dict[str, Cost]:
+    def _known(self, offers: Iterable[BotOffer]) -> dict[Kind, Cost]:
         """Return what the bots that may come cost: as measured, or else by their class; or those that were there."""
         measured = density.known(self._costs)
-        costs: dict[str, Cost] = {}
+        costs: dict[Kind, Cost] = {}
         for offer in offers:
-            its_class = CLASSES.get(offer.resources)
-            cost = measured.get(offer.name, its_class)
+            kind, its_class = (offer.name, offer.version), CLASSES.get(offer.resources)
+            cost = measured.get(kind, its_class)
             if offer.error is None and cost is not None:
-                costs[offer.name] = msgspec.structs.replace(cost, network=(its_class or PLAIN).network)
+                costs[kind] = msgspec.structs.replace(cost, network=(its_class or PLAIN).network)
         return costs or measured
 
-    def _left(self, costs: dict[str, Cost]) -> Room:
+    def _left(self, costs: dict[Kind, Cost]) -> Room:
         """Return what the host has for others than the sessions that it doesn't show so far."""
         dearest = density.dearest(costs.values())
-        return density.without(self._room, [costs.get(bot, dearest) for bot, _ in self._unseen.values()])
+        return density.without(self._room, [costs.get(kind, dearest) for kind, _ in self._unseen.values()])
 
     def _measure(self) -> Room:
         available, total = self._host.memory_room()
@@ -161,3 +166,8 @@ class Sizing:
             network=self._network,
             busy_network=self._busy_network,
         )
+
+
+def kind_of(session: Session) -> Kind:
+    """Return the bot of a session, in the version that it was leased in."""
+    return session.bot, session.agent_version
