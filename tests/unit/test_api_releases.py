@@ -10,6 +10,7 @@ from greenroom.api.auth import Caller
 from greenroom.api.schemas import Transport
 from greenroom.api.transports import Transports
 from greenroom.api.transports.base import Adapter, Asked, Prepared, TransportUnavailable
+from greenroom.common.bodies import Bodies, BodyUnavailable
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Ledger
@@ -69,16 +70,24 @@ class _World:
         self.ledger = Ledger(self.broker, clock=self.clock)
         self.provider = _Provider()
         self.secrets = SecretBox(self.broker)
+        self.bodies = Bodies(self.broker)
         self.transports = Transports([self.provider], broker=self.broker, ledger=self.ledger, clock=self.clock)
 
-    async def prepare(self) -> Session:
+    async def prepare(self, **more: Any) -> Session:
         """Prepare a session that isn't requested yet."""
         now = self.clock.now()
-        fields: dict[str, Any] = {"agent": "echo", "bot": "echo", "transport": "rooms", "tenant": "default"}
+        fields: dict[str, Any] = {"agent": "echo", "bot": "echo", "transport": "rooms", "tenant": "default", **more}
         session = Session(id=uuid7(), requested_at=now, queue_deadline_at=now, **fields)
         caller = Caller(tenant="default", key_id="k", scopes=frozenset({"*"}), secret=b"s")
         prepared, _ = await self.transports.prepare(Asked(caller=caller, origin="http://x"), session, {})
         return prepared
+
+    async def has_body(self) -> bool:
+        """Tell whether there is anything of a body, of whichever session."""
+        reader = await self.broker.read("BODIES", ["gr.v1.body.>"], last_per_subject=True)
+        found = await anext(aiter(reader))
+        await reader.close()
+        return bool(found.data)
 
     async def end(self, session: Session) -> None:
         """End it before it was placed."""
@@ -117,6 +126,44 @@ def test_a_room_goes_with_its_session() -> None:
         assert not await world.secrets.take("default", session.id, keep=True)
         await asyncio.sleep(3600)
         assert world.provider.released == 1
+
+    _play(scenario)
+
+
+LARGE = {"text": "x" * 900_000}
+
+
+def test_a_large_body_goes_with_its_session() -> None:
+    """It is there for as long as the session may be tried, and goes as its room does; a small one needs none of it."""
+
+    async def scenario(world: _World) -> None:
+        session = await world.prepare(body=LARGE)
+        assert session.body == {}
+        await world.ledger.create(Requested(session=session))
+        await asyncio.sleep(3600)
+        assert (await world.bodies.fetch(session)).body == LARGE
+        await world.end(session)
+        await asyncio.sleep(11)
+        assert not world.provider.rooms
+        with pytest.raises(BodyUnavailable):
+            await world.bodies.fetch(session)
+        small = await world.prepare(body={"text": "x" * 65_000})
+        assert small.body_ref is None
+        assert await world.broker.count("BODIES", "gr.v1.body.>") == 1
+
+    _play(scenario)
+
+
+def test_a_large_body_whose_session_never_came_to_be_goes() -> None:
+    """An api that is killed, or a provider that fails, behind the body leaves nothing of it."""
+
+    async def scenario(world: _World) -> None:
+        world.provider.refuses = True
+        with pytest.raises(GreenroomError):
+            await world.prepare(body=LARGE)
+        assert await world.has_body()
+        await asyncio.sleep(71)
+        assert not await world.has_body()
 
     _play(scenario)
 

@@ -55,6 +55,22 @@ async def test_a_way_that_cant_be_opened_ends_the_session_with_its_reason(
     assert (finished.outcome, finished.reason, finished.detail) == (Outcome.FAILED, "transport-failed", detail)
 
 
+async def test_a_session_without_its_body_ends_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its way isn't opened and its bot isn't called, with or without a body: what is there isn't what was asked for."""
+    monkeypatch.setattr(live, "make_transport", lambda *_: AbsentTransport("it must not be opened"))
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(ours.detach())
+    context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={})
+    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, _listening)
+    session.without_body("it isn't there any more")
+    async with asyncio.timeout(10):
+        finished = await session.run()
+    channel.close()
+    theirs.close()
+    told = (Outcome.FAILED, "body-unavailable", "it isn't there any more")
+    assert (finished.outcome, finished.reason, finished.detail) == told
+
+
 async def test_audio_that_nobody_hears_is_cut_in_every_pipeline_of_the_bot() -> None:
     """The user's in front of the transport, the bot's behind it: the aggregator of words, which is last, gets none."""
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

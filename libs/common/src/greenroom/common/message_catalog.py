@@ -42,6 +42,7 @@ from greenroom.common.messages import (
     ReleasePlan,
     Replayed,
     Resume,
+    SessionBody,
     SessionSecrets,
     SetStandby,
     StartAnswer,
@@ -367,6 +368,14 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=SessionSecrets,
         stream="SECRETS",
         summary="What only the process of a session may know; an empty message once it has it.",
+    ),
+    Described(
+        subject=subjects.BODY,
+        kind="state",
+        owner="api",
+        message=SessionBody,
+        stream="BODIES",
+        summary="What a bot is given, where that is too large for the ledger; an empty message once it isn't needed.",
     ),
     Described(
         subject=subjects.RELEASE,

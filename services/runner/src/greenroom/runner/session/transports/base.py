@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from pipecat.runner.types import RunnerArguments
 
+from greenroom.common.call_data import CallData
 from greenroom.runner.session.attach import Attachment
 
 CLOSE_NORMAL: Final = 1000
@@ -53,9 +54,11 @@ class SessionTransport(Protocol):
 
     Attributes:
         on_news: whoever wants to know; nobody until it is set.
+        call: of a phone call, once somebody is on the line: what is known of it.
     """
 
     on_news: OnNews = staticmethod(_to_nobody)
+    call: CallData | None = None
 
     @property
     def connected(self) -> bool:
