@@ -19,6 +19,7 @@ from greenroom.runner import density, guard, running, sizing
 from greenroom.runner.settings import default_slots
 from greenroom.runner.sizing import MOST_SLOTS
 from tests.support.runner_rig import LIMITS, Rig, gone, running_runner, until
+from tests.support.session_standins import CALL
 from tests.support.spans import record_spans
 
 
@@ -35,6 +36,7 @@ async def test_a_session_from_start_to_end(nats_url: str) -> None:
         ended = await rig.ended(session_id)
         assert (ended.outcome, ended.reason, ended.ended_by) == (Outcome.COMPLETED, "goodbye", "session")
         assert ended.media_connected
+        assert ended.call == CALL
         assert await history(rig, session_id) == ["Started", "Ready", "Connected", "Ending", "Ended"]
         await rig.warm()
         assert rig.now.sessions == ()

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, override
 import msgspec
 from msgspec import Meta
 
-from greenroom.api.canonical import canonical_number
+from greenroom.api.canonical import canonical_number, dialled_number
 from greenroom.api.carriers.base import Call, Carrier
 from greenroom.api.carriers.callbook import CallBook
 from greenroom.api.carriers.dials import Dials
@@ -111,8 +111,8 @@ class CarrierAdapter(Adapter):
             carrier=self.name,
             direction=direction,
             call_id=info.get("call_id") or None,
-            from_=canonical_number(info["from"]) or None,
-            to=canonical_number(info["to"]) or None,
+            from_=dialled_number(info["from"], bare=self.carrier.leaves_out_plus) or None,
+            to=dialled_number(info["to"], bare=self.carrier.leaves_out_plus) or None,
         )
         secrets = self._secrets()
         return Prepared(public=public, info=info, secrets=secrets, carrier=self.name, number=number, call=known)

@@ -67,9 +67,10 @@ class Transports:
             GreenroomError: it can't be prepared now. What was made of it goes by itself.
         """
         adapter = self._adapter(session.transport)
+        kept = session
         if len(bodies.encoded(session.body)) > bodies.INLINE_BYTES:
             await self.releases.plan(session, {}, by=_BODY)
-            session = await self._bodies.put(session)
+            kept = await self._bodies.put(session)
         plan = adapter.plan(session, options)
         if plan is not None:
             await self.releases.plan(session, plan)
@@ -77,7 +78,7 @@ class Transports:
         if prepared.secrets:
             await self._secrets.put(session.tenant, session.id, prepared.secrets)
         session = msgspec.structs.replace(
-            session,
+            kept,
             transport_info=prepared.info or session.transport_info,
             carrier=prepared.carrier or session.carrier,
             number=prepared.number or session.number,
