@@ -107,6 +107,14 @@ async def test_a_large_body_is_refused(client: httpx.AsyncClient) -> None:
     assert problem_of(await client.post("/v1/sessions", content=padded))["code"] == "body-too-large"
 
 
+async def test_a_body_that_nobody_takes_leaves_the_key_free(client: httpx.AsyncClient) -> None:
+    """It is refused before anything is begun, as whatever else can't be."""
+    key = {"idempotency-key": "k"}
+    large = {"agent": "echo", "body": {"text": "x" * 1_000_000}}
+    assert problem_of(await client.post("/v1/sessions", json=large, headers=key))["code"] == "body-too-large"
+    assert (await client.post("/v1/sessions", json={"agent": "echo"}, headers=key)).status_code == 201
+
+
 async def test_other_requests_are_small(client: httpx.AsyncClient) -> None:
     """Whatever isn't a request for a session has 64 KiB."""
     large = {"agent": "echo", "body": {"text": "x" * 64 * 1024}}

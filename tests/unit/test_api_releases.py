@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, override
 
 import pytest
@@ -11,6 +12,7 @@ from greenroom.api.schemas import Transport
 from greenroom.api.transports import Transports
 from greenroom.api.transports.base import Adapter, Asked, Prepared, TransportUnavailable
 from greenroom.common.bodies import Bodies, BodyUnavailable
+from greenroom.common.clock import SystemClock
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Ledger
@@ -18,6 +20,7 @@ from greenroom.common.lifecycle import Ended, Outcome, Requested, Session
 from greenroom.common.secrets import SecretBox
 from tests.support.leaping_time import LoopClock, run_virtual
 from tests.support.memory_broker import MemoryServer
+from tests.support.session_rig import new_session
 
 
 class _Provider(Adapter):
@@ -61,6 +64,12 @@ class _Provider(Adapter):
             raise GreenroomError("away", retry_after_s=5)
         self.rooms.discard(info["room"])
         self.released += 1
+
+
+class _Standing(SystemClock):
+    @override
+    def now(self) -> datetime:
+        return datetime(2026, 2, 3, tzinfo=UTC)
 
 
 class _World:
@@ -152,6 +161,17 @@ def test_a_large_body_goes_with_its_session() -> None:
         assert await world.broker.count("BODIES", "gr.v1.body.>") == 1
 
     _play(scenario)
+
+
+async def test_what_is_planned_at_the_same_moment_is_planned_apart() -> None:
+    """A room and a body of one session are two plans, however coarse the clock is."""
+    clock = _Standing()
+    broker = MemoryServer().connect()
+    transports = Transports([], broker=broker, ledger=Ledger(broker, clock=clock), clock=clock)
+    session = new_session("echo", transport="rooms")
+    await transports.releases.plan(session, {"room": "r"})
+    await transports.releases.plan(session, {}, by="body")
+    assert await broker.count("RELEASES", "gr.v1.release.>") == 2
 
 
 def test_a_large_body_whose_session_never_came_to_be_goes() -> None:

@@ -28,6 +28,14 @@ class _Locked(AbsentTransport):
         raise BrokerUnavailable("no answer in time")
 
 
+class _Watched(AbsentTransport):
+    opened = False
+
+    async def open(self) -> None:
+        """Say that somebody has opened it."""
+        self.opened = True
+
+
 async def _listening() -> None:
     pass
 
@@ -56,8 +64,9 @@ async def test_a_way_that_cant_be_opened_ends_the_session_with_its_reason(
 
 
 async def test_a_session_without_its_body_ends_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its way isn't opened and its bot isn't called, with or without a body: what is there isn't what was asked for."""
-    monkeypatch.setattr(live, "make_transport", lambda *_: AbsentTransport("it must not be opened"))
+    """Its way isn't opened, and its bot isn't called with less than it was to be given."""
+    transport = _Watched("")
+    monkeypatch.setattr(live, "make_transport", lambda *_: transport)
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
     context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={})
@@ -67,6 +76,7 @@ async def test_a_session_without_its_body_ends_with_its_reason(monkeypatch: pyte
         finished = await session.run()
     channel.close()
     theirs.close()
+    assert not transport.opened
     told = (Outcome.FAILED, "body-unavailable", "it isn't there any more")
     assert (finished.outcome, finished.reason, finished.detail) == told
 
