@@ -244,6 +244,18 @@ async def test_options_that_arent_known_are_refused_before_daily_is_asked(
     assert daily.asked == []
 
 
+@pytest.mark.parametrize("path", ["/v1/sessions", "/start"])
+async def test_for_a_body_that_nobody_takes_no_room_is_made(
+    world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub, path: str
+) -> None:
+    """It is refused before Daily is asked for anything, and nothing is kept of it."""
+    wish = {"agent": "echo", "transport": "daily", "body": {"text": "x" * 1_000_000}}
+    problem = problem_of(await client.post(path, json=wish))
+    assert (problem["status"], problem["code"]) == (413, "body-too-large")
+    assert (await _count(world), daily.asked) == (0, [])
+    assert await world.broker.count("BODIES", subjects.BODY.wildcard()) == 0
+
+
 async def test_without_a_key_there_are_no_rooms(nats_url: str, database: str) -> None:
     """The transport isn't offered by an installation that has no account."""
     async with running_api(nats_url, database, first=False) as world, world.client() as client:
@@ -260,6 +272,9 @@ async def test_a_call_has_one_session_however_often_daily_tells(world: ApiWorld,
     session = await _session(world, answers[0].json()["session_id"], tenant="acme")
     assert (session.carrier, session.number) == ("daily", "+15550100")
     assert session.transport_info["call_id"] == "call-1"
+    # Who calls is among the secrets of the session, and nowhere else.
+    known = {"carrier": "daily", "direction": "inbound", "call_id": "call-1", "to": "+15550100"}
+    assert msgspec.to_builtins(session.call) == {**known, "from": None, "stream_id": None, "body": {}}
     assert "sip_uri" in daily.rooms[f"gr-{session.id}"]["config"]
     assert len(daily.tokens) == 1, "the bot's"
     assert CALL["From"] not in msgspec.json.encode(session).decode()

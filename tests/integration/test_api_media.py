@@ -138,6 +138,17 @@ async def test_of_two_who_show_one_ticket_one_gets_in(world: ApiWorld) -> None:
         await inside[0].close()
 
 
+async def test_a_long_url_opens_nothing_and_costs_no_ticket(world: ApiWorld) -> None:
+    """What comes in the URL is the bot's to read, up to 4,096 bytes; the ticket is good for a shorter one."""
+    session = await ask(world)
+    url = session["transport"]["url"]
+    problem = await refusal(f"{url}?about={'x' * 4096}")
+    assert (problem["status"], problem["code"]) == (413, "body-too-large")
+    async with FakeProcess(world, session["id"]) as process, connect(f"{url}?about={'x' * 4090}"):
+        await until(lambda: process.connects)
+    assert len(process.connects[0].query["about"]) == 4090
+
+
 async def test_an_expired_ticket_is_refused(world: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """After five minutes a ticket opens nothing."""
     monkeypatch.setattr("greenroom.api.tickets.LIFETIME_S", -1.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import Any
@@ -93,8 +94,8 @@ async def test_a_bad_body_is_refused_with_the_place_of_the_fault(client: httpx.A
 
 
 async def test_a_large_body_is_refused(client: httpx.AsyncClient) -> None:
-    """More than 64 KiB is too much, announced or not."""
-    large = msgspec.json.encode({"agent": "echo", "body": {"text": "x" * 64 * 1024}})
+    """More than a million bytes is too much, announced or not, and whatever is around them."""
+    large = msgspec.json.encode({"agent": "echo", "body": {"text": "x" * 1_000_000}})
 
     async def chunks() -> AsyncGenerator[bytes]:
         yield large[:1000]
@@ -102,6 +103,56 @@ async def test_a_large_body_is_refused(client: httpx.AsyncClient) -> None:
 
     for content in (large, chunks()):
         assert problem_of(await client.post("/v1/sessions", content=content))["code"] == "body-too-large"
+    padded = large.replace(b"x" * 1_000_000, b"") + b" " * 1_100_000
+    assert problem_of(await client.post("/v1/sessions", content=padded))["code"] == "body-too-large"
+
+
+async def test_a_body_that_nobody_takes_leaves_the_key_free(client: httpx.AsyncClient) -> None:
+    """It is refused before anything is begun, as whatever else can't be."""
+    key = {"idempotency-key": "k"}
+    large = {"agent": "echo", "body": {"text": "x" * 1_000_000}}
+    assert problem_of(await client.post("/v1/sessions", json=large, headers=key))["code"] == "body-too-large"
+    assert (await client.post("/v1/sessions", json={"agent": "echo"}, headers=key)).status_code == 201
+
+
+async def test_other_requests_are_small(client: httpx.AsyncClient) -> None:
+    """Whatever isn't a request for a session has 64 KiB."""
+    large = {"agent": "echo", "body": {"text": "x" * 64 * 1024}}
+    problem = problem_of(await client.put("/v1/numbers/twilio/+4930123456", json=large))
+    assert (problem["status"], problem["code"]) == (413, "body-too-large")
+
+
+@pytest.mark.parametrize(("size", "by_reference"), [(65_536, False), (65_537, True), (1_000_000, True)])
+async def test_a_large_body_is_kept_beside_the_ledger(
+    world: ApiWorld,
+    client: httpx.AsyncClient,
+    size: int,
+    by_reference: bool,  # noqa: FBT001
+) -> None:
+    """The view says how large it is, and what its digest is; the same request with its key is the same session."""
+    body = {"text": "x" * (size - len('{"text":""}'))}
+    wish = {"agent": "echo", "body": body}
+    made, again = [await client.post("/v1/sessions", json=wish, headers={"idempotency-key": "k"}) for _ in range(2)]
+    assert (made.status_code, again.content) == (201, made.content)
+    view = (await client.get(made.headers["location"])).json()
+    if by_reference:
+        digest = hashlib.sha256(msgspec.json.encode(body)).hexdigest()
+        assert (view["body"], view["body_ref"]) == ({}, {"size_bytes": size, "sha256": digest})
+    else:
+        assert (view["body"], view["body_ref"]) == (body, None)
+    assert await world.broker.count("BODIES", subjects.BODY.wildcard()) == by_reference
+    other = {"agent": "echo", "body": {"text": body["text"][1:]}}
+    refused = await client.post("/v1/sessions", json=other, headers={"idempotency-key": "k"})
+    assert problem_of(refused)["code"] == "idempotency-mismatch"
+
+
+async def test_a_large_body_fits_the_schema_too(world: ApiWorld, client: httpx.AsyncClient) -> None:
+    """It is checked like any other, and one that doesn't fit leaves nothing."""
+    await world.add_agent("frontdesk", body_schema=SCHEMA)
+    wish = {"agent": "frontdesk", "body": {"language": "fr", "more": "x" * 900_000}}
+    problem = problem_of(await client.post("/v1/sessions", json=wish))
+    assert (problem["code"], problem["errors"][0]["pointer"]) == ("invalid-body", "/body/language")
+    assert await world.broker.count("BODIES", subjects.BODY.wildcard()) == 0
 
 
 async def test_the_body_fits_the_agents_schema(world: ApiWorld, client: httpx.AsyncClient) -> None:

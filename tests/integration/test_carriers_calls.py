@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from greenroom.api.carriers.references import reference
 from greenroom.common.lifecycle import Outcome, State
 from tests.support.api_world import eventually, problem_of, until
 from tests.support.bot_line import spoken
-from tests.support.carriers.exchange import CARRIERS
+from tests.support.carriers.exchange import CALLER, CARRIERS, NUMBER
 from tests.support.carriers.phone import RATE
 from tests.support.carriers.world import CarrierWorld, carrier_world
 from tests.support.session_rig import HostProcess
@@ -21,6 +22,9 @@ from tests.support.telephony_bots import GREETING_S, LONG_S
 HOLDING = tuple(name for name in CARRIERS if name != "exotel")
 # Those with an API that ends calls.
 HANGING_UP = HOLDING
+# What was added to a call, and those that say so when its media begins.
+ADDED = {"campaign": "7", "lang": "en"}
+ADDING = ("twilio", "exotel")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,29 @@ async def test_a_call_is_answered_heard_and_hung_up_by_the_caller(world: Carrier
     assert session.carrier == world.name
     (pressed,) = await world.events(session, "dtmf")
     assert (pressed.data["digits"], pressed.data["direction"]) == ("4", "in")
+
+
+async def test_the_session_knows_its_call(world: CarrierWorld) -> None:
+    """In the same words for all carriers: before the media is there, with it, and in what is stored afterwards."""
+    world.exchange.parameters = ADDED
+    await world.number(body={"lang": "de"})
+    phone = await world.exchange.call(world.api.url)
+    session = await world.only_session()
+    known = {"carrier": world.name, "direction": "inbound", "call_id": phone.leg.call_id, "from": CALLER, "to": NUMBER}
+    requested = (await world.api.ledger.history("default", session.id))[0].session
+    assert msgspec.to_builtins(requested.call) == {**known, "stream_id": None, "body": {}}
+    told = {**known, "stream_id": phone.leg.stream_id, "body": ADDED if world.name in ADDING else {}}
+
+    async def shown() -> dict[str, Any]:
+        return (await world.client.get(f"/v1/sessions/{session.id}")).json()["call"]
+
+    await eventually(shown, lambda call: call == told)
+    await until(lambda: voiced(phone.heard) > GREETING_S * 0.9)
+    await phone.hang_up()
+    await world.ended(session.id)
+    await world.api.record()
+    (stored,) = (await world.client.get("/v1/sessions")).json()["sessions"]
+    assert (stored["call"], stored["body"]) == (told, {"lang": "de"})
 
 
 async def test_an_interruption_empties_the_carriers_buffer(world: CarrierWorld) -> None:

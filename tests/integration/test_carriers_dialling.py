@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
+import msgspec
 import pytest
 
 from greenroom.common.ids import uuid7
@@ -63,6 +64,23 @@ async def test_somebody_is_called_and_hears_the_bot(world: CarrierWorld) -> None
     assert (session.outcome, session.reason) == (Outcome.COMPLETED, "client-left")
     statuses = await eventually(lambda: _statuses(world, session), lambda found: "completed" in found)
     assert statuses == (["completed"] if world.name == "exotel" else ["answered", "completed"])
+
+
+async def test_the_session_knows_whom_it_has_called(world: CarrierWorld) -> None:
+    """At once who calls whom; the carrier's ids when somebody has picked up."""
+    session_id = await dial(world)
+    requested = (await world.api.ledger.history("default", session_id))[0].session
+    known = {"carrier": world.name, "direction": "outbound", "from": NUMBER, "to": CALLER, "body": {}}
+    assert msgspec.to_builtins(requested.call) == {**known, "call_id": None, "stream_id": None}
+
+    async def shown() -> dict[str, Any]:
+        return (await world.client.get(f"/v1/sessions/{session_id}")).json()["call"]
+
+    call = await eventually(shown, lambda call: call["stream_id"] is not None)
+    phone = world.exchange.phones[0]
+    assert call == {**known, "call_id": phone.leg.call_id, "stream_id": phone.leg.stream_id}
+    await phone.hang_up()
+    assert msgspec.to_builtins((await world.ended(session_id)).call) == call
 
 
 async def test_the_bot_that_called_hangs_up(world: CarrierWorld) -> None:

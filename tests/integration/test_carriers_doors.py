@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from greenroom.common import subjects
 from tests.support.api_world import ApiWorld, problem_of, running_api
 from tests.support.carriers.exchange import CARRIERS, NUMBER, Exchange, dialect_of, running_exchange
 from tests.support.carriers.world import TRANSPORTS
@@ -55,6 +56,20 @@ async def test_a_webhook_without_its_call_is_malformed(api: ApiWorld, name: str)
         for what in ("answer", "status"):
             answered = await exchange.webhook(f"{api.url}/v1/webhooks/{name}/{what}", {"Nothing": "1"})
             assert problem_of(answered)["code"] == "webhook-malformed"
+
+
+@pytest.mark.parametrize("name", CARRIERS)
+async def test_a_long_url_answers_no_call(api: ApiWorld, name: str) -> None:
+    """What comes behind the `?` is bounded: more is refused before there is a session."""
+    async with running_exchange(name) as exchange, api.client() as client:
+        assert (await client.put(f"/v1/numbers/{name}/{NUMBER}", json=_WISH)).status_code == 200
+        fields = exchange.dialect.asks(exchange.leg())
+        for what in ("answer", "status"):
+            url = f"{api.url}/v1/webhooks/{name}/{what}?about={'x' * 4096}"
+            problem = problem_of(await exchange.webhook(url, fields))
+            assert (problem["status"], problem["code"]) == (413, "body-too-large")
+        assert await api.broker.count("SESSIONS", subjects.SESSION_ALL.wildcard()) == 0
+        assert await api.broker.count("CALLS", subjects.CALL.wildcard()) == 0
 
 
 async def test_a_carrier_without_settings_is_not_there(nats_url: str, database: str) -> None:

@@ -55,6 +55,8 @@ async def test_a_call_goes_on_in_another_process(world: CarrierWorld) -> None:
     await phone.closed.wait()
     ended = await world.ended(session.id)
     assert (ended.outcome, ended.attempt) == (Outcome.COMPLETED, 2)
+    assert ended.call is not None
+    assert (ended.call.call_id, ended.call.stream_id) == (phone.leg.call_id, phone.leg.stream_id)
     if world.name == "twilio":  # whose API is asked by the bot itself
         await until(lambda: world.exchange.hung_up == [phone.leg.call_id])
 

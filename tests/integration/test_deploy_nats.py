@@ -11,12 +11,14 @@ import pytest
 from nats.aio.client import Client
 
 from greenroom.common import subjects, topology, topology_admin
+from greenroom.common.bodies import Bodies
 from greenroom.common.broker import Message, NoResponder
+from greenroom.common.clock import utcnow
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ids import uuid7
 from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import Ledger
-from greenroom.common.lifecycle import Ended, Ending, Outcome, Ready, Started
+from greenroom.common.lifecycle import Ended, Ending, Outcome, Ready, Session, Started
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.nats_client import NatsClient
 from greenroom.common.secrets import SecretBox
@@ -172,10 +174,16 @@ async def test_the_recorder_has_erased_sessions_forgotten(services: Services) ->
             await services.api.append(subject.format(key=session_id), body)
         await services.api.append(subjects.IDEMPOTENCY.format(tenant=TENANT, key=session_id), body)
         await services.api.append(subjects.SECRET.format(tenant=TENANT, session_id=session_id), b"{}")
+        await services.api.append(subjects.BODY.format(tenant=TENANT, session_id=session_id), b"{}")
         await services.scheduler.append(subjects.DECISION.format(pool="default"), body)
         await services.recorder.append(subjects.PARKED.format(stream="AUDIO"), body)
     assert await sweep.forget(services.recorder, [(TENANT, erased)]) == 5
-    for stream, everything in (*sweep.READ_THROUGH, ("SECRETS", subjects.SECRET.wildcard())):
+    by_subject = (("SECRETS", subjects.SECRET), ("BODIES", subjects.BODY))
+    for stream, subject in by_subject:
+        own = subject.format(tenant=TENANT, session_id=erased)
+        assert await services.recorder.count(stream, own) == 0, stream
+    everywhere = (*sweep.READ_THROUGH, *((stream, subject.wildcard()) for stream, subject in by_subject))
+    for stream, everything in everywhere:
         assert await services.recorder.count(stream, everything) >= 1, stream
     assert await sweep.forget(services.recorder, [(TENANT, erased)]) == 0
     assert await sweep.forget(services.recorder, [(TENANT, other)]) == 5
@@ -206,6 +214,11 @@ async def test_what_the_api_keeps_and_what_the_scheduler_answers(services: Servi
     await box.put(TENANT, "s1", {"token": "t"})
     assert await SecretBox(services.runner).take(TENANT, "s1", keep=False) == {"token": "t"}
     assert await box.take(TENANT, "s1", keep=False) == {}
+    now = utcnow()
+    given = Session(id="s1", tenant=TENANT, agent="a", bot="a", body={"a": 1}, requested_at=now, queue_deadline_at=now)
+    put = await Bodies(services.api).put(given)
+    assert (await Bodies(services.runner).fetch(put)).body == {"a": 1}
+    await Bodies(services.api).forget(TENANT, "s1")
     await services.api.append(releases, b"{}", msg_id=uuid7())
     assert await _taken(services.api, "RELEASES", "api-releases", 1) == {releases}
 

@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from greenroom.api.carriers.callbook import CallBook
 from greenroom.common import messages, subjects, topology
+from greenroom.common.bodies import Bodies
 from greenroom.common.clock import utcnow
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Session
@@ -80,6 +82,7 @@ class Evidence:
         broken = subjects.SESSION_AUDIO.format(tenant=session.tenant, session_id=session.id, track="user")
         await here.broker.append(broken, AS_SENT)
         await SecretBox(here.broker).put(session.tenant, session.id, {"room_token": self.marker})
+        await Bodies(here.broker).put(msgspec.structs.replace(session, body={"about": self.marker}))
         await CallBook(here.broker).claim("twilio", f"CA-{self.marker}", session.tenant, session.id)
         told = Decision(decision="cold_start", at=utcnow(), reason="queue", text="", inputs={"session_id": session.id})
         await here.broker.append(subjects.DECISION.format(pool="default"), messages.encode(told))
@@ -87,7 +90,7 @@ class Evidence:
 
 
 PLACES = {"sessions", "session_events", "recordings"}
-STREAMS = {"SESSIONS", "IDEMPOTENCY", "TICKETS", "SECRETS", "CALLS", "DECISIONS", "PARKED"}
+STREAMS = {"SESSIONS", "IDEMPOTENCY", "TICKETS", "SECRETS", "BODIES", "CALLS", "DECISIONS", "PARKED"}
 
 
 async def gone(api: ApiWorld, session_id: str) -> None:

@@ -5,11 +5,13 @@ import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client
 
 from greenroom.common import subjects, topology_admin
+from greenroom.common.bodies import Bodies
 from greenroom.common.broker import Message
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ids import uuid7
@@ -27,6 +29,8 @@ from tests.support.ledgers import request
 from tests.support.runner_process import runner_process
 
 TENANT = "acme"
+# As large as any may be.
+LARGE = {"text": "x" * 999_989}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,8 @@ async def test_a_session_process_can_do_its_work(server: DeployedNats) -> None:
     async with logged_in(server, session) as broker, server.broker("api") as api:
         await SecretBox(api).put(TENANT, session.id, {"token": "t"})
         assert await SecretBox(broker).take(TENANT, session.id, keep=False) == {"token": "t"}
+        given = await Bodies(api).put(msgspec.structs.replace(session, body=LARGE))
+        assert (await Bodies(broker).fetch(given)).body == LARGE
         spool = Spool(broker, max_bytes=100_000)
         running = asyncio.create_task(spool.run())
         spool.put(
@@ -149,10 +155,13 @@ async def test_a_session_process_can_do_nothing_else(server: DeployedNats) -> No
             subjects.SESSION_ASK.format(**theirs, name="transfer"),
             subjects.SESSION_ASK.format(**ours, name="anything"),
             subjects.SECRET.format(**theirs),
+            subjects.BODY.format(**theirs),
+            subjects.BODY.format(**ours),
             subjects.RUNNER_CMD.format(pool="default", runner_id="r1", name="start"),
             subjects.RUNNER_HEARTBEAT.format(pool="default", runner_id="r1"),
             f"$JS.API.DIRECT.GET.SESSIONS.{lifecycle}",
             f"$JS.API.DIRECT.GET.SECRETS.{subjects.SECRET.format(**theirs)}",
+            f"$JS.API.DIRECT.GET.BODIES.{subjects.BODY.format(**theirs)}",
             "$JS.API.STREAM.MSG.GET.SESSIONS",
             "$JS.API.CONSUMER.CREATE.SESSIONS.mine",
             f"{Grant(TENANT, other.id, 0).inbox}.x",

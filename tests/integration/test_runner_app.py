@@ -21,6 +21,7 @@ from greenroom.runner.host import Host
 from greenroom.runner.settings import default_slots
 from greenroom.runner.sizing import MOST_SLOTS
 from tests.support.runner_rig import LIMITS, Rig, gone, running_runner, until
+from tests.support.session_standins import CALL
 from tests.support.spans import record_spans
 
 
@@ -37,6 +38,7 @@ async def test_a_session_from_start_to_end(nats_url: str) -> None:
         ended = await rig.ended(session_id)
         assert (ended.outcome, ended.reason, ended.ended_by) == (Outcome.COMPLETED, "goodbye", "session")
         assert ended.media_connected
+        assert ended.call == CALL
         assert await history(rig, session_id) == ["Started", "Ready", "Connected", "Ending", "Ended"]
         await rig.warm()
         assert rig.now.sessions == ()

@@ -32,7 +32,7 @@ async def call_through_outage(host: HostProcess, nats: EmbeddedNats, away_s: int
         assert run.pid not in sessions.host.exits
         await nats.start()
         # The bot has said its last number; what ends the call is that nobody speaks any more.
-        last = await run.expect(Finished, _AFTER_S * 5)
+        last = await run.expect(Finished, timeout_s=_AFTER_S * 5)
         assert await run.exit_status() == 0
         events = await run.events()
         published = next(event.data["chunks"] for event in events if event.type == "call_completed")

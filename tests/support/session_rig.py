@@ -237,14 +237,14 @@ class SessionRun:
         """Close the runner's end, as its death does."""
         self._socket.close()
 
-    async def expect[M: FromSession](self, kind: type[M], timeout_s: float = _TIMEOUT_S) -> M:
-        """Return the next message of a kind; others on the way are kept in `said`."""
+    async def expect[M: FromSession](self, *kinds: type[M], timeout_s: float = _TIMEOUT_S) -> M:
+        """Return the next message of one of some kinds; others on the way are kept in `said`."""
         async with asyncio.timeout(timeout_s):
             while True:
                 packet = await asyncio.get_running_loop().sock_recv(self._socket, control.MAX_PACKET_BYTES)
-                assert packet, f"the process closed its end while {kind.__name__} was expected"
+                assert packet, f"the process closed its end while {kinds} was expected"
                 message = control.decode_from_session(packet)
-                if isinstance(message, kind):
+                if isinstance(message, kinds):
                     return message
                 if isinstance(message, Pong):
                     self.pongs.append(message)

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+from greenroom.common.call_data import CallData
 from greenroom.common.lifecycle import Outcome
 from greenroom.runner import control
 from greenroom.runner.control import (
@@ -31,6 +32,8 @@ from greenroom.runner.control import (
 from greenroom.runner.session.context import SessionContext
 
 _PONG_S = 0.5
+# What whoever connects says of his call.
+CALL = CallData(carrier="twilio", direction="inbound", call_id="CA1", stream_id="MZ1", from_="+4930123456")
 # What a session has eaten of its memory.
 eaten: list[bytes] = []
 
@@ -83,7 +86,7 @@ def run(control_fd: int, _context: SessionContext) -> int:
     time.sleep(script.get("ready_after_s", 0))
     link.say(PipelineReady(stages_ms={"bot": 1.0, "worker": 2.0, "pipeline": 3.0}))
     if script.get("connect"):
-        link.say(MediaConnected())
+        link.say(MediaConnected(call=CALL))
         link.say(Answered(took_ms=150.0, greeting=True))
         link.say(Answered(took_ms=350.0))
     _misbehave(script)

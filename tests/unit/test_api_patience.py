@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenroom.api.body import decode
-from greenroom.api.canonical import canonical_number, canonical_room
+from greenroom.api.canonical import canonical_number, canonical_room, dialled_number
 from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.patience import DECISION_TIMEOUT_S, give_up, patience, unanswered
 from greenroom.api.problem import render
@@ -176,6 +176,24 @@ def test_a_number_is_one_number_however_it_is_written() -> None:
     """Separators between digits make no difference; what isn't a number is kept."""
     assert canonical_number("+49 (30) 123-45.6") == canonical_number("+493012345 6") == "+4930123456"
     assert canonical_number("sip:a@b.org") == "sip:a@b.org"
+
+
+@pytest.mark.parametrize(
+    ("written", "bare", "number"),
+    [
+        ("4915112345678", True, "+4915112345678"),
+        ("+49 151 12345678", True, "+4915112345678"),
+        ("4915112345678", False, "4915112345678"),
+        ("08012345678", True, "08012345678"),
+        ("911", True, "911"),
+        ("anonymous", True, "anonymous"),
+        ("sip:4915112345678@b.org", True, "sip:4915112345678@b.org"),
+        ("", True, ""),
+    ],
+)
+def test_a_carrier_that_leaves_out_the_plus_means_the_same_number(written: str, bare: bool, number: str) -> None:  # noqa: FBT001
+    """Only of what has a country's code; others write local numbers in the same way."""
+    assert dialled_number(written, bare=bare) == number
 
 
 # ---------------------------------------------------------------------------- requests

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, override
 
 import pytest
@@ -11,6 +12,8 @@ from greenroom.api.schemas import Transport
 from greenroom.api.transports import Transports
 from greenroom.api.transports.base import Adapter, Asked, Prepared, TransportUnavailable
 from greenroom.api.transports.releases import LOOK_AGAIN_S, LOOK_FOR_PEOPLE_S
+from greenroom.common.bodies import Bodies, BodyUnavailable
+from greenroom.common.clock import SystemClock
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Ledger
@@ -18,6 +21,7 @@ from greenroom.common.lifecycle import Ended, Outcome, Requested, Session
 from greenroom.common.secrets import SecretBox
 from tests.support.leaping_time import LoopClock, run_virtual
 from tests.support.memory_broker import MemoryServer
+from tests.support.session_rig import new_session
 
 
 class _Provider(Adapter):
@@ -71,6 +75,12 @@ class _Provider(Adapter):
         self.released += 1
 
 
+class _Standing(SystemClock):
+    @override
+    def now(self) -> datetime:
+        return datetime(2026, 2, 3, tzinfo=UTC)
+
+
 class _World:
     def __init__(self) -> None:
         self.broker = MemoryServer().connect()
@@ -78,16 +88,24 @@ class _World:
         self.ledger = Ledger(self.broker, clock=self.clock)
         self.provider = _Provider()
         self.secrets = SecretBox(self.broker)
+        self.bodies = Bodies(self.broker)
         self.transports = Transports([self.provider], broker=self.broker, ledger=self.ledger, clock=self.clock)
 
-    async def prepare(self) -> Session:
+    async def prepare(self, **more: Any) -> Session:
         """Prepare a session that isn't requested yet."""
         now = self.clock.now()
-        fields: dict[str, Any] = {"agent": "echo", "bot": "echo", "transport": "rooms", "tenant": "default"}
+        fields: dict[str, Any] = {"agent": "echo", "bot": "echo", "transport": "rooms", "tenant": "default", **more}
         session = Session(id=uuid7(), requested_at=now, queue_deadline_at=now, **fields)
         caller = Caller(tenant="default", key_id="k", scopes=frozenset({"*"}), secret=b"s")
         prepared, _ = await self.transports.prepare(Asked(caller=caller, origin="http://x"), session, {})
         return prepared
+
+    async def has_body(self) -> bool:
+        """Tell whether there is anything of a body, of whichever session."""
+        reader = await self.broker.read("BODIES", ["gr.v1.body.>"], last_per_subject=True)
+        found = await anext(aiter(reader))
+        await reader.close()
+        return bool(found.data)
 
     async def end(self, session: Session) -> None:
         """End it before it was placed."""
@@ -145,6 +163,55 @@ def test_a_room_goes_with_its_session() -> None:
         assert not await world.secrets.take("default", session.id, keep=True)
         await asyncio.sleep(3600)
         assert world.provider.released == 1
+
+    _play(scenario)
+
+
+LARGE = {"text": "x" * 900_000}
+
+
+def test_a_large_body_goes_with_its_session() -> None:
+    """It is there for as long as the session may be tried, and goes as its room does; a small one needs none of it."""
+
+    async def scenario(world: _World) -> None:
+        session = await world.prepare(body=LARGE)
+        assert session.body == {}
+        await world.ledger.create(Requested(session=session))
+        await asyncio.sleep(3600)
+        assert (await world.bodies.fetch(session)).body == LARGE
+        await world.end(session)
+        await asyncio.sleep(11)
+        assert not world.provider.rooms
+        with pytest.raises(BodyUnavailable):
+            await world.bodies.fetch(session)
+        small = await world.prepare(body={"text": "x" * 65_000})
+        assert small.body_ref is None
+        assert await world.broker.count("BODIES", "gr.v1.body.>") == 1
+
+    _play(scenario)
+
+
+async def test_what_is_planned_at_the_same_moment_is_planned_apart() -> None:
+    """A room and a body of one session are two plans, however coarse the clock is."""
+    clock = _Standing()
+    broker = MemoryServer().connect()
+    transports = Transports([], broker=broker, ledger=Ledger(broker, clock=clock), clock=clock)
+    session = new_session("echo", transport="rooms")
+    await transports.releases.plan(session, {"room": "r"})
+    await transports.releases.plan(session, {}, by="body")
+    assert await broker.count("RELEASES", "gr.v1.release.>") == 2
+
+
+def test_a_large_body_whose_session_never_came_to_be_goes() -> None:
+    """An api that is killed, or a provider that fails, behind the body leaves nothing of it."""
+
+    async def scenario(world: _World) -> None:
+        world.provider.refuses = True
+        with pytest.raises(GreenroomError):
+            await world.prepare(body=LARGE)
+        assert await world.has_body()
+        await asyncio.sleep(71)
+        assert not await world.has_body()
 
     _play(scenario)
 

@@ -13,7 +13,7 @@ from greenroom.api.body import decode, pointer
 from greenroom.api.bodycheck import AgentSchemaBroken, body_check
 from greenroom.api.ranges import RangeNotSatisfiable, Span
 from greenroom.api.schemas import CreateSession, trace_id_of
-from greenroom.common.errors import Forbidden, InvalidBody, InvalidQuery, MalformedJson, UnknownField
+from greenroom.common.errors import BodyTooLarge, Forbidden, InvalidBody, InvalidQuery, MalformedJson, UnknownField
 from greenroom.common.lifecycle import Limits
 
 values = st.recursive(
@@ -186,6 +186,17 @@ def test_a_huge_handshake_is_cut() -> None:
     """A bot is shown 16 KiB of headers at most: they travel in one message."""
     seen = handshake.read(scope({f"x-{i}": "y" * 1000 for i in range(100)}), ())
     assert 10 <= len(seen.headers) <= 16
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, 100_000])
+def test_a_long_url_opens_nothing(size: int) -> None:
+    """What a bot is shown of a URL is shown whole, or nobody is let in."""
+    query = ("q=" + "x" * (size - 2))[:size]
+    if size <= 4096:
+        assert "".join(handshake.read(scope({}, query), ()).query.values()) == query[2:]
+    else:
+        with pytest.raises(BodyTooLarge, match="4096"):
+            handshake.read(scope({}, query), ())
 
 
 def test_an_origin_must_be_on_the_list_if_there_is_one() -> None:

@@ -17,7 +17,7 @@ def test_names_are_there_once() -> None:
     consumers = [consumer.name for consumer in topology.CONSUMERS]
     assert len(set(consumers)) == len(consumers)
     kept = {"AUDIO", "TICKETS", "IDEMPOTENCY", "SECRETS", "RELEASES", "CALLS", "DIALS", "POLICY", "DECISIONS", "PARKED"}
-    kept |= {"NOTICES"}
+    kept |= {"NOTICES", "BODIES"}
     assert {LEDGER_STREAM, LEADERS_STREAM, POST_CALL_STREAM} | kept == set(STREAMS)
 
 

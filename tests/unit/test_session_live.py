@@ -31,6 +31,14 @@ class _Locked(AbsentTransport):
         raise BrokerUnavailable("no answer in time")
 
 
+class _Watched(AbsentTransport):
+    opened = False
+
+    async def open(self) -> None:
+        """Say that somebody has opened it."""
+        self.opened = True
+
+
 async def _listening() -> None:
     pass
 
@@ -129,6 +137,24 @@ async def test_nobody_is_gone_who_wasnt_there(
     theirs.close()
     assert [kind for kind in emitted if kind in {"call_connected", "call_disconnected"}] == events
     assert finished.reason == reason
+
+
+async def test_a_session_without_its_body_ends_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its way isn't opened, and its bot isn't called with less than it was to be given."""
+    transport = _Watched("")
+    monkeypatch.setattr(live, "make_transport", lambda *_: transport)
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(ours.detach())
+    context = SessionContext(runner_id="r", settings=RunnerSettings(), bots={})
+    session = live.LiveSession(new_session("echo"), context, MemoryServer().connect(), channel, _listening)
+    session.without_body("it isn't there any more")
+    async with asyncio.timeout(10):
+        finished = await session.run()
+    channel.close()
+    theirs.close()
+    assert not transport.opened
+    told = (Outcome.FAILED, "body-unavailable", "it isn't there any more")
+    assert (finished.outcome, finished.reason, finished.detail) == told
 
 
 async def test_audio_that_nobody_hears_is_cut_in_every_pipeline_of_the_bot() -> None:

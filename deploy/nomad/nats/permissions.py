@@ -92,6 +92,7 @@ def users() -> tuple[User, ...]:
                 *_reads_last("LEADERS", subjects.LEADER),
                 *_reads_last("POLICY", subjects.POLICY),
                 *_reads_last("SECRETS", subjects.SECRET),
+                *_reads_last("BODIES", subjects.BODY),
                 *_reads_last("CALLS", subjects.CALL),
                 *_reads_last("CALLS", subjects.WEBHOOK),
                 *_reads_last("CALLS", subjects.ROOMS),
@@ -132,6 +133,7 @@ def users() -> tuple[User, ...]:
                 PRACTICE,
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
                 *_reads_last("SECRETS", subjects.SECRET),
+                *_reads_last("BODIES", subjects.BODY),
                 *_names_streams(),
             ),
             never=(RECORDING_SAVED, RECORDING_MISSING, DECIDED, *KEPT),
@@ -239,7 +241,7 @@ def _checks_topology() -> tuple[str, ...]:
 def _forgets() -> tuple[str, ...]:
     """The recorder lets the broker forget sessions: those that are stored, and those that are erased."""
     return (
-        *(f"$JS.API.STREAM.PURGE.{stream}" for stream in ("SESSIONS", "AUDIO", "SECRETS")),
+        *(f"$JS.API.STREAM.PURGE.{stream}" for stream in ("SESSIONS", "AUDIO", "SECRETS", "BODIES")),
         *(f"$JS.API.STREAM.MSG.DELETE.{stream}" for stream in NAMING_SESSIONS),
         *(consumer for stream in NAMING_SESSIONS for consumer in _follows(stream)),
     )

@@ -14,9 +14,9 @@ import httpx
 
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ledger import Entry
-from greenroom.common.lifecycle import Ended, Leased, Ready, Requeued, Session, Started, State
+from greenroom.common.lifecycle import Connected, Ended, Leased, Ready, Requeued, Session, Started, State
 from greenroom.common.messages import Event
-from greenroom.runner.control import Finished, PipelineReady
+from greenroom.runner.control import Finished, MediaConnected, PipelineReady
 from tests.support.api_world import RUNNER, ApiWorld, eventually, running_api
 from tests.support.carriers.exchange import NUMBER, Exchange, running_exchange
 from tests.support.session_rig import HostProcess, SessionRun, Sessions
@@ -168,7 +168,7 @@ class CarrierWorld:
             await self.api.ledger.advance(entry, Ready(epoch=entry.session.epoch))
         except GreenroomError:
             run.stop()  # it was ended meanwhile
-        finished = await run.expect(Finished, timeout_s=120)
+        finished = await self._until_finished(run)
         await run.exit_status()
 
         def decide(session: Session) -> Ended:
@@ -182,6 +182,17 @@ class CarrierWorld:
             )
 
         await self.api.ledger.move("default", session_id, decide)
+
+    async def _until_finished(self, run: SessionRun) -> Finished:
+        """Write down that somebody is on the line, as a runner does, and return the last word."""
+        while True:
+            message = await run.expect(MediaConnected, Finished, timeout_s=120)
+            if isinstance(message, Finished):
+                return message
+            connected = Connected(epoch=run.session.epoch, call=message.call)
+            # It may have been ended meanwhile.
+            with contextlib.suppress(GreenroomError):
+                await self.api.ledger.move("default", run.session.id, lambda _session, told=connected: told)
 
 
 @asynccontextmanager

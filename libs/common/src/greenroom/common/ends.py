@@ -60,6 +60,7 @@ ENDS: Final[dict[Reason, End]] = {
         "the transport can't be opened; or (decided by `api`) the caller can't be told the way in",
         f"{_SESSION}/live.py",
     ),
+    Reason.BODY_UNAVAILABLE: _end("session", "its large `body` can't be fetched", f"{_SESSION}/live.py"),
     Reason.BOT_FAILED: _end("session", "the bot raised, or a service of it can't go on", f"{_SESSION}/live.py"),
     Reason.START_TIMEOUT: _end("runner", "no pipeline for `limits.start_timeout_s`", f"{_RUNNER}/slots.py"),
     Reason.END_TIMEOUT: _end(

@@ -135,7 +135,11 @@ class UnknownField(GreenroomError):
 
 
 class BodyTooLarge(GreenroomError):
-    """The body is larger than the limit named in the detail. Pass large things by reference."""
+    """The body is larger than the limit named in the detail. Pass large things by reference.
+
+    A request for a session may have a `body` of 1,000,000 bytes, other requests 64 KiB in all
+    (GREENROOM_API_MAX_BODY_BYTES); what comes in a URL, behind the `?`, may have 4,096 bytes.
+    """
 
     code = "body-too-large"
     status = 413

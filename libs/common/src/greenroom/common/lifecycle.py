@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from greenroom.common.call_data import CallData
 from greenroom.common.errors import IllegalTransition, StaleEpoch
 from greenroom.common.recordings import RecordingChoice
 
@@ -101,6 +102,16 @@ class Pinned(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
 
 
+class BodyRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A body that is too large for the ledger, of the session that has this; see greenroom.common.bodies.
+
+    `size_bytes` and `sha256` (hexadecimal) are those of its JSON, without spaces.
+    """
+
+    size_bytes: int
+    sha256: str
+
+
 class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The whole document of a session, as each ledger message carries it.
 
@@ -117,6 +128,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # What is public of the way that was prepared, e.g. the name of a room; secrets lie in SECRETS.
     transport_info: dict[str, str] = {}
     body: dict[str, Any] = {}
+    # Where `body` is too large to stand here: it is empty then.
+    body_ref: BodyRef | None = None
     config: dict[str, Any] = {}
     metadata: dict[str, str] = {}
     limits: Limits = Limits()
@@ -138,6 +151,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sticky_key: str | None = None
     # An operator keeps it running; None: somebody asked for it.
     pin: Pinned | None = None
+    # Of a phone call: who calls whom, and the carrier's ids.
+    call: CallData | None = None
 
     state: State = State.REQUESTED
     epoch: int = 0
@@ -233,6 +248,8 @@ class Connected(msgspec.Struct, frozen=True, kw_only=True, tag="connected"):
 
     by: Actor = "runner"
     epoch: int
+    # Of a phone call: what is known of it by now; None: nothing more than before.
+    call: CallData | None = None
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True, tag="ending"):
@@ -337,7 +354,7 @@ def _changes(session: Session, transition: Transition, at: datetime) -> dict[str
         case Requeued():
             return _requeued(session, transition, at)
         case Started() | Ready() | Connected():
-            return _progress(transition, at)
+            return _progress(session, transition, at)
         case Ending() | Ended():
             when = {"ending_at": at} if isinstance(transition, Ending) else {"ended_at": at, "lease_expires_at": None}
             return {
@@ -363,9 +380,9 @@ def _leased(session: Session, transition: Leased, at: datetime) -> dict[str, Any
     }
 
 
-def _progress(transition: Started | Ready | Connected, at: datetime) -> dict[str, Any]:
+def _progress(session: Session, transition: Started | Ready | Connected, at: datetime) -> dict[str, Any]:
     if isinstance(transition, Connected):
-        return {"media_connected": True}
+        return {"media_connected": True, "call": transition.call or session.call}
     if isinstance(transition, Started):
         return {"started_at": at, "lease_expires_at": None, "claim": transition.claim or None}
     return {"ready_at": at}

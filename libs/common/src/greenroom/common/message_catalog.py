@@ -43,6 +43,7 @@ from greenroom.common.messages import (
     Replayed,
     Resume,
     RoomStarts,
+    SessionBody,
     SessionSecrets,
     SetStandby,
     StartAnswer,
@@ -368,6 +369,14 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=SessionSecrets,
         stream="SECRETS",
         summary="What only the process of a session may know; an empty message once it has it.",
+    ),
+    Described(
+        subject=subjects.BODY,
+        kind="state",
+        owner="api",
+        message=SessionBody,
+        stream="BODIES",
+        summary="What a bot is given, where that is too large for the ledger; an empty message once it isn't needed.",
     ),
     Described(
         subject=subjects.RELEASE,

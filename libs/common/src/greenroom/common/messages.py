@@ -466,10 +466,17 @@ class SessionSecrets(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, str]
 
 
+class SessionBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bot is given (an object), where the ledger can't have it; the session has its size and digest."""
+
+    body: msgspec.Raw
+
+
 class ReleasePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Something is about to be made at a provider for a session; whoever reads this takes it away when that is over.
 
-    Written before the provider is asked, so that nothing is left behind by a crash in between.
+    Written before the provider is asked, so that nothing is left behind by a crash in between. `transport` `body` is
+    no provider's: a body in BODIES.
     """
 
     transport: str

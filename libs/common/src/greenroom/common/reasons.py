@@ -176,6 +176,17 @@ class Reason(enum.StrEnum):
             "made no token). `detail` says which. Ask for a new session."
         ),
     )
+    BODY_UNAVAILABLE = (
+        "body-unavailable",
+        "failed",
+        True,
+        "What the bot was to be given can't be had",
+        (
+            "The session's `body` has more than 64 KiB and lies in the stream BODIES; its process didn't find it, or "
+            "it isn't the one of the request. `detail` says which. If NATS was away, ask for a new session; if the "
+            "body is gone, who has purged the stream?"
+        ),
+    )
     BOT_FAILED = (
         "bot-failed",
         "failed",

@@ -108,6 +108,8 @@ TICKET: Final = Subject("gr.v1.ticket.{key}")
 IDEMPOTENCY: Final = Subject("gr.v1.idempotency.{tenant}.{key}")
 # What only the session process may know of a session, e.g. a room token.
 SECRET: Final = Subject("gr.v1.secret.{tenant}.{session_id}")
+# What a bot is given, where that is too large for the ledger.
+BODY: Final = Subject("gr.v1.body.{tenant}.{session_id}")
 # What was made at a provider for a session, and has to go when the session is over.
 RELEASE: Final = Subject("gr.v1.release.{transport}")
 # Which session a phone call belongs to; nonces of webhooks. (`key` is a digest.)

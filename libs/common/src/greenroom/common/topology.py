@@ -90,6 +90,15 @@ STREAMS: Final[tuple[Stream, ...]] = (
         max_msg_size=64 * 1024,
     ),
     Stream(
+        name="BODIES",
+        subjects=(subjects.BODY.wildcard(),),
+        description="What bots are given that is too large for the ledger; empty once the session is over.",
+        # The api empties them; this is for those that it couldn't, and longer than any session may wait and take.
+        max_age_s=7 * DAY_S,
+        max_msgs_per_subject=1,
+        max_msg_size=1024 * 1024,
+    ),
+    Stream(
         name="RELEASES",
         subjects=(subjects.RELEASE.wildcard(),),
         description="What was made at providers for sessions, until it is taken away.",

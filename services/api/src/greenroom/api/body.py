@@ -7,11 +7,24 @@ import msgspec
 from litestar.dto import AbstractDTO
 from litestar.typing import FieldDefinition
 
-from greenroom.common.errors import FieldProblem, InvalidBody, MalformedJson, UnknownField
+from greenroom.common.bodies import MAX_BYTES as MAX_BODY_BYTES
+from greenroom.common.errors import BodyTooLarge, FieldProblem, InvalidBody, MalformedJson, UnknownField
 
 # msgspec ends its messages with the place: "Expected `int`, got `str` - at `$.limits.queue_timeout_s`".
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$(.*)`$")
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+
+
+# What may stand behind the `?` of a URL that starts or opens something: a carrier's webhook, a media socket.
+MAX_QUERY_BYTES: Final = 4096
+# A request for a session: the largest `body`, and the rest of it.
+MAX_START_BYTES: Final = MAX_BODY_BYTES + 64 * 1024
+
+
+def check_query(query: bytes) -> None:
+    """Raise `BodyTooLarge` if more than `MAX_QUERY_BYTES` come in a URL."""
+    if len(query) > MAX_QUERY_BYTES:
+        raise BodyTooLarge(f"There are {len(query)} bytes behind the `?` of the URL; {MAX_QUERY_BYTES} are taken.")
 
 
 def decode[T](raw: bytes, kind: type[T]) -> T:

@@ -8,6 +8,8 @@ _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":4
 # What people put between the digits of a number.
 _SEPARATORS: Final = re.compile(r"[ ().\-/]")
 _PHONE: Final = re.compile(r"\+?[0-9]{3,20}")
+# E.164 without its plus: a country's code doesn't begin with 0, and what is shorter is a number of services.
+_BARE: Final = re.compile(r"[1-9][0-9]{7,14}")
 
 
 def canonical_room(room: str) -> str:
@@ -27,3 +29,9 @@ def canonical_number(number: str) -> str:
     """Return a number without what stands between its digits; anything else (a SIP URI, say) as it is."""
     digits = _SEPARATORS.sub("", number)
     return digits if _PHONE.fullmatch(digits) else number
+
+
+def dialled_number(number: str, *, bare: bool) -> str:
+    """Return a number as `canonical_number` does; of one who leaves out the plus (`bare`), with it."""
+    digits = canonical_number(number)
+    return f"+{digits}" if bare and _BARE.fullmatch(digits) else digits

@@ -7,6 +7,7 @@ import msgspec
 from litestar.types import Scope, Send
 
 from greenroom.api import closes
+from greenroom.api.body import check_query
 from greenroom.api.bridge import MediaNotTaken, SessionNotReady
 from greenroom.api.problem import render
 from greenroom.common import errors
@@ -15,7 +16,7 @@ from greenroom.common.errors import Forbidden, GreenroomError
 PATH: Final = "/v1/media/"
 # In problems, logs and spans: the path itself holds the ticket.
 SHOWN_PATH: Final = "/v1/media/{ticket}"
-# What a bot may be shown of names and values together; carriers send some hundred bytes.
+# What a bot may be shown of headers, names and values together; carriers send some hundred bytes.
 _MAX_SHOWN: Final = 16 * 1024
 _HIDDEN: Final = frozenset(
     {"authorization", "connection", "cookie", "host", "proxy-authorization", "upgrade", "x-api-key"}
@@ -66,14 +67,16 @@ def read(scope: Scope, allowed_origins: tuple[str, ...]) -> Handshake:
 
     Raises:
         Forbidden: it comes from a page of another origin.
+        BodyTooLarge: its URL has more than a bot is shown.
     """
+    check_query(scope["query_string"])
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     origin = headers.get("origin")
     if allowed_origins and origin is not None and origin not in allowed_origins:
         raise Forbidden("Pages of this origin may not connect.")
     query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
     shown = {name: value for name, value in headers.items() if not _hidden(name)}
-    return Handshake(headers=_bounded(shown), query=_bounded(query))
+    return Handshake(headers=_bounded(shown), query=query)
 
 
 async def refuse(error: GreenroomError, scope: Scope, send: Send, *, shown: str = SHOWN_PATH) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from greenroom.common.lifecycle import Limits, OnLoss, Outcome, Priority, Session, State
+from greenroom.common.call_data import CallData
+from greenroom.common.lifecycle import BodyRef, Limits, OnLoss, Outcome, Priority, Session, State
 from greenroom.common.recordings import RecordingChoice
 
 MAX_METADATA: Final = 32
@@ -206,6 +207,11 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     # While it waits.
     queue: Queue | None = None
 
+    # Where `body` has more than 64 KiB: it is shown as `{}`.
+    body_ref: BodyRef | None = None
+    # Of a phone call.
+    call: CallData | None = None
+
 
 class SessionPage(msgspec.Struct, frozen=True, kw_only=True):
     """Sessions, newest first."""
@@ -389,6 +395,8 @@ def session_view(session: Session, *, transport: Transport | None = None, queue:
         cold=session.cold,
         retry_after_s=session.retry_after_s,
         queue=queue,
+        body_ref=session.body_ref,
+        call=session.call,
     )
 
 

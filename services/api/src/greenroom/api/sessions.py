@@ -1,5 +1,6 @@
 """What can be done with sessions: ask for one, look at it, stop it."""
 
+import asyncio
 import hashlib
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -23,7 +24,7 @@ from greenroom.api.store import Store
 from greenroom.api.transports import Transports
 from greenroom.api.transports.base import Asked
 from greenroom.api.waiters import Waiters, Watch
-from greenroom.common import telemetry
+from greenroom.common import bodies, telemetry
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import (
     BrokerUnavailable,
@@ -133,6 +134,7 @@ class Sessions:
 
         Raises:
             TenantSuspended: it gets no new sessions.
+            BodyTooLarge: the body has more than a million bytes.
             AgentNotFound, InvalidBody: the agent doesn't exist, doesn't take the transport or the body.
             IdempotencyMismatch: the key belongs to another request.
             SecretMissing: no runner of the pool has what the bot needs.
@@ -239,12 +241,18 @@ class Sessions:
     async def _takes(self, caller: Caller, wish: CreateSession) -> KnownAgent:
         if caller.tenant in self._policy.current.suspended:
             raise TenantSuspended
+        # Before anything is looked up: nothing is begun for a body that nobody takes.
+        size = len(bodies.encoded(wish.body))
         known = await self._agents.get(caller.tenant, wish.agent)
         if wish.transport not in known.agent.transports:
             takes = ", ".join(known.agent.transports)
             problem = FieldProblem(pointer="/transport", detail=f"The agent takes {takes}.")
             raise InvalidBody(f"/transport: {problem.detail}", errors=[problem])
-        known.check_body(wish.body)
+        if size > bodies.INLINE_BYTES:
+            # A schema looks at each value there is, which can take seconds.
+            await asyncio.to_thread(known.check_body, wish.body)
+        else:
+            known.check_body(wish.body)
         self._agents.check_secrets(wish.pool or known.agent.pool, known.agent.bot)
         return known
 

@@ -62,7 +62,9 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
         float, msgspec.Meta(ge=1, le=3600), Env(help="How long a link to a recording in a bucket is good for")
     ] = 60.0
 
-    api_max_body_bytes: Annotated[int, msgspec.Meta(ge=1024), Env(help="Largest request body")] = 64 * 1024
+    api_max_body_bytes: Annotated[
+        int, msgspec.Meta(ge=1024), Env(help="Largest request body, but of a request for a session")
+    ] = 64 * 1024
     api_max_streams: Annotated[
         int, msgspec.Meta(ge=0), Env(help="How many event streams one process serves at a time")
     ] = 1000

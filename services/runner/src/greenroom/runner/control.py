@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from greenroom.common.call_data import CallData
 from greenroom.common.lifecycle import Outcome, Session
 
 # The kernel's default limit for one packet is about 208 KiB; a session document is bounded at far less.
@@ -64,7 +65,9 @@ class PipelineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class MediaConnected(msgspec.Struct, frozen=True, kw_only=True, tag="connected"):
-    """A client is on the line, for the first time."""
+    """A client is on the line, for the first time; `call` is what is known of a phone call by now."""
+
+    call: CallData | None = None
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):

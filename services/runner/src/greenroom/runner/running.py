@@ -267,7 +267,7 @@ class RunningSession:
                     self._timeline.pipeline_ready(message.stages_ms)
             case MediaConnected():
                 slots.connected(self.key)
-                self._writer.put(Connected(epoch=self.session.epoch))
+                self._writer.put(Connected(epoch=self.session.epoch, call=message.call))
             case EndingNotice():
                 self._on_ends_itself(message)
             case Finished():

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, override
 import msgspec
 from msgspec import Meta
 
-from greenroom.api.canonical import canonical_number
+from greenroom.api.canonical import canonical_number, dialled_number
 from greenroom.api.carriers.base import Call, Carrier
 from greenroom.api.carriers.callbook import CallBook
 from greenroom.api.carriers.dials import Dials
@@ -20,6 +20,7 @@ from greenroom.api.carriers.rest import CarrierRefused, Rest, succeeded, told
 from greenroom.api.phone_numbers import Numbers
 from greenroom.api.schemas import Transport
 from greenroom.api.transports.base import Adapter, Asked, Prepared, options_of
+from greenroom.common.call_data import CallData, CallDirection
 from greenroom.common.errors import FieldProblem, InvalidBody
 from greenroom.common.lifecycle import Session
 
@@ -88,6 +89,7 @@ class CarrierAdapter(Adapter):
     @override
     async def prepare(self, asked: Asked, session: Session, options: dict[str, Any]) -> Prepared:
         call = self._incoming.get(session.id)
+        direction: CallDirection = "outbound" if call is None else "inbound"
         if call is not None:
             info = {"direction": "inbound", "call_id": call.call_id, "from": call.caller, "to": call.called}
             number = session.number
@@ -105,7 +107,15 @@ class CarrierAdapter(Adapter):
             )
             info = {"direction": "outbound", "from": wanted.caller, "to": wanted.to}
         public = Transport(type=self.name, info=info)
-        return Prepared(public=public, info=info, secrets=self._secrets(), carrier=self.name, number=number)
+        known = CallData(
+            carrier=self.name,
+            direction=direction,
+            call_id=info.get("call_id") or None,
+            from_=dialled_number(info["from"], bare=self.carrier.leaves_out_plus) or None,
+            to=dialled_number(info["to"], bare=self.carrier.leaves_out_plus) or None,
+        )
+        secrets = self._secrets()
+        return Prepared(public=public, info=info, secrets=secrets, carrier=self.name, number=number, call=known)
 
     @override
     async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:

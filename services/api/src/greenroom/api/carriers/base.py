@@ -216,6 +216,8 @@ class Carrier(Protocol):
     holds: bool
     # Whether it says who picked up.
     detects_machines: bool
+    # Whether it writes numbers with the country's code, but without the plus in front of it.
+    leaves_out_plus: bool
 
     @property
     def secret(self) -> bytes:

@@ -65,6 +65,7 @@ class Exotel(Carrier):
     # The applet is told where to connect, and nothing else.
     holds = False
     detects_machines = False
+    leaves_out_plus = False
 
     def __init__(self, account: Account) -> None:
         self._account = account

@@ -23,6 +23,7 @@ class Plivo(PlivoWebhooks, Carrier):
     answer_within_s = 5.0
     holds = True
     detects_machines = True
+    leaves_out_plus = True
 
     def __init__(self, auth_id: str, auth_token: str, api_url: str = API_URL) -> None:
         self._basic = auth_id, auth_token

@@ -44,6 +44,7 @@ class Telnyx(TexmlWebhooks, Carrier):
     answer_within_s = 5.0
     holds = True
     detects_machines = True
+    leaves_out_plus = False
 
     def __init__(self, account: Account) -> None:
         self._account = account

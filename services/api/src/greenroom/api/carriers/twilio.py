@@ -26,6 +26,7 @@ class Twilio(TexmlWebhooks, Carrier):
     answer_within_s = 5.0
     holds = True
     detects_machines = True
+    leaves_out_plus = False
 
     def __init__(self, account_sid: str, auth_token: str, api_url: str = API_URL) -> None:
         self._basic = account_sid, auth_token

@@ -24,6 +24,7 @@ class Vobiz(PlivoWebhooks, Carrier):
     answer_within_s = 2.0
     holds = True
     detects_machines = True
+    leaves_out_plus = True
 
     def __init__(self, auth_id: str, auth_token: str, api_url: str = API_URL) -> None:
         self._auth_id, self._auth_token = auth_id, auth_token

@@ -17,7 +17,7 @@ from litestar.params import Body, FromPath, HeaderParameter
 from greenroom.api import examples, pipecat_bodies
 from greenroom.api.agents import Agents
 from greenroom.api.auth import SESSIONS_WRITE, caller_of
-from greenroom.api.body import JsonBody
+from greenroom.api.body import MAX_START_BYTES, JsonBody
 from greenroom.api.offers import Candidates, CandidatesTaken, Offer, OfferAnswer, Offers
 from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.pipecat_bodies import (
@@ -134,6 +134,7 @@ def pipecat_routes(sessions: Sessions, agents: Agents, public_url: str | None) -
         status_code=_OK,
         dto=JsonBody.of(StartAgent),
         return_dto=None,
+        request_max_body_size=MAX_START_BYTES,
         summary="Ask for a session as Pipecat's clients do",
         responses=responses,
     )
@@ -158,6 +159,7 @@ def pipecat_routes(sessions: Sessions, agents: Agents, public_url: str | None) -
         status_code=_OK,
         dto=JsonBody.of(StartBot),
         return_dto=None,
+        request_max_body_size=MAX_START_BYTES,
         summary="Ask for a session as Pipecat Cloud's clients do",
         responses=responses,
     )
@@ -178,6 +180,7 @@ def pipecat_routes(sessions: Sessions, agents: Agents, public_url: str | None) -
         status_code=_OK,
         dto=JsonBody.of(JoinRoom),
         return_dto=None,
+        request_max_body_size=MAX_START_BYTES,
         summary="Send a bot into a Daily room",
         responses={
             _OK: answer(JoinAnswer, "The session exists", examples.JOINED),

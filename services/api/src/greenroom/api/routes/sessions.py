@@ -13,7 +13,7 @@ from opentelemetry import trace
 from greenroom.api import cursor as cursors
 from greenroom.api import examples
 from greenroom.api.auth import SESSIONS_READ, SESSIONS_WRITE, caller_of
-from greenroom.api.body import JsonBody
+from greenroom.api.body import MAX_START_BYTES, JsonBody
 from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.idempotency import InvalidIdempotencyKey
 from greenroom.api.problem import CODE_KEY, Problem, retry_after
@@ -64,6 +64,7 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         opt={"scope": SESSIONS_WRITE},
         dto=JsonBody.of(CreateSession),
         return_dto=None,
+        request_max_body_size=MAX_START_BYTES,
         summary="Ask for a session",
         responses={
             _CREATED: answer(SessionView, "It exists, and has come as far as `wait` asks for", examples.CREATED),

@@ -13,6 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath
 
+from greenroom.api.body import check_query
 from greenroom.api.carriers.base import Document, Webhook, WebhookMalformed, WebhookReplayed, WebhookUnsigned
 from greenroom.api.carriers.calls import Calls
 from greenroom.api.carriers.in_time import AnswerTimedOut
@@ -23,7 +24,14 @@ from greenroom.common import errors
 
 _OK: Final = 200
 _JSON: Final = "application/json"
-_PROBLEMS: Final = (WebhookMalformed, WebhookUnsigned, WebhookReplayed, TransportUnavailable, errors.NotFound)
+_PROBLEMS: Final = (
+    WebhookMalformed,
+    WebhookUnsigned,
+    WebhookReplayed,
+    TransportUnavailable,
+    errors.NotFound,
+    errors.BodyTooLarge,
+)
 _DOCUMENT: Final = ResponseSpec(
     str, generate_examples=False, description="A document for the carrier", media_type="application/xml"
 )
@@ -145,7 +153,8 @@ def _of_calls(door: _Door) -> list[HTTPRouteHandler]:
 
 
 async def _webhook(request: AnyRequest, public_url: str | None) -> tuple[Webhook, str]:
-    """Return a carrier's request, and how it reached us."""
+    """Return a carrier's request, and how it reached us. Raises `BodyTooLarge`."""
+    check_query(request.scope["query_string"])
     body = await request.body()
     origin = origin_of(request, public_url)
     query = request.scope["query_string"].decode("latin-1")

@@ -1,18 +1,23 @@
 """The transports that sessions are offered over, and what has to be done for each."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from greenroom.api.schemas import Transport
 from greenroom.api.transports.base import Adapter, Asked, TransportUnavailable
 from greenroom.api.transports.releases import Releases
+from greenroom.common import bodies
+from greenroom.common.bodies import Bodies
 from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
 from greenroom.common.secrets import SecretBox
+
+# Who takes away large bodies, as plans name him; no transport can be called this.
+_BODY: Final = "body"
 
 
 class Transports:
@@ -20,7 +25,7 @@ class Transports:
 
     Args:
         adapters: one for each.
-        broker: keeps secrets and plans.
+        broker: keeps secrets, large bodies and plans.
         ledger: says which sessions are over.
         clock: of the plans.
     """
@@ -30,9 +35,9 @@ class Transports:
     ) -> None:
         self._adapters = {adapter.name: adapter for adapter in adapters}
         self._secrets = SecretBox(broker)
-        self.releases = Releases(
-            broker=broker, ledger=ledger, secrets=self._secrets, adapters=self._adapters, clock=clock
-        )
+        self._bodies = Bodies(broker)
+        releasers = {**self._adapters, _BODY: _BodyReleaser(self._bodies)}
+        self.releases = Releases(broker=broker, ledger=ledger, secrets=self._secrets, adapters=releasers, clock=clock)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,10 +60,17 @@ class Transports:
     async def prepare(self, asked: Asked, session: Session, options: dict[str, Any]) -> tuple[Session, Transport]:
         """Prepare the way to a session; return the session with what is public of it, and the answer's public part.
 
+        A body that the ledger can't have is laid down for the session's process.
+
         Raises:
+            BodyTooLarge: nobody takes that.
             GreenroomError: it can't be prepared now. What was made of it goes by itself.
         """
         adapter = self._adapter(session.transport)
+        kept = session
+        if len(bodies.encoded(session.body)) > bodies.INLINE_BYTES:
+            await self.releases.plan(session, {}, by=_BODY)
+            kept = await self._bodies.put(session)
         plan = adapter.plan(session, options)
         if plan is not None:
             await self.releases.plan(session, plan)
@@ -66,10 +78,11 @@ class Transports:
         if prepared.secrets:
             await self._secrets.put(session.tenant, session.id, prepared.secrets)
         session = msgspec.structs.replace(
-            session,
+            kept,
             transport_info=prepared.info or session.transport_info,
             carrier=prepared.carrier or session.carrier,
             number=prepared.number or session.number,
+            call=prepared.call,
         )
         return session, prepared.public
 
@@ -90,3 +103,12 @@ class Transports:
         if found is None:
             raise TransportUnavailable(f"This installation isn't set up for {transport}.")
         return found
+
+
+class _BodyReleaser:
+    def __init__(self, kept: Bodies) -> None:
+        self._bodies = kept
+
+    async def release(self, tenant: str, session_id: str, info: dict[str, str]) -> None:
+        del info
+        await self._bodies.forget(tenant, session_id)

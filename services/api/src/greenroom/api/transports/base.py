@@ -16,6 +16,7 @@ import msgspec
 
 from greenroom.api.auth import Caller
 from greenroom.api.schemas import Transport
+from greenroom.common.call_data import CallData
 from greenroom.common.errors import FieldProblem, GreenroomError, InvalidBody
 from greenroom.common.lifecycle import OnLoss, Session
 
@@ -40,6 +41,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         secrets: what only the session process may know, by name.
         carrier: of a phone call, which limits count it by.
         number: the one of our numbers that calls or is called, which limits count it by.
+        call: of a phone call, what is known of it by now; becomes the session's.
     """
 
     public: Transport
@@ -47,6 +49,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     secrets: dict[str, str] = {}
     carrier: str | None = None
     number: str | None = None
+    call: CallData | None = None
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):

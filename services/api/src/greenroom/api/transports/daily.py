@@ -17,11 +17,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from greenroom.api.canonical import canonical_number
 from greenroom.api.schemas import Transport
 from greenroom.api.transports import daily_options
 from greenroom.api.transports.base import Adapter, Asked, Prepared, expiry
 from greenroom.api.transports.daily_options import DailyOptions, Dialin, UserWish
 from greenroom.api.transports.daily_rest import DailyRest, Room, RoomConfig
+from greenroom.common.call_data import CallData
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import FieldProblem, Forbidden, GreenroomError
 from greenroom.common.lifecycle import Session
@@ -114,10 +116,11 @@ class DailyAdapter(Adapter):
         if wanted.room_url is not None:
             # A public one is Daily's default and its owner's choice: whoever has its URL gets in without our token.
             info["privacy"] = room.privacy
-        secrets = {"room_token": token}
+        secrets, call = {"room_token": token}, None
         if wanted.dialin is not None:
             info["call_id"] = wanted.dialin.call_id
             secrets |= self._dialin_secrets(wanted.dialin)
+            call = _call(wanted.dialin)
         if wanted.dialout_settings:
             # Who is called is nobody else's business either.
             secrets["dialout_settings"] = msgspec.json.encode(wanted.dialout_settings).decode()
@@ -126,7 +129,7 @@ class DailyAdapter(Adapter):
             info["voicemail_detection"] = msgspec.json.encode(wanted.voicemail_detection).decode()
         public = Transport(type=NAME, info=info | _told(wanted), expires_at=expires_at)
         carrier = NAME if wanted.dialout_settings else None
-        return Prepared(public=public, info=info, secrets=secrets, carrier=carrier)
+        return Prepared(public=public, info=info, secrets=secrets, carrier=carrier, call=call)
 
     @override
     async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:
@@ -190,6 +193,12 @@ class DailyAdapter(Adapter):
             "daily_api_key": self._api_key,
             "daily_api_url": self._api_url,
         }
+
+
+def _call(dialin: Dialin) -> CallData:
+    """Return what the session may have of a call: not who calls, nor the SIP headers, which say it too."""
+    to = canonical_number(dialin.to) if dialin.to is not None else None
+    return CallData(carrier=NAME, direction="inbound", call_id=dialin.call_id, to=to)
 
 
 def _check_open(config: RoomConfig, session: Session) -> None:

@@ -11,12 +11,12 @@ provider. What a provider is spared while it is down, or over its rate limit, is
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 
-from greenroom.api.transports.base import Adapter, Outlived
+from greenroom.api.transports.base import Outlived
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.clock import Clock, SystemClock
@@ -42,6 +42,14 @@ _GRACE: Final = timedelta(seconds=60)
 _AT_ONCE: Final = 4
 
 
+class Releaser(Protocol):
+    """Takes away what was made: a transport, as `base.Adapter` has it, or whoever else makes something."""
+
+    async def release(self, tenant: str, session_id: str, info: dict[str, str]) -> None:
+        """See `base.Adapter.release`."""
+        ...
+
+
 class Releases:
     """Plans releases and carries them out.
 
@@ -49,7 +57,7 @@ class Releases:
         broker: keeps the plans.
         ledger: says which sessions are over.
         secrets: of sessions that are over are taken away, too.
-        adapters: by name; what they can't release now is tried again.
+        adapters: who releases, by the name that plans give; what they can't release now is tried again.
         clock: says how old a plan is.
     """
 
@@ -59,7 +67,7 @@ class Releases:
         broker: Broker,
         ledger: Ledger,
         secrets: SecretBox,
-        adapters: Mapping[str, Adapter],
+        adapters: Mapping[str, Releaser],
         clock: Clock | None = None,
     ) -> None:
         self._broker = broker
@@ -68,22 +76,27 @@ class Releases:
         self._adapters = adapters
         self._clock = clock or SystemClock()
 
-    async def plan(self, session: Session, info: dict[str, str]) -> None:
+    async def plan(self, session: Session, info: dict[str, str], *, by: str | None = None) -> None:
         """Have what is about to be made for a session taken away when that is over.
+
+        Args:
+            session: for which.
+            info: for whoever releases it.
+            by: his name; None: the session's transport.
 
         Raises:
             BrokerUnavailable: it isn't known whether that will happen: make nothing.
         """
         plan = ReleasePlan(
-            transport=session.transport,
+            transport=by or session.transport,
             tenant=session.tenant,
             session_id=session.id,
             info=info,
             at=self._clock.now(),
         )
-        subject = subjects.RELEASE.format(transport=session.transport)
+        subject = subjects.RELEASE.format(transport=plan.transport)
         # Each time anew: what an earlier plan of the session has taken away by now is about to be made again.
-        msg_id = f"release-{session.id}-{plan.at.timestamp():.6f}"
+        msg_id = f"release-{plan.transport}-{session.id}-{plan.at.timestamp():.6f}"
         await self._broker.append(subject, messages.encode(plan), msg_id=msg_id)
 
     async def run(self) -> None:

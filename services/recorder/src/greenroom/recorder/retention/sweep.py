@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from greenroom.common import messages, subjects
+from greenroom.common.bodies import STREAM as BODIES
 from greenroom.common.broker import Broker, Message, WrongLastSequence
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ledger import STREAM as SESSIONS
@@ -47,6 +48,7 @@ async def forget(broker: Broker, sessions: Collection[tuple[str, str]]) -> int:
         audio = subjects.SESSION_AUDIO.wildcard(tenant=tenant, session_id=session_id)
         await broker.purge(AUDIO, audio)
         await broker.purge(SECRETS, subjects.SECRET.format(tenant=tenant, session_id=session_id))
+        await broker.purge(BODIES, subjects.BODY.format(tenant=tenant, session_id=session_id))
     ids = {session_id.encode() for _, session_id in sessions}
     picked = 0
     for stream, wildcard in READ_THROUGH:

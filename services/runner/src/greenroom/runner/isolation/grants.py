@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from greenroom.common import subjects
+from greenroom.common.bodies import STREAM as BODIES
 from greenroom.common.secrets import STREAM as SECRETS
 
 # The name a session process logs in with; its token is the password.
@@ -73,8 +74,8 @@ class Tokens:
 def permissions(grant: Grant) -> dict[str, Any]:
     """Return what the login may do, as the claims of a NATS user have it.
 
-    Exactly what a session process does: its own events, audio, frames and questions, its own commands and secrets,
-    replies. Not the ledger, which is the runner's; and nothing of other sessions.
+    Exactly what a session process does: its own events, audio, frames and questions, its own commands, secrets and
+    body, replies. Not the ledger, which is the runner's; and nothing of other sessions.
     """
     if not grant.session_id:
         return {"pub": {"allow": [f"{PRACTICE}.>", "$JS.API.STREAM.NAMES"]}, "sub": {"allow": [f"{PRACTICE}.>"]}}
@@ -90,6 +91,7 @@ def permissions(grant: Grant) -> dict[str, Any]:
                 subjects.SESSION_ASK.format(**tokens, name="transfer"),
                 secret,
                 f"$JS.API.DIRECT.GET.{SECRETS}.{secret}",
+                f"$JS.API.DIRECT.GET.{BODIES}.{subjects.BODY.format(**tokens)}",
                 # Whether no stream takes a subject, or only nobody answers for it now.
                 "$JS.API.STREAM.NAMES",
             ],

@@ -172,6 +172,10 @@ class LiveSession:
                 for task in background:
                     task.cancel()
 
+    def without_body(self, why: str) -> None:
+        """Have the session end before its bot is called: what that was to be given can't be had, and `why`."""
+        self._ending.decide(Outcome.FAILED, Reason.BODY_UNAVAILABLE.value, why)
+
     def terminate(self) -> None:
         """End within a second, whatever the bot does; for a SIGTERM."""
         self._ending.decide(Outcome.FAILED, Reason.PROCESS_KILLED.value, "SIGTERM")
@@ -181,6 +185,8 @@ class LiveSession:
     # ------------------------------------------------------------------------ start
 
     async def _start(self) -> None:
+        if self._ending.begun.is_set():
+            return
         with self._stages.span("session.start") as span:
             try:
                 await self._transport.open()
@@ -314,7 +320,7 @@ class LiveSession:
         self._tasks.create_task(self._welcome(), name="welcome", context=self._bot_context.copy())
 
     async def _welcome(self) -> None:
-        await self._channel.send(MediaConnected())
+        await self._channel.send(MediaConnected(call=self._transport.call))
         for attachment in self._pipelines.attachments:
             if attachment.main:
                 await self._watch.connected(attachment.inputs[0] if attachment.inputs else attachment.outputs[0])

@@ -17,6 +17,7 @@ import uvloop
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from greenroom.common.bodies import Bodies, BodyUnavailable
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ids import uuid7
 from greenroom.common.log import bind_session, configure_logging
@@ -217,7 +218,15 @@ class _SessionProcess:
             except (TimeoutError, OSError):
                 _log.warning("broker_slow_to_subscribe")
 
-        live = LiveSession(assigned.session, self._context, broker, channel, listening)
+        session, missing = assigned.session, None
+        try:
+            session = await Bodies(broker).fetch(session)
+        except BodyUnavailable as error:
+            _log.error("body_unavailable", error=str(error))
+            missing = str(error)
+        live = LiveSession(session, self._context, broker, channel, listening)
+        if missing is not None:
+            live.without_body(missing)
         loop = asyncio.get_running_loop()
         loop.call_later(_NO_GARBAGE_S, gc.enable)
         loop.add_signal_handler(signal.SIGTERM, live.terminate)

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from pipecat.runner.types import RunnerArguments
 
+from greenroom.common.call_data import CallData
 from greenroom.common.reasons import Reason
 from greenroom.runner.session.attach import Attachment
 
@@ -65,10 +66,12 @@ class SessionTransport(Protocol):
     Attributes:
         on_news: whoever wants to know; nobody until it is set.
         on_over: whoever ends the session; nobody until it is set.
+        call: of a phone call, once somebody is on the line: what is known of it.
     """
 
     on_news: OnNews = staticmethod(_to_nobody)
     on_over: OnOver = staticmethod(_nothing)
+    call: CallData | None = None
 
     @property
     def connected(self) -> bool:

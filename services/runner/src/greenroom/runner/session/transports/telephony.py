@@ -21,6 +21,7 @@ from pipecat.transports.base_transport import TransportParams
 from starlette.types import Message as AsgiMessage
 
 from greenroom.common.broker import Broker
+from greenroom.common.call_data import CallData
 from greenroom.common.lifecycle import Session
 from greenroom.common.media_messages import MediaKind
 from greenroom.common.secrets import SecretBox
@@ -180,6 +181,8 @@ class TelephonyTransport(WebSocketTransport):
         self._connection = connection_id
 
     def _started(self, start: Start) -> None:
+        known = self._session.call or CallData(carrier=self._session.transport, direction="inbound")
+        self.call = known.streaming(call_id=start.call_id, stream_id=start.stream_id, parameters=start.parameters)
         for serializer in self._serializers:
             _rename(serializer, self._names, start)
         parsed: Any = getattr(self._carrier.websocket, _PARSED, None)
