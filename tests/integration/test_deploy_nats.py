@@ -12,11 +12,14 @@ from nats.aio.client import Client
 
 from greenroom.common import subjects, topology, topology_admin
 from greenroom.common.broker import Message, NoResponder
+from greenroom.common.desired import Desired
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ids import uuid7
 from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Ended, Ending, Outcome, Ready, Started
+from greenroom.common.mailbox import keep
+from greenroom.common.mailboxes import Mailboxes
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.nats_client import NatsClient
 from greenroom.common.secrets import SecretBox
@@ -171,11 +174,13 @@ async def test_the_recorder_has_erased_sessions_forgotten(services: Services) ->
         for subject in (subjects.TICKET, subjects.CALL):
             await services.api.append(subject.format(key=session_id), body)
         await services.api.append(subjects.IDEMPOTENCY.format(tenant=TENANT, key=session_id), body)
-        await services.api.append(subjects.SECRET.format(tenant=TENANT, session_id=session_id), b"{}")
+        for subject in (subjects.SECRET, subjects.MAILBOX):
+            await services.api.append(subject.format(tenant=TENANT, session_id=session_id), b"{}")
         await services.scheduler.append(subjects.DECISION.format(pool="default"), body)
         await services.recorder.append(subjects.PARKED.format(stream="AUDIO"), body)
     assert await sweep.forget(services.recorder, [(TENANT, erased)]) == 5
-    for stream, everything in (*sweep.READ_THROUGH, ("SECRETS", subjects.SECRET.wildcard())):
+    purged = (("SECRETS", subjects.SECRET.wildcard()), ("COMMANDS", subjects.MAILBOX.wildcard()))
+    for stream, everything in (*sweep.READ_THROUGH, *purged):
         assert await services.recorder.count(stream, everything) >= 1, stream
     assert await sweep.forget(services.recorder, [(TENANT, erased)]) == 0
     assert await sweep.forget(services.recorder, [(TENANT, other)]) == 5
@@ -206,6 +211,13 @@ async def test_what_the_api_keeps_and_what_the_scheduler_answers(services: Servi
     await box.put(TENANT, "s1", {"token": "t"})
     assert await SecretBox(services.runner).take(TENANT, "s1", keep=False) == {"token": "t"}
     assert await box.take(TENANT, "s1", keep=False) == {}
+    heard = await _listen(services.runner, subjects.MAILBOX_STORED.format(tenant=TENANT, session_id="s1"))
+    for mailboxes in (Mailboxes(services.api), Mailboxes(services.runner)):
+        version = (await mailboxes.read(TENANT, "s1")).desired.version + 1
+        await mailboxes.change(TENANT, "s1", lambda box, version=version: keep(box, Desired(version=version)))
+        assert (await _next(heard)).data
+    assert (await Mailboxes(services.api).read(TENANT, "s1")).desired.version == 2
+
     await services.api.append(releases, b"{}", msg_id=uuid7())
     assert await _taken(services.api, "RELEASES", "api-releases", 1) == {releases}
 

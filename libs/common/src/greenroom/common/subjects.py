@@ -108,6 +108,9 @@ TICKET: Final = Subject("gr.v1.ticket.{key}")
 IDEMPOTENCY: Final = Subject("gr.v1.idempotency.{tenant}.{key}")
 # What only the session process may know of a session, e.g. a room token.
 SECRET: Final = Subject("gr.v1.secret.{tenant}.{session_id}")
+# What waits for the process of a session; and the same once it is stored: the broker says it again.
+MAILBOX: Final = Subject("gr.v1.mailbox.{tenant}.{session_id}")
+MAILBOX_STORED: Final = Subject("gr.v1.posted.{tenant}.{session_id}")
 # What was made at a provider for a session, and has to go when the session is over.
 RELEASE: Final = Subject("gr.v1.release.{transport}")
 # Which session a phone call belongs to; nonces of webhooks. (`key` is a digest.)

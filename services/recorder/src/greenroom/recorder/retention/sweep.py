@@ -16,6 +16,7 @@ from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ledger import STREAM as SESSIONS
+from greenroom.common.mailbox import STREAM as COMMANDS
 from greenroom.common.messages import Parked
 from greenroom.common.secrets import STREAM as SECRETS
 from greenroom.recorder.audio import STREAM as AUDIO
@@ -45,6 +46,7 @@ async def forget(broker: Broker, sessions: Collection[tuple[str, str]]) -> int:
         audio = subjects.SESSION_AUDIO.wildcard(tenant=tenant, session_id=session_id)
         await broker.purge(AUDIO, audio)
         await broker.purge(SECRETS, subjects.SECRET.format(tenant=tenant, session_id=session_id))
+        await broker.purge(COMMANDS, subjects.MAILBOX.format(tenant=tenant, session_id=session_id))
     ids = {session_id.encode() for _, session_id in sessions}
     picked = 0
     for stream, wildcard in READ_THROUGH:

@@ -11,6 +11,7 @@ from pipecat.transports.base_output import BaseOutputTransport
 
 from greenroom.common import commands
 from greenroom.common.commands import Command, SessionState
+from greenroom.common.desired import Desired
 from greenroom.common.messages import EventType
 from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.commands.configuring import Settings
@@ -50,6 +51,7 @@ class Acts:
         stop: ends the session: at once or not, why.
         transferred: called once a carrier has taken the call.
         listeners: how many listen in.
+        keep: writes down settings for the session's next process.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Acts:
         stop: Callable[[bool, str | None], None],
         transferred: Callable[[], None],
         listeners: Callable[[], int],
+        keep: Callable[[Desired], Awaitable[bool]],
     ) -> None:
         self.muting: Final = Muting(parts)
         self.standing: Final = Standing()
@@ -71,7 +74,7 @@ class Acts:
         self._emitter = emitter
         self._clock = clock
         self._exposed = exposed
-        self._settings = Settings(parts, exposed)
+        self.settings: Final = Settings(parts, exposed, keep)
         self._stop = stop
         self._transferring = Transferring(transferred)
         self._listeners = listeners
@@ -81,7 +84,6 @@ class Acts:
             commands.Inject: self._inject,
             commands.Whisper: self._whisper,
             commands.Interrupt: self._interrupt,
-            commands.Configure: self._settings.apply,
             commands.Mute: self._mute,
             commands.Unmute: self._unmute,
             commands.Transfer: self._transfer,
@@ -91,8 +93,10 @@ class Acts:
             commands.Call: self._call,
         }
 
-    async def do(self, command: Command) -> Result:
-        """Carry a command out and return its result. Raises GreenroomErrors."""
+    async def do(self, command: Command, by: str) -> Result:
+        """Carry a command out that was sent with the key `by`, and return its result. Raises GreenroomErrors."""
+        if isinstance(command, commands.Configure):
+            return await self.settings.apply(command, by)
         return await self._by_kind[type(command)](command)
 
     async def _say(self, command: commands.Say) -> Result:
@@ -155,7 +159,7 @@ class Acts:
                 node=standing.node,
                 turns=standing.turns,
                 muted=self.muting.sides,
-                settings_version=self._settings.version,
+                settings_version=self.settings.version,
                 lines=tuple(standing.lines),
                 media=msgspec.to_builtins(self._medium.counts),
                 listeners=self._listeners(),
