@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, WrongLastSequence
 from greenroom.common.errors import BrokerUnavailable
@@ -23,7 +25,7 @@ class Mailboxes:
         """Return a session's mailbox; an empty one if it has none.
 
         Raises:
-            BrokerUnavailable: it can't be read now.
+            BrokerUnavailable: it can't be read now, or not by this version: a later one has put a command into it.
         """
         return (await self._read(subjects.MAILBOX.format(tenant=tenant, session_id=session_id)))[0]
 
@@ -53,4 +55,9 @@ class Mailboxes:
 
     async def _read(self, subject: str) -> tuple[Mailbox, int]:
         message = await self._broker.last(STREAM, subject)
-        return (Mailbox(), 0) if message is None else (messages.decode(message.data, Mailbox), message.stream_seq)
+        if message is None:
+            return Mailbox(), 0
+        try:
+            return messages.decode(message.data, Mailbox), message.stream_seq
+        except msgspec.MsgspecError as error:
+            raise BrokerUnavailable(f"{subject} holds what this version can't read: {error}") from error

@@ -1,5 +1,6 @@
 """Carries commands out on the pipeline of a live session."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
@@ -52,6 +53,7 @@ class Acts:
         transferred: called once a carrier has taken the call.
         listeners: how many listen in.
         keep: writes down settings for the session's next process.
+        restored: set when the settings of its last process are there.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Acts:
         transferred: Callable[[], None],
         listeners: Callable[[], int],
         keep: Callable[[Desired], Awaitable[bool]],
+        restored: asyncio.Event,
     ) -> None:
         self.muting: Final = Muting(parts)
         self.standing: Final = Standing()
@@ -74,7 +77,7 @@ class Acts:
         self._emitter = emitter
         self._clock = clock
         self._exposed = exposed
-        self.settings: Final = Settings(parts, exposed, keep)
+        self.settings: Final = Settings(parts, exposed, keep=keep, restored=restored)
         self._stop = stop
         self._transferring = Transferring(transferred)
         self._listeners = listeners

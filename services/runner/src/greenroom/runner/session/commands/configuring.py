@@ -20,11 +20,12 @@ from pipecat.services.ai_service import AIService
 from pipecat.services.settings import ServiceSettings
 
 from greenroom.common import desired
-from greenroom.common.command_errors import CommandNotDone, CommandUnsupported
+from greenroom.common.command_errors import CommandNotDone, CommandUnsupported, SessionNotLive
 from greenroom.common.commands import Configure, Scalar
 from greenroom.common.desired import Desired
 from greenroom.runner.session.commands.exposed import Exposed
 from greenroom.runner.session.commands.parts import SERVICES, Parts
+from greenroom.runner.session.pipelines import first
 
 _FRAMES: Final[dict[str, type[ServiceUpdateSettingsFrame[Any]]]] = {
     "llm": LLMUpdateSettingsFrame,
@@ -36,6 +37,7 @@ OWN: Final = "configure"
 # A sentence may be spoken first.
 APPLY_S: Final = 15.0
 _OWN_S: Final = 5.0
+_KNOWN_S: Final = 5.0
 
 
 class Settings:
@@ -47,14 +49,18 @@ class Settings:
         parts: of the bot's pipelines.
         exposed: the bot's functions.
         keep: writes down what is desired from now on; returns whether it could.
+        restored: set when `restore` was called, if it had to be; no change comes before.
     """
 
-    def __init__(self, parts: Parts, exposed: Exposed, keep: Callable[[Desired], Awaitable[bool]]) -> None:
+    def __init__(
+        self, parts: Parts, exposed: Exposed, *, keep: Callable[[Desired], Awaitable[bool]], restored: asyncio.Event
+    ) -> None:
         self.version = 0
         self._desired = Desired()
         self._parts = parts
         self._exposed = exposed
         self._keep = keep
+        self._restored = restored
         # One change at a time: the last one to come in is the last one applied.
         self._turn = asyncio.Lock()
 
@@ -64,12 +70,16 @@ class Settings:
         The same version with the same content is the same change: it is applied already.
 
         Raises:
+            SessionNotLive: it isn't known yet what the session had before.
             SettingsVersionStale: a later one is applied, or about to be.
             SettingsLocked: it changes what is held.
             CommandUnsupported: the bot has no such service or setting, or takes no mode or values.
             CommandNotDone: a value is of another kind than the present one; or all together is too much to be kept.
             FunctionFailed, FunctionArgumentsInvalid: the bot's own `configure` didn't take mode and values.
         """
+        await first(self._restored.wait(), timeout_s=_KNOWN_S)
+        if not self._restored.is_set():
+            raise SessionNotLive("The settings that it had before can't be read yet.")
         async with self._turn:
             if desired.repeats(self._desired, wanted) and self.version == wanted.version:
                 return {"version": self.version, "applied": True, "services": []}

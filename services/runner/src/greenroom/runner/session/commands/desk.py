@@ -89,6 +89,7 @@ class Desk:
             transferred=transferred,
             listeners=lambda: self._ears.listeners,
             keep=self.mail.keep,
+            restored=self.mail.restored,
         )
         self._ears = Ears(
             broker, session, parts=parts, muting=self.acts.muting, emitter=emitter, recorder=recorder, clock=clock

@@ -42,6 +42,7 @@ class Mail:
         carry_out: carries a command out and returns the answer; the same one for the same id.
 
     Attributes:
+        restored: set when the settings that the session had are there, or it had none.
         caught_up: set when what can be done before the session is ready is done.
     """
 
@@ -53,6 +54,7 @@ class Mail:
         restore: Callable[[Desired], Awaitable[None]],
         carry_out: Callable[[CommandRequest], Awaitable[CommandAnswer]],
     ) -> None:
+        self.restored = asyncio.Event()
         self.caught_up = asyncio.Event()
         self._broker = broker
         self._mailboxes = Mailboxes(broker)
@@ -61,7 +63,7 @@ class Mail:
         self._carry_out = carry_out
         # An epoch isn't enough: a runner that is launched twice has two processes of one.
         self._name = f"{session.epoch}/{uuid7()}"
-        self._ready = self._somebody_came = self._restored = self._closing = False
+        self._ready = self._somebody_came = self._closing = False
         # Settings that are applied and not written down yet.
         self._unkept: Desired | None = None
         self._wake = asyncio.Event()
@@ -78,15 +80,15 @@ class Mail:
         try:
             async with asyncio.timeout(_LOOK_S):
                 box = await self._mailboxes.read(self._session.tenant, self._session.id)
-        except (BrokerUnavailable, TimeoutError):
-            _log.warning("mailbox_unread")
+        except (BrokerUnavailable, TimeoutError) as error:
+            _log.warning("mailbox_unread", detail=str(error))
             self._wake.set()
             return False
         owed = box.open or box.desired.version > 0
         if owed:
             self._wake.set()
         else:
-            self._restored = True
+            self.restored.set()
         return owed
 
     def begin(self) -> None:
@@ -128,22 +130,26 @@ class Mail:
         self._wake.set()
 
     async def _run(self) -> None:
+        retry_s = _RETRY_S
         while not self._closing:
             await self._wake.wait()
             self._wake.clear()
             try:
                 await self._work()
                 self.caught_up.set()
-            except BrokerUnavailable:
-                await asyncio.sleep(_RETRY_S)
+                retry_s = _RETRY_S
+            except BrokerUnavailable as error:
+                _log.warning("mailbox_unavailable", detail=error.detail, again_in_s=retry_s)
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _LAST_LOOK_S)
                 self._wake.set()
 
     async def _work(self) -> None:
-        if not self._restored:
+        if not self.restored.is_set():
             box = await self._mailboxes.read(self._session.tenant, self._session.id)
-            self._restored = True
             if box.desired.version:
                 await self._restore(box.desired)
+            self.restored.set()
         if (unkept := self._unkept) is not None:
             await self._change(lambda box: mailbox.keep(box, unkept))
             self._unkept = None
