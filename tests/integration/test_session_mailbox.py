@@ -133,6 +133,10 @@ async def test_what_comes_just_then_is_done_too(sessions: Sessions) -> None:
             run.tell(Announced())
     answers = await until_answered(sessions, session, "c29")
     assert list(answers.values()) == [CommandDone(id=f"c{n}", result={"returned": n + 1}) for n in range(30)]
+    # By somebody who thinks still that it isn't ready, one when the last one is done.
+    for number in range(30, 33):
+        await post(sessions, session, **{f"c{number}": Call(function="count", arguments={"name": "x"})})
+        await until_answered(sessions, session, f"c{number}")
 
 
 async def test_what_is_refused_is_answered_so_and_holds_up_nothing(sessions: Sessions) -> None:
