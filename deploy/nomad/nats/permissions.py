@@ -95,6 +95,7 @@ def users() -> tuple[User, ...]:
                 *_reads_last("COMMANDS", subjects.MAILBOX),
                 *_reads_last("CALLS", subjects.CALL),
                 *_reads_last("CALLS", subjects.WEBHOOK),
+                *_reads_last("CALLS", subjects.ROOMS),
                 *_follows("SESSIONS"),
                 *_follows("POLICY"),
                 *_pulls("api"),
