@@ -52,6 +52,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write what tests have measured (their property `measured`) under the results: workers print nothing."""
+    for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
+        for name, text in report.user_properties:
+            if name == "measured" and report.when == "call":
+                terminalreporter.section(f"measured by {report.nodeid}")
+                terminalreporter.write_line(str(text))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Before workers, tests that compute and tests that wait take turns; else they keep their order."""

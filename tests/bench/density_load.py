@@ -3,7 +3,8 @@
 Reads commands from standard input, a JSON object a line, and answers each with one:
 
     {"call": [URL, …]}       connect some more; answered once they are in
-    {"measure": SECONDS}     answered with what the bot's frames and answers were like in that time
+    {"measure": SECONDS}     answered with what the bot's frames and answers were like in that time, and what went over
+                             the wire: bytes of messages, to the bots and from them
 
 Each caller sits in a quiet room, speaks for some seconds, then listens, in turns of 10 s; callers are spread over the
 ten seconds. A frame of the bot is late by as much as it comes after the end of all that was sent before it in the same
@@ -46,6 +47,8 @@ class Speaker(Call):
         super().__init__(url)
         self.late_ms: list[float] = []
         self.answers_ms: list[float] = []
+        self.sent_bytes = 0
+        self.received_bytes = 0
         self._script = script
         self._at = first
         self._spoken = spoken_frames
@@ -57,6 +60,7 @@ class Speaker(Call):
     def forget(self) -> None:
         """Begin to measure anew."""
         self.late_ms, self.answers_ms = [], []
+        self.sent_bytes, self.received_bytes = 0, 0
 
     def speak(self) -> None:
         """Send the next frame of the script."""
@@ -64,6 +68,7 @@ class Speaker(Call):
         if transport is None or transport.is_closing():
             return
         transport.write(self._script[self._at])
+        self.sent_bytes += len(self._script[self._at])
         self._at += 1
         if self._at == self._spoken:
             self._silent_since, self._began, self._heard_s = time.monotonic(), None, 0.0
@@ -72,6 +77,7 @@ class Speaker(Call):
 
     def on_message(self, payload: bytes) -> None:
         """Time a message of the bot."""
+        self.received_bytes += len(payload)
         if len(payload) < _MIN_AUDIO_BYTES or self._silent_since is None:
             return
         now = time.monotonic()
@@ -124,6 +130,8 @@ class Load:
         return {
             "late_ms": [late for speaker in self._speakers for late in speaker.late_ms],
             "answers_ms": [took for speaker in self._speakers for took in speaker.answers_ms],
+            "sent_bytes": sum(speaker.sent_bytes for speaker in self._speakers),
+            "received_bytes": sum(speaker.received_bytes for speaker in self._speakers),
             "silent": sum(not speaker.answers_ms for speaker in self._speakers),
         }
 

@@ -80,7 +80,11 @@ async def test_a_daily_client_gets_the_room_and_its_token(
     wish = {
         "createDailyRoom": True,
         "dailyRoomProperties": {"enable_recording": "cloud", "start_video_off": False, "eject_at_room_exp": True},
-        "dailyMeetingTokenProperties": {"user_name": "Ada", "permissions": {"canSend": ["audio"]}},
+        "dailyMeetingTokenProperties": {
+            "user_name": "Ada",
+            "nbf": 1700000000,
+            "permissions": {"canSend": ["audio"], "canReceive": {"base": False, "byUserId": {"bot": True}}},
+        },
         "body": {"foo": "bar"},
     }
     started = await client.post(CLOUD, json=wish)
@@ -91,6 +95,14 @@ async def test_a_daily_client_gets_the_room_and_its_token(
     assert (session.transport, session.body) == ("daily", {"foo": "bar"})
     config = room["config"]
     assert (config["enable_recording"], config["start_video_off"]) == ("cloud", False)
+    token = daily.tokens[-1]
+    assert token["nbf"] == 1700000000
+    assert token["permissions"] == {
+        "hasPresence": True,
+        "canSend": ["audio"],
+        "canReceive": {"base": False, "byUserId": {"bot": True}},
+        "canAdmin": False,
+    }
 
 
 @pytest.mark.parametrize(

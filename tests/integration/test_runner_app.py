@@ -16,6 +16,8 @@ from greenroom.common.lifecycle import Ended, Ending, Limits, Outcome, Requeued,
 from greenroom.common.messages import Done, Drain, StartAccepted, StartAnswer, StartRefused, decode, encode
 from greenroom.devtools.embedded.nats import EmbeddedNats
 from greenroom.runner import density, guard, running, sizing
+from greenroom.runner.discovery import BotSpec
+from greenroom.runner.host import Host
 from greenroom.runner.settings import default_slots
 from greenroom.runner.sizing import MOST_SLOTS
 from tests.support.runner_rig import LIMITS, Rig, gone, running_runner, until
@@ -420,6 +422,56 @@ async def test_slots_follow_what_sessions_cost(nats_url: str, monkeypatch: pytes
         assert (cost.bot, cost.seen >= 3, cost.memory > 2**20) == ("plain", True, True)
         assert [held.session_id for held in told.sessions] == [session_id]
         assert told.slots == min(1 + cost.more, MOST_SLOTS)
+
+
+CLASSED = (
+    BotSpec(name="seer", target="tests.support.heavy_bots:seer"),
+    BotSpec(name="talker", target="tests.support.light_bots:talker"),
+)
+
+
+@pytest.fixture
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host of two idle processors, of which 1.5 are for sessions, that doesn't show what its sessions take."""
+    monkeypatch.setattr(Host, "processor_use", lambda _: (2.0, 0.0))
+    monkeypatch.setattr(Host, "memory_room", lambda _: (6 * 2**30, 8 * 2**30))
+    monkeypatch.setattr(sizing, "_BUSY_OVER_S", 3600.0)
+
+
+@pytest.mark.usefixtures("two_processors")
+async def test_of_a_heavy_bot_as_many_are_taken_as_its_class_fits(nats_url: str) -> None:
+    """Two of half a processor leave room for a light one and for none of theirs, nor of a bot nobody knows."""
+    async with running_runner(nats_url, slots="auto", standby=1, more_bots=CLASSED) as rig:
+        assert {offer.name: offer.resources for offer in rig.now.bots} == {
+            "missing": "",
+            "plain": "",
+            "seer": "multimodal",
+            "talker": "voice",
+        }
+        seer, talker = rig.now.density
+        assert (seer.bot, seer.cores, seer.memory, seer.seen, seer.more) == ("seer", 0.5, 200_000_000, 0, 3)
+        assert (talker.bot, talker.seen, talker.more) == ("talker", 0, 9)
+        assert (rig.now.by_cost, rig.now.slots) == (True, 9)
+        for bot in ("seer", "talker", "seer"):
+            await rig.start(bot=bot)
+        await until(lambda: len(rig.now.sessions) == 3)
+        assert [each.more for each in rig.now.density] == [0, 2]
+        for bot in ("seer", "plain"):
+            refused = await rig.send_start(await rig.lease(bot=bot))
+            assert isinstance(refused, StartRefused)
+            assert (refused.code, refused.detail) == ("no-slot", "3 of 3 are taken")
+        await rig.start(bot="talker")
+
+
+@pytest.mark.usefixtures("two_processors")
+async def test_a_number_of_slots_is_kept_to_whatever_sessions_cost(nats_url: str) -> None:
+    """Of a bot of which three would fit five are taken, and no heartbeat asks the scheduler to stop before."""
+    async with running_runner(nats_url, slots=5, standby=1, more_bots=CLASSED) as rig:
+        for _ in range(5):
+            await rig.start(bot="seer")
+        await until(lambda: len(rig.now.sessions) == 5)
+        assert rig.now.slots == 5
+        assert not any(each.by_cost for each in rig.heartbeats)
 
 
 @pytest.mark.parametrize("part", ["timeline", "writer", "slots"])

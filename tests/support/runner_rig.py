@@ -179,9 +179,15 @@ async def read_all(broker: NatsBroker, subject: str) -> list[Message]:
 
 @asynccontextmanager
 async def running_runner(
-    nats_url: str, *, run: str = STANDIN, rehearse: bool = False, env: dict[str, str] | None = None, **settings: Any
+    nats_url: str,
+    *,
+    run: str = STANDIN,
+    rehearse: bool = False,
+    env: dict[str, str] | None = None,
+    more_bots: tuple[BotSpec, ...] = (),
+    **settings: Any,
 ) -> AsyncGenerator[Rig]:
-    """Run a runner with the bots of `tests.support.standin_bots` for the time of the block."""
+    """Run a runner with the bots of `tests.support.standin_bots`, and more, for the time of the block."""
     defaults: dict[str, Any] = {"nats_url": nats_url, "instance_id": f"test-{uuid7()[-8:]}", "slots": 3, "standby": 2}
     # Whatever else the machine computes, tests go on.
     defaults["brake_cpu_pressure_percent"] = 0.0
@@ -193,7 +199,7 @@ async def running_runner(
     broker = await NatsBroker.connect(nats_url, name="runner-test")
     await topology_admin.apply(broker)
     supervisor = Supervisor(
-        chosen, bots, clock=SystemClock(), environment=env or environment(), run=run, rehearse=rehearse
+        chosen, (*bots, *more_bots), clock=SystemClock(), environment=env or environment(), run=run, rehearse=rehearse
     )
     rig = Rig(broker, chosen, supervisor, Metrics())
     heartbeats = subjects.RUNNER_HEARTBEAT.format(pool=chosen.pool, runner_id=chosen.runner_id)

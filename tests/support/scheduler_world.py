@@ -27,7 +27,7 @@ from greenroom.common.lifecycle import (
     State,
     Transition,
 )
-from greenroom.common.messages import BotOffer
+from greenroom.common.messages import BotDensity, BotOffer
 from greenroom.common.policy import Limit, Policy, RolledBack
 from greenroom.scheduler.actions import (
     Action,
@@ -163,17 +163,29 @@ class BoardWorld(RuleBasedStateMachine):
         labels=st.sampled_from(LABELS),
         versions=st.sampled_from([(1,), (2,), (1, 2), (1, 2)]),
         broken=st.sampled_from([None, None, None, "ImportError"]),
+        more=st.sampled_from([None, None, 0, 1, 2, 3]),
         reports=st.sampled_from([True, True, False]),
     )
     def beat(
-        self, runner_id: str, versions: tuple[int, ...], broken: str | None, *, reports: bool, **fields: Any
+        self,
+        runner_id: str,
+        versions: tuple[int, ...],
+        broken: str | None,
+        *,
+        more: int | None = None,
+        reports: bool,
+        **fields: Any,
     ) -> None:
         """A runner is heard and offers something else; it may not report what it was leased."""
-        self.runners[runner_id] = {"versions": versions, "broken": broken, "reports": reports, **fields}
+        said = {"versions": versions, "broken": broken, "more": more, "reports": reports}
+        self.runners[runner_id] = said | fields
         self.seq += 1
         pool = POOLS[int(runner_id[1]) % 2]
         held = [each.session for each in self.known.values() if each.session.runner_id == runner_id and reports]
         bots = tuple(BotOffer(name="echo", version=version, error=broken) for version in versions)
+        if more is not None:
+            density = (BotDensity(bot="echo", cores=0.1, memory=1, seen=20, more=more),)
+            fields |= {"by_cost": True, "density": density}
         beat = heartbeat(runner_id, seq=self.seq, pool=pool, held=tuple(held), bots=bots, **fields)
         if self.fleet.heard(beat, self.now):
             self.board.runner_changed((pool, runner_id))

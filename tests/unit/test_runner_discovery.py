@@ -96,6 +96,11 @@ def test_a_bot_is_rehearsed_if_it_says_that_it_may(modules: Path, name: str, tex
             f"{UNUSABLE}: bot_takes_two:bot doesn't take the runner arguments alone: missing a required argument: 'b'",
         ),
         (
+            "bot_of_no_class",
+            "RESOURCES = 'huge'\nasync def bot(a): pass",
+            f"{UNUSABLE}: bot_of_no_class.RESOURCES is 'huge', which is none of: voice, tools, realtime, multimodal",
+        ),
+        (
             "bot_schema_is_a_list",
             "BODY_SCHEMA = []\nasync def bot(a): pass",
             f"{UNUSABLE}: bot_schema_is_a_list.BODY_SCHEMA isn't a JSON object: Expected `object`, got `array`",
@@ -119,6 +124,13 @@ def test_the_traceback_of_an_import_is_told(modules: Path) -> None:
     assert "bot_raises_plainly.py" in offer.traceback
     assert "line 2, in inner" in offer.traceback
     assert offer.traceback.endswith("KeyError: 'no'")
+
+
+def test_a_bot_says_of_which_class_its_sessions_are(modules: Path) -> None:
+    """It is announced; one that says nothing is of none."""
+    said = load(write(modules, "bot_that_sees", f"RESOURCES = 'multimodal'\n{GOOD}"))
+    assert (said.offer.resources, said.offer.error) == ("multimodal", None)
+    assert load(write(modules, "bot_of_any_class", GOOD)).offer.resources == ""
 
 
 def test_a_schema_has_a_size_limit(modules: Path) -> None:

@@ -64,7 +64,12 @@ def test_versions_are_for_all_bots_or_for_one(written: str, echo: int, other: in
 def test_the_brake_can_be_switched_off() -> None:
     """`GREENROOM_BRAKE=false` takes all thresholds away, whatever they are."""
     assert load(RunnerSettings, {}).thresholds == Thresholds(
-        loop_lag_ms=100, cpu_pressure_percent=98, throttled_percent=10, memory_percent=5, refuse_memory_percent=2
+        loop_lag_ms=100,
+        cpu_pressure_percent=98,
+        throttled_percent=10,
+        network_percent=90,
+        memory_percent=5,
+        refuse_memory_percent=2,
     )
     assert load(RunnerSettings, {"GREENROOM_BRAKE": "false"}).thresholds == Thresholds()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from greenroom.scheduler import pool_memory
-from greenroom.scheduler.capacity import assess
+from greenroom.scheduler.capacity import assess, warm_free
 from greenroom.scheduler.pool_facts import PoolFacts
 from greenroom.scheduler.pool_memory import PoolMemory
 from tests.support.capacity_pools import LivingPool, at, instance, policy, pool, runner
@@ -49,6 +49,15 @@ def test_a_session_that_slipped_in() -> None:
 
     assert steps(pool(runner("a", 1), runner("b", 1, draining=True), runner("c")), memory, now=2) == []
     assert steps(pool(runner("a", 1), runner("b", draining=True), runner("c")), memory, now=900) == [("b", "retire")]
+
+
+def test_a_slot_that_is_too_small_for_some_is_not_spare() -> None:
+    """What a runner's going takes away, and what is left without it, is counted as room for whatever may come."""
+    roomy = pool(runner("a"), runner("b"), runner("c"))
+    small = pool(runner("a", room=1), runner("b", room=1), runner("c", room=1))
+    assert steps(roomy, idle(roomy)) == [("a", "drain")]
+    assert steps(small, idle(small)) == []
+    assert [warm_free(facts.runners) for facts in (roomy, small)] == [12, 3]
 
 
 def test_a_lease_counts_as_a_session() -> None:

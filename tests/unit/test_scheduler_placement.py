@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from greenroom.common import lifecycle
 from greenroom.common.lifecycle import Leased, Limits, Priority, State
-from greenroom.common.messages import BotOffer, Heartbeat
+from greenroom.common.messages import BotDensity, BotOffer, Heartbeat
 from greenroom.common.policy import Limit, Policy, PoolPolicy, Scope
 from greenroom.scheduler.actions import AskLauncher, ColdLease, Lease, Requeue
 from greenroom.scheduler.capacity import BotAllowance, ColdAllowance
 from greenroom.scheduler.core import PlanLimits, Tracked
 from greenroom.scheduler.ranking import Ranking
-from tests.support.scheduler_builders import T0, at, begin, board_of, decide, fleet, heartbeat, running, session
+from tests.support.scheduler_builders import T0, at, begin, board_of, decide, fleet, heartbeat, lease, running, session
 
 COLD = {"default": ColdAllowance(count=2, deadline_s=90.0)}
 
@@ -66,6 +66,66 @@ def test_a_runner_that_brakes_or_was_launched_for_another_takes_nothing(beat: He
     """It has a slot all the same."""
     decided = decide(1, fleet(beat), session("s"))
     assert (decided.leased_to, decided.texts) == ({}, [f"1st of 1: {text}"])
+
+
+# ---------------------------------------------------------------------------- what sessions cost
+
+BOTS = (BotOffer(name="echo"), BotOffer(name="seer"), BotOffer(name="new"))
+
+
+def measured(echo: int, seer: int, **fields: Any) -> Heartbeat:
+    """Return the heartbeat of a runner that measured how many more it takes of two of its bots."""
+    density = tuple(
+        BotDensity(bot=bot, cores=0.1, memory=1, seen=20, more=more) for bot, more in (("echo", echo), ("seer", seer))
+    )
+    known: dict[str, Any] = {"slots": 12, "standby": 12, "bots": BOTS, "by_cost": True, "density": density}
+    return heartbeat(**(known | fields))
+
+
+def asked(bot: str, count: int, *, first: int = 0) -> list[Any]:
+    """Return sessions of a bot, in their order."""
+    return [session(f"{bot}{number}", bot=bot, requested=0.01 * (first + number)) for number in range(count)]
+
+
+@pytest.mark.parametrize(("bot", "fit"), [("echo", 6), ("seer", 2), ("new", 2)])
+def test_of_each_bot_so_many_are_placed_as_the_runner_takes(bot: str, fit: int) -> None:
+    """Of one that isn't measured as many as of the dearest; whoever waits is told that slots are too small for it."""
+    decided = decide(1, fleet(measured(6, 2)), *asked(bot, 8))
+    assert len(decided.leased_to) == fit
+    text = f"no free slot in pool default is large enough for bot {bot} ({fit}/12 busy)"
+    assert decided.texts[0] == f"1st of {8 - fit}: {text}"
+
+
+def test_light_and_heavy_bots_share_a_host() -> None:
+    """Three of six halves what is left for the heavy one; what the heavy one finds too small the light one takes."""
+    decided = decide(1, fleet(measured(6, 2)), *asked("echo", 3), *asked("seer", 2, first=3))
+    assert list(decided.leased_to) == ["echo0", "echo1", "echo2", "seer0"]
+    late = [session("light", bot="echo", requested=0.5)]
+    decided = decide(1, fleet(measured(6, 2)), *asked("echo", 2), *asked("seer", 2, first=2), *late)
+    assert list(decided.leased_to) == ["echo0", "echo1", "seer0", "light"]
+
+
+def test_a_lease_that_the_runner_does_not_report_yet_counts_by_its_cost() -> None:
+    """What it reports is gone from what it says is free; what it doesn't has to be taken off."""
+    held, granted = running("x", "r1", bot="seer"), session("y", lease("r1"), bot="seer")
+    decided = decide(1, fleet(measured(4, 2, held=(held,))), held, granted, *asked("echo", 4))
+    assert len(decided.leased_to) == 2
+
+
+def test_what_a_runner_takes_now_is_what_its_last_heartbeat_says() -> None:
+    """Though nothing else about it has changed."""
+    known = fleet(measured(6, 0))
+    board = board_of(known, [Tracked(session=session("s", bot="seer"), seen_at=T0)])
+    assert board.plan(at(1)).actions == ()
+    assert known.heard(measured(6, 2, seq=2), at(1))
+    assert board.runner_changed(("default", "r1"))
+    assert [type(each) for each in board.plan(at(1)).actions] == [Lease]
+
+
+def test_a_number_of_slots_that_was_told_is_not_overruled() -> None:
+    """Such a runner tells what its sessions cost too, and that goes for nothing."""
+    decided = decide(1, fleet(measured(0, 0, by_cost=False)), *asked("seer", 12))
+    assert len(decided.leased_to) == 12
 
 
 # ---------------------------------------------------------------------------- order

@@ -4,6 +4,7 @@ import random
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from fractions import Fraction
 
 import msgspec
 from hypothesis import given, settings
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 
 from greenroom.common import lifecycle
 from greenroom.common.lifecycle import Connected, Ending, OnLoss, Priority, Ready, Session, Started, State
-from greenroom.common.messages import BotOffer
+from greenroom.common.messages import BotDensity, BotOffer
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Action, Ask, AskLauncher, Lease, RollBack
 from greenroom.scheduler.core import PlanLimits, Tracked, plan
-from greenroom.scheduler.fleet import Fleet, Runner, holder
+from greenroom.scheduler.fleet import WHOLE, Fleet, Runner, holder
 from greenroom.scheduler.placement import wish_of
 from tests.support.scheduler_builders import Decided, at, decide, heartbeat, lease, session
 
@@ -68,6 +69,15 @@ def sessions(draw: st.DrawFn, session_id: str) -> Session:
 
 
 @st.composite
+def densities(draw: st.DrawFn) -> tuple[BotDensity, ...]:
+    """Draw how many more of some bots a runner takes."""
+    return tuple(
+        BotDensity(bot=bot, cores=0.1, memory=1, seen=20, more=draw(st.integers(0, 4)))
+        for bot in draw(st.sets(st.sampled_from(BOTS)))
+    )
+
+
+@st.composite
 def worlds(draw: st.DrawFn) -> World:
     """Draw a fleet and sessions that know of one another, or contradict each other, as it comes."""
     tracked = [
@@ -97,6 +107,8 @@ def worlds(draw: st.DrawFn) -> World:
             claim=draw(st.sampled_from([None, None, None, None, "s99-1"])),
             labels=draw(st.sampled_from(LABELS)),
             held=tuple(each.session for each in held),
+            by_cost=draw(st.booleans()),
+            density=draw(densities()),
             bots=tuple(
                 BotOffer(
                     name=bot,
@@ -137,6 +149,22 @@ def used(runner: Runner, tracked: list[Tracked]) -> int:
     return len(assigned | runner.held)
 
 
+def load(runner: Runner, tracked: list[Tracked]) -> Fraction:
+    """Return which part of what was free of a runner's host is given away: to sessions that it doesn't report."""
+    bots = [
+        each.session.bot
+        for each in tracked
+        if holder(each.session) == (runner.pool, runner.id) and (each.session.id, each.session.epoch) not in runner.held
+    ]
+    return sum((part(runner, bot) for bot in bots), Fraction())
+
+
+def part(runner: Runner, bot: str) -> Fraction:
+    """Return which part a session of a bot takes, 2 if the runner takes none."""
+    share = runner.shares.get(bot, max(runner.shares.values(), default=0))
+    return Fraction(2) if share > WHOLE else Fraction(1, WHOLE // share) if share else Fraction()
+
+
 def fits(runner: Runner, asked: Session, now: datetime) -> bool:
     """Tell whether a runner may be given a session, slots aside."""
     return (
@@ -165,6 +193,17 @@ def test_there_are_never_more_sessions_than_slots(world: World) -> None:
         runner = known.runners[key]
         assert used(runner, tracked) + count <= runner.slots
         assert not runner.closed
+
+
+@given(worlds())
+def test_no_host_is_overfilled_by_a_mix_of_bots(world: World) -> None:
+    """Of a bot of which n more are taken each session takes an n-th, and where the plan grants, all fit into one."""
+    known, tracked = world
+    granted = {action.session_id: action for action in leases(plan(NOW, known, tracked, LIMITS).actions)}
+    settled = [after(each, granted[each.session.id]) if each.session.id in granted else each for each in tracked]
+    for each in settled:
+        if each.session.id in granted:
+            assert load(known.runners[each.session.pool, each.session.runner_id or ""], settled) <= 1
 
 
 @given(worlds())
@@ -247,7 +286,8 @@ def test_nobody_waits_for_a_slot_that_is_free(world: World) -> None:
         for runner in known.runners.values():
             if fits(runner, by_id[each.session_id], NOW):
                 assert each.reason is Reason.NO_FREE_SLOT
-                assert runner.closed or used(runner, settled) >= runner.slots
+                full = load(runner, settled) + part(runner, by_id[each.session_id].bot) > 1
+                assert runner.closed or used(runner, settled) >= runner.slots or full
 
 
 @given(worlds())

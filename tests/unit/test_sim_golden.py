@@ -83,6 +83,18 @@ def test_the_loss_of_a_third_costs_its_calls_alone() -> None:
     assert summary.waited.p99_s < 1
 
 
+def test_light_and_heavy_bots_share_hosts() -> None:
+    """A rush for the heavy bot is served, by runners that are launched for it, while light calls go on at once.
+
+    That no host has more than it holds is checked at every step.
+    """
+    found = result("mixed_bots")
+    assert found.summary.outcomes == {"completed": found.summary.sessions}
+    assert found.summary.waited_by_tenant["calls"].p95_s < 0.1
+    assert found.summary.waited_by_tenant["looks"].longest_s > 5
+    assert max(each.slots for each in found.moments) > 6 * 12
+
+
 def test_ten_thousand_runners_are_planned_for_in_time() -> None:
     """A plan with one newcomer takes a fraction of a millisecond, whatever the fleet."""
     found = result("ten_thousand")

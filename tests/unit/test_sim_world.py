@@ -213,13 +213,13 @@ class Stage:
         self.invariants = Invariants(policy or Policy(), self.ledger, self.runners)
         self.ledger.followers.append(self.invariants.follow)
 
-    def request(self, session_id: str) -> None:
+    def request(self, session_id: str, bot: str = "echo") -> None:
         """Ask for a session."""
         session = Session(
             id=session_id,
             tenant="t",
             agent="a",
-            bot="echo",
+            bot=bot,
             limits=Limits(queue_timeout_s=30),
             requested_at=T0,
             queue_deadline_at=T0,
@@ -253,6 +253,18 @@ def test_a_process_that_is_still_there_counts_as_a_session() -> None:
     stage.runners.hold(runner, Session(id="old", tenant="t", agent="a", bot="b", requested_at=T0, queue_deadline_at=T0))
     with pytest.raises(InvariantBroken, match="1 leases and 1 processes in 1 slots"):
         stage.lease("s1")
+
+
+def test_more_than_a_host_holds_is_noticed() -> None:
+    """A third of it each, and one that takes half: slots are free, and the host isn't."""
+    stage = Stage()
+    stage.runners.came(VirtualRunner("r2", Pool(slots=9, bots=("echo", "seer"), fits={"echo": 3, "seer": 2}), T0))
+    for number, bot in enumerate(("echo", "echo", "seer")):
+        stage.request(f"s{number}", bot)
+    stage.lease("s0", "r2")
+    stage.lease("s1", "r2")
+    with pytest.raises(InvariantBroken, match="runner r2 has 3 sessions, 7/6 of what its host holds"):
+        stage.lease("s2", "r2")
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,9 @@ class BotOffer(msgspec.Struct, frozen=True, kw_only=True):
     # Names of the secrets that it needs, and of those that aren't here: it is never scheduled while there are any.
     secrets: tuple[str, ...] = ()
     missing_secrets: tuple[str, ...] = ()
+    # What its sessions are expected to take until that is measured: `voice`, `tools`, `realtime`, `multimodal`; empty:
+    # the bot doesn't say.
+    resources: str = ""
 
 
 class HeldSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +180,8 @@ class BotDensity(msgspec.Struct, frozen=True, kw_only=True):
     """What one session of a bot costs its host, as measured there, and how many more of them the host takes.
 
     `cores` of one processor and `memory` in bytes (its own) are means; `seen` counts the measurements, one each ten
-    seconds of a session.
+    seconds of a session. With `seen` 0 they are those of the class that the bot says it is of. `more` is for sessions
+    of this bot alone: of two bots, of one of which the host takes 4 more and of the other 2, it takes 2 and 1.
     """
 
     bot: str
@@ -204,8 +208,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     load: Load = Load()
     # Why it takes nothing more although it has slots: what was measured, e.g. `loop lag 80 ms`; None: it doesn't brake.
     brake: str | None = None
-    # What sessions of its bots cost here; only bots that ran for long enough.
+    # What sessions of its bots cost here; only bots that ran for long enough, or say what class they are of.
     density: tuple[BotDensity, ...] = ()
+    # Whether `slots` is measured, not told. Then they are for the lightest of its bots, and of each it takes only as
+    # many more as `density` says; of one that isn't there, as many as of the dearest.
+    by_cost: bool = False
     # What sessions may require or prefer, e.g. `{"gpu": "l4", "region": "eu"}`.
     labels: dict[str, str] = {}
     # What the launcher knows it by: its allocation or its process; empty for a runner that was started by hand.

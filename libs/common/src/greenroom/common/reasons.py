@@ -60,7 +60,10 @@ class Reason(enum.StrEnum):
         "completed",
         False,
         "The caller was handed over",
-        "The command `transfer` was carried out: the carrier has the call now, and it goes on without the bot.",
+        (
+            "The command `transfer` was carried out: the carrier, or an operator in the caller's room, has the call "
+            "now, and it goes on without the bot."
+        ),
     )
     CLIENT_CANCELED = (
         "client-canceled",
@@ -321,8 +324,8 @@ class Reason(enum.StrEnum):
         True,
         "The runner brakes",
         (
-            "It has free slots, but its processors are busy or throttled or its memory is all but used, so it takes "
-            "nothing new; `GET /v1/runners` has what was measured. Check the density of slots."
+            "It has free slots, but its processors are busy or throttled, or its memory or network is all but used, so "
+            "it takes nothing new; `GET /v1/runners` has what was measured. Check the density of slots."
         ),
     )
     NO_FREE_SLOT = (
@@ -330,7 +333,10 @@ class Reason(enum.StrEnum):
         None,
         True,
         "All slots are taken",
-        "The session waits for one, or the runner it was sent to had none left. Add slots if this lasts.",
+        (
+            "The session waits for one, or the runner it was sent to had none left; or those that are free are too "
+            "small for what sessions of its bot cost. Add slots if this lasts."
+        ),
     )
     LEASE_EXPIRED = (
         "lease-expired",

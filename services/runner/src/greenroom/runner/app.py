@@ -36,6 +36,7 @@ from greenroom.runner.heartbeats import Heartbeats
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.isolation.callout import Issuer
 from greenroom.runner.isolation.secrets import Secrets
+from greenroom.runner.links import Interfaces
 from greenroom.runner.load import HostLoad
 from greenroom.runner.orders import Order, Orders
 from greenroom.runner.processes import SessionProcess
@@ -90,7 +91,10 @@ class Runner:
         self._secrets = secrets or Secrets({})
         self._issuer = issuer
         self._slots = Slots(settings.runner_id, settings.most_slots)
-        self._sizing = Sizing(None if settings.slots == "auto" else settings.slots, default=default_slots())
+        interfaces = Interfaces(settings.network_mbit)
+        self._sizing = Sizing(
+            None if settings.slots == "auto" else settings.slots, default=default_slots(), interfaces=interfaces
+        )
         self._reports = Reports(broker, clock, folder=settings.reports_folder, runner_id=settings.runner_id)
         self._pool = StandbyPool(
             self._fork,
@@ -114,7 +118,7 @@ class Runner:
         )
         self._sessions: dict[Key, RunningSession] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._load = HostLoad(settings.thresholds, clock=clock, on_change=self._changed)
+        self._load = HostLoad(settings.thresholds, clock=clock, on_change=self._changed, interfaces=interfaces)
         self._guard = Guard(
             settings.watchdog_bounds,
             slots=self._slots,
@@ -181,13 +185,14 @@ class Runner:
             at=self._clock.now(),
             bot=self._bot_of(start.session, self.offers),
             draining=self.draining,
-            capacity=self._capacity(),
+            capacity=self._capacity(start.session.bot),
             # A runner that was launched for a session runs it: there is nobody else to do so.
             overload=self._load.overload if self._claim is None else None,
         )
         if isinstance(decision.answer, StartRefused):
             self._refused(decision.answer, session_id=start.session.id)
         if decision.held is not None and self._tasks is not None:
+            self._sizing.begun(start.session, self._clock.monotonic())
             before = self._sessions.get(decision.held.after) if decision.held.after else None
             session = RunningSession(
                 start,
@@ -341,13 +346,19 @@ class Runner:
         own, most = self._settings.standby_target, self._settings.most_slots
         return self._orders.standby_target(own, most=most, now=self._clock.monotonic())
 
-    def _capacity(self) -> int:
-        """Return how many sessions can be held now: those there are, where no process for another can be had."""
+    def _capacity(self, bot: str | None = None) -> int:
+        """Return how many sessions can be held now: those there are, where no process for another can be had.
+
+        Args:
+            bot: what the next is of; None: of the lightest.
+        """
         source = self._supervisor.available or self._pool.ready > 0
         held = len(self._slots)
         if not source:
             return held
-        return self._sizing.slots(held=held, offered=tuple(bot.name for bot in self.offers if bot.error is None))
+        if bot is not None:
+            return self._sizing.slots_for(bot, held=held, offers=self.offers)
+        return self._sizing.slots(held=held, offers=self.offers)
 
     # ------------------------------------------------------------------------ what it tells
 
@@ -355,7 +366,8 @@ class Runner:
         """Return what there is to tell now."""
         return self._heartbeats.next(
             slots=self._capacity(),
-            density=self._sizing.densities(),
+            density=self._sizing.densities(held=len(self._slots), offers=self.offers),
+            by_cost=self._sizing.by_cost,
             sessions=self._slots.sessions(),
             standby=self._pool.ready,
             draining=self.draining,

@@ -2,8 +2,9 @@
 
 Slots say how much a host takes; the brake is for when that was too much. What counts is lateness, because that is
 what callers hear. A control group that is throttled counts too: nothing of it runs for the rest of each period, tens of
-milliseconds of silence for everybody at once. So does processor pressure at the very end of its scale: below, it says
-that work had to wait for a processor, which is so on any well-filled host, and not that anybody was late (ADR 23).
+milliseconds of silence for everybody at once. So does a network that is all but full: what callers say is dropped. And
+so does processor pressure at the very end of its scale: below, it says that work had to wait for a processor, which is
+so on any well-filled host, and not that anybody was late (ADR 23).
 
 It engages when a threshold was exceeded for some seconds, and lets go when everything has been well on the good side
 for longer than that, so that it doesn't flutter.
@@ -31,6 +32,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     loop_lag_ms: float = 0.0
     cpu_pressure_percent: float = 0.0
     throttled_percent: float = 0.0
+    network_percent: float = 0.0
     memory_percent: float = 0.0
     refuse_memory_percent: float = 0.0
 
@@ -43,12 +45,15 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         cpu_pressure_percent: share of the last 10 s in which work waited for a processor.
         throttled_percent: share of the scheduler's periods in which the control group had used up its share of the
             processors and had to wait for the next one.
+        network_percent: how full the fullest link is, in its busier direction, and `network_mbit` what it carries.
         memory_available_percent: of the host, or of what this process may use of it, whichever is less.
     """
 
     loop_lag_ms: float = 0.0
     cpu_pressure_percent: float | None = None
     throttled_percent: float | None = None
+    network_percent: float | None = None
+    network_mbit: int = 0
     memory_available_percent: float | None = None
 
 
@@ -110,6 +115,10 @@ def _measures(reading: Reading, thresholds: Thresholds) -> Iterator[_Measure]:
     if (most := thresholds.throttled_percent) > 0 and throttled is not None:
         text = f"CPU throttled in {throttled:.0f} % of periods"
         yield _Measure(name="throttled", text=text, beyond=throttled >= most, good=throttled < most * RELEASE_LESS)
+    network = reading.network_percent
+    if (most := thresholds.network_percent) > 0 and network is not None:
+        text = f"network {network:.0f} % of {reading.network_mbit} Mbit/s"
+        yield _Measure(name="network", text=text, beyond=network >= most, good=network < most * RELEASE_LESS)
     if (least := thresholds.memory_percent) > 0 and memory is not None:
         # Memory doesn't come back by itself, and what is short of it is killed: nothing to wait for.
         good = memory >= min(least * RELEASE_MORE, 100.0)

@@ -5,9 +5,10 @@ how far they differ, both fading with time so that a new version of a bot is kno
 cost in its first seconds says nothing of the rest (a start is the dearest second of a call), and isn't counted.
 
 What is free of the host, less a reserve, divided by what one session costs (mean and a margin), is how many more of a
-bot it takes. A bot that hasn't been measured yet costs what the dearest one does that has; before anything was
-measured, as many are taken as the settings say by default. One is always taken by a host that has none, however busy
-others keep it: else a bot that is tried out beside a compiler would never be begun.
+bot it takes. A bot that hasn't been measured yet costs what its class does (`resource_classes`), or if it says none, as
+much as the dearest one that is known; before anything is known, as many are taken as the settings say by default. One
+is always taken by a host that has none, however busy others keep it: else a bot that is tried out beside a compiler
+would never be begun.
 """
 
 import math
@@ -38,6 +39,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         cores: of one processor.
         memory: bytes of its own.
         seen: measurements, one each ten seconds and session.
+        network: bytes per second in the busier direction; of its class, never measured.
     """
 
     cores: float = 0.0
@@ -45,6 +47,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     memory: float = 0.0
     memory_spread: float = 0.0
     seen: int = 0
+    network: float = 0.0
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,12 +58,16 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
         busy_cores: how many of them are in use now, by whomever.
         memory_total: bytes.
         memory_available: bytes.
+        network: bytes per second that its fullest link carries in each direction; 0: not known.
+        busy_network: how many of them are in use now, in the busier direction.
     """
 
     processors: float
     busy_cores: float
     memory_total: int
     memory_available: int
+    network: float = 0.0
+    busy_network: float = 0.0
 
 
 def learn(cost: Cost, *, cores: float, memory: float) -> Cost:
@@ -75,6 +82,7 @@ def learn(cost: Cost, *, cores: float, memory: float) -> Cost:
         memory=_towards(cost.memory, memory, share),
         memory_spread=_towards(cost.memory_spread, abs(memory - cost.memory), share),
         seen=cost.seen + 1,
+        network=cost.network,
     )
 
 
@@ -85,31 +93,61 @@ def known(costs: Mapping[str, Cost]) -> dict[str, Cost]:
 
 def more(cost: Cost, room: Room) -> int:
     """Return how many more sessions of such a cost a host takes."""
-    cores = max(cost.cores + _MARGIN * cost.cores_spread, _LEAST_CORES)
-    memory = max(cost.memory + _MARGIN * cost.memory_spread, _LEAST_BYTES)
+    cores, memory = _needs(cost)
     free_cores = room.processors * MOST_BUSY - room.busy_cores
     free_memory = room.memory_available - room.memory_total * _RESERVE
-    return max(math.floor(min(free_cores / cores, free_memory / memory)), 0)
+    shares = [free_cores / cores, free_memory / memory]
+    if room.network > 0 and cost.network >= 1:
+        shares.append((room.network * MOST_BUSY - room.busy_network) / cost.network)
+    return max(math.floor(min(shares)), 0)
 
 
-def slots(costs: Mapping[str, Cost], room: Room, *, held: int, offered: Iterable[str], default: int, most: int) -> int:
-    """Return how many sessions a host takes in all: those it has, and as many more as of the dearest of its bots.
+def without(room: Room, costs: Iterable[Cost]) -> Room:
+    """Return what is left of a room for others than sessions that cost so much, and that it doesn't show so far."""
+    taken = [(*_needs(cost), cost.network) for cost in costs]
+    return msgspec.structs.replace(
+        room,
+        busy_cores=room.busy_cores + sum(cores for cores, _, _ in taken),
+        memory_available=room.memory_available - round(sum(memory for _, memory, _ in taken)),
+        busy_network=room.busy_network + sum(network for _, _, network in taken),
+    )
 
-    A slot is for any bot, so it has to be large enough for the dearest that may come.
+
+def dearest(costs: Iterable[Cost]) -> Cost:
+    """Return a cost that none of some exceeds: what one costs of which nothing is known."""
+    known = list(costs)
+    needs = [_needs(cost) for cost in known]
+    return Cost(
+        cores=max((cores for cores, _ in needs), default=0.0),
+        memory=max((memory for _, memory in needs), default=0.0),
+        network=max((cost.network for cost in known), default=0.0),
+    )
+
+
+def slots(costs: Iterable[Cost], room: Room, *, held: int, default: int, most: int) -> int:
+    """Return how many sessions a host takes in all: those it has, and as many more as of the lightest of its bots.
+
+    Whether one fits that is dearer is told by `more`.
 
     Args:
-        costs: what was measured, by bot.
+        costs: what the bots that may come cost, as far as is known.
         room: what the host has.
         held: sessions that it has now; none of them is ever taken away.
-        offered: the bots that may come.
         default: what it takes as long as nothing is known.
         most: what it never exceeds.
     """
-    measured = known(costs)
-    dear = [measured[bot] for bot in offered if bot in measured] or list(measured.values())
-    if not dear:
+    fitting = [more(cost, room) for cost in costs]
+    if not fitting:
         return max(min(default, most), held)
-    return max(min(held + min(more(cost, room) for cost in dear), most), held, 1)
+    return max(min(held + max(fitting), most), held, 1)
+
+
+def _needs(cost: Cost) -> tuple[float, float]:
+    """Return the processors and the bytes of memory that one more session is reckoned with."""
+    return (
+        max(cost.cores + _MARGIN * cost.cores_spread, _LEAST_CORES),
+        max(cost.memory + _MARGIN * cost.memory_spread, _LEAST_BYTES),
+    )
 
 
 def _towards(old: float, new: float, share: float) -> float:

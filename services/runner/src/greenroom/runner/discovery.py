@@ -4,6 +4,7 @@ A bot is Pipecat's `async def bot(runner_args)`. Its module may also define
 
 - `DESCRIPTION` (text), `TRANSPORTS` (default: what its source tells, see `bot_transports`) and `BODY_SCHEMA` (JSON
   Schema of a request's `body`);
+- `RESOURCES`, what its sessions take until that is measured: one of `resource_classes.CLASSES`;
 - `SECRETS`, names of what it needs in its environment and nobody else may see (`isolation.secrets`);
 - `warm()`, plain or async: called once before any session is forked, so that what it loads is shared by all.
   It must leave no thread and no open connection behind;
@@ -30,6 +31,7 @@ from greenroom.runner.bot_modules import Home
 from greenroom.runner.bot_transports import transports_of
 from greenroom.runner.bot_versions import fitting
 from greenroom.runner.isolation import secrets
+from greenroom.runner.resource_classes import CLASSES
 
 GROUP: Final = "greenroom.bots"
 # Offers go over the wire each second.
@@ -169,6 +171,7 @@ def _load(spec: BotSpec) -> Bot:
         transports=transports_of(module),
         body_schema=_body_schema(module),
         secrets=_secrets(module),
+        resources=_resources(module),
     )
     return Bot(
         offer=offer,
@@ -188,6 +191,13 @@ def _secrets(module: ModuleType) -> tuple[str, ...]:
         return secrets.required(getattr(module, "SECRETS", ()))
     except secrets.InvalidSecrets as error:
         raise UnusableBot(f"{module.__name__}: {error}") from error
+
+
+def _resources(module: ModuleType) -> str:
+    resources: Any = getattr(module, "RESOURCES", "")
+    if resources and resources not in tuple(CLASSES):
+        raise UnusableBot(f"{module.__name__}.RESOURCES is {resources!r}, which is none of: {', '.join(CLASSES)}")
+    return resources or ""
 
 
 def _body_schema(module: ModuleType) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from greenroom.common.messages import Load
 from greenroom.runner import brake
 from greenroom.runner.brake import Brake, Reading, Thresholds
 from greenroom.runner.host import Host
+from greenroom.runner.links import Interfaces, LinkMeter
 
 _log = structlog.get_logger()
 
@@ -19,6 +20,7 @@ _PERIOD_S: Final = 0.05
 _LOOK_S: Final = 0.5
 # Ticks are 10 ms: a share of fewer than this many says nothing, and the one before stands.
 _LEAST_TICKS: Final = 25
+_NETWORK_OVER_S: Final = 2.0
 
 
 class HostLoad:
@@ -29,15 +31,23 @@ class HostLoad:
         clock: time.
         on_change: called when `brake` has changed.
         host: where the numbers come from.
+        interfaces: where those of the network come from.
     """
 
     def __init__(
-        self, thresholds: Thresholds, *, clock: Clock, on_change: Callable[[], None], host: Host | None = None
+        self,
+        thresholds: Thresholds,
+        *,
+        clock: Clock,
+        on_change: Callable[[], None],
+        host: Host | None = None,
+        interfaces: Interfaces | None = None,
     ) -> None:
         self._thresholds = thresholds
         self._clock = clock
         self._on_change = on_change
         self._host = host or Host()
+        self._links = LinkMeter(interfaces or Interfaces(), over_s=_NETWORK_OVER_S)
         self._busy, self._total = self._host.processor_ticks()
         self._throttled, self._periods = self._host.throttling() or (0, 0)
         self._cpu = 0.0
@@ -88,10 +98,13 @@ class HostLoad:
     def _follow(self, lag_s: float) -> None:
         before, thresholds = self._brake.reason, self._thresholds
         self._memory_percent = self._host.memory_available_percent()
+        link = self._links.look(self._clock.monotonic()) if thresholds.network_percent else None
         reading = Reading(
             loop_lag_ms=lag_s * 1000,
             cpu_pressure_percent=self._host.cpu_pressure_percent() if thresholds.cpu_pressure_percent else None,
             throttled_percent=self._throttled_percent() if thresholds.throttled_percent else None,
+            network_percent=link.percent if link else None,
+            network_mbit=link.mbit if link else 0,
             memory_available_percent=self._memory_percent if thresholds.memory_percent else None,
         )
         self._brake = brake.follow(self._brake, reading, self._clock.monotonic(), thresholds)

@@ -131,6 +131,19 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
             unit="percent",
         ),
     ] = 10.0
+    brake_network_percent: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=100),
+        Env(help="How full the network is, for 3 s, from which it brakes; 0: not looked at", unit="percent"),
+    ] = 90.0
+    network_mbit: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        Env(
+            help="What an interface carries, in Mbit/s each way, as virtual ones don't tell; 0: what each says, and "
+            "those that say nothing aren't looked at"
+        ),
+    ] = 0
     brake_memory_percent: Annotated[
         float,
         msgspec.Meta(ge=0, le=100),
@@ -358,6 +371,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
             loop_lag_ms=self.brake_loop_lag_ms,
             cpu_pressure_percent=self.brake_cpu_pressure_percent,
             throttled_percent=self.brake_throttled_percent,
+            network_percent=self.brake_network_percent,
             memory_percent=self.brake_memory_percent,
             refuse_memory_percent=self.refuse_memory_percent,
         )

@@ -124,7 +124,7 @@ class Board:
             self._count(session)
             key = holder(session)
             if key is not None:
-                self.seats.assign(key, _hold(session))
+                self.seats.assign(key, _hold(session), session.bot)
 
     def forget(self, session_id: str) -> None:
         """Take in that a session has ended."""

@@ -117,12 +117,8 @@ def assess(
 
 
 def warm_free(runners: Iterable[RunnerFacts]) -> int:
-    """Return how many slots could take a session now."""
-    return sum(
-        max(each.slots - each.used, 0)
-        for each in runners
-        if not each.draining and not each.braking and each.claim is None
-    )
+    """Return how many slots could take a session now, of whichever bot it is."""
+    return sum(each.free for each in runners if not each.draining and not each.braking and each.claim is None)
 
 
 def wanted(

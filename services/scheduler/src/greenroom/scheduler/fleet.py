@@ -24,6 +24,8 @@ type Hold = tuple[str, int]
 _MAX_TICK_GAP: Final = timedelta(seconds=2)
 # How long a runner that is silent, or a session that is gone from it, is remembered; beyond, nothing depends on it.
 _MEMORY: Final = timedelta(seconds=60)
+# What is free of a runner's host, in parts: whole numbers, so that what is given away and back leaves what there was.
+WHOLE: Final = 2**40
 
 
 class Runner(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +36,10 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
     `dropped` tells since when a session that was reported before isn't any more. `closed`: since that heartbeat it has
     refused a session for want of a slot, or hasn't answered, so it isn't as the heartbeat says. `brake` and `claim` are
     the heartbeat's.
+
+    `shares` are the parts of what was free of its host (`WHOLE`) that one more session of each bot takes: of one of
+    which n more are taken, an n-th. That is at least its share of the processors, of the memory and of the network, so
+    whatever fits by these fits, whichever bots it is of. Empty: the runner has been told how many slots it has.
     """
 
     id: str
@@ -59,6 +65,17 @@ class Runner(msgspec.Struct, frozen=True, kw_only=True):
     heard_at: datetime
     dropped: Mapping[Hold, datetime] = {}
     closed: bool = False
+    shares: Mapping[str, int] = {}
+
+    @property
+    def dearest(self) -> int:
+        """The part that one more session takes of whatever bot."""
+        return max(self.shares.values(), default=0)
+
+    def share(self, bot: str) -> int:
+        """Return the part that one more session of a bot takes; the dearest one's where its own isn't known."""
+        share = self.shares.get(bot)
+        return self.dearest if share is None else share
 
 
 class Fleet:
@@ -194,4 +211,15 @@ def _runner(known: Runner | None, heartbeat: Heartbeat, now: datetime) -> Runner
         first_heard_at=known.first_heard_at if known else now,
         heard_at=now,
         dropped=dropped,
+        shares=_shares(heartbeat),
     )
+
+
+def _shares(heartbeat: Heartbeat) -> dict[str, int]:
+    if not heartbeat.by_cost:
+        return {}
+    shares: dict[str, int] = {}
+    for each in heartbeat.density:
+        share = WHOLE // each.more if each.more > 0 else WHOLE + 1
+        shares[each.bot] = max(share, shares.get(each.bot, 0))
+    return shares

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from greenroom.common.lifecycle import Session
 from greenroom.common.reasons import Reason
-from greenroom.scheduler.fleet import Hold, Runner, RunnerKey
+from greenroom.scheduler.fleet import WHOLE, Hold, Runner, RunnerKey
 from greenroom.scheduler.ranking import Ranking
 
 type Labels = tuple[tuple[str, str], ...]
@@ -45,23 +45,25 @@ class Seat:
         key: of the runner.
         runner: as of its last heartbeat; None while nothing was heard of it.
         live: whether that heartbeat is recent enough to believe that it is still there.
-        assigned: leases it has by the ledger.
+        assigned: leases it has by the ledger, with the bot of each.
         missing: those of them that it doesn't report.
         used: slots taken, or to be reckoned with as taken.
+        left: what is left of what was free of its host, where it tells; see `Runner.shares`.
         warm: warm processes left.
         racks: those that it stands in while it is usable.
     """
 
-    __slots__ = ("assigned", "key", "live", "missing", "offering", "racks", "runner", "used", "warm")
+    __slots__ = ("assigned", "key", "left", "live", "missing", "offering", "racks", "runner", "used", "warm")
 
     def __init__(self, key: RunnerKey) -> None:
         self.key = key
         self.runner: Runner | None = None
         self.live = False
-        self.assigned: set[Hold] = set()
+        self.assigned: dict[Hold, str] = {}
         self.missing: frozenset[Hold] = frozenset()
         self.offering: Iterable[tuple[str, int]] = ()
         self.used = 0
+        self.left = WHOLE
         self.warm = 0
         self.racks: list[Rack] = []
 
@@ -86,16 +88,24 @@ class Seat:
         runner = self.runner
         if runner is None:
             return
-        self.missing = frozenset(self.assigned - runner.held)
+        self.missing = frozenset(self.assigned.keys() - runner.held)
         used = len(self.missing) + len(runner.held)
         self.used = max(used, runner.slots) if runner.closed else used
+        # What it holds isn't free by its own account.
+        self.left = WHOLE - sum(runner.share(self.assigned[hold]) for hold in self.missing)
         # A lease granted since the heartbeat will take one of the warm processes that it reported.
         self.warm = runner.standby - len(self.missing)
 
-    def take(self, slots: int) -> None:
-        """Give slots away, or back."""
+    def room(self, share: int) -> int | None:
+        """Return for how many more sessions that take such a part there is room, slots aside; None: any number."""
+        return max(self.left, 0) // share if share else None
+
+    def take(self, bot: str, slots: int) -> None:
+        """Give slots to sessions of a bot, or take them back."""
         self.used += slots
         self.warm -= slots
+        if self.runner is not None:
+            self.left -= slots * self.runner.share(bot)
         for rack in self.racks:
             rack.show(self)
 
@@ -113,20 +123,22 @@ class Rack:
 
     Attributes:
         slots, used, warm: of the seats that could take such a session were they free.
+        small: slots of theirs that are free and too small for it; they aren't among `slots`.
         round: when it was last needed; see `Seats`.
     """
 
-    __slots__ = ("_free", "_seats", "_spread", "round", "slots", "used", "version", "warm", "wish")
+    __slots__ = ("_free", "_seats", "_spread", "round", "slots", "small", "used", "version", "warm", "wish")
 
     def __init__(self, wish: Wish, version: int, *, spread: bool) -> None:
         self.wish = wish
         self.version = version
         self.slots = 0
+        self.small = 0
         self.used = 0
         self.warm = 0
         self.round = 0
         self._spread = spread
-        self._seats: dict[Seat, tuple[int, int, int]] = {}
+        self._seats: dict[Seat, tuple[int, int, int, int]] = {}
         self._free: Ranking[Seat, _Rank] = Ranking()
 
     def __len__(self) -> int:
@@ -153,12 +165,15 @@ class Rack:
             self._free.drop(seat)
             return
         used = min(seat.used, runner.slots)
-        warm = max(min(seat.warm, runner.slots - used), 0)
-        self._seats[seat] = (runner.slots, used, warm)
-        self.slots += runner.slots
+        room = seat.room(runner.share(self.wish.bot))
+        slots = runner.slots if room is None else min(runner.slots, used + room)
+        warm = max(min(seat.warm, slots - used), 0)
+        self._seats[seat] = (slots, used, warm, runner.slots - slots)
+        self.slots += slots
+        self.small += runner.slots - slots
         self.used += used
         self.warm += warm
-        if used < runner.slots:
+        if used < slots:
             preferred = sum(runner.labels.get(name) == value for name, value in self.wish.prefers)
             fill = used if self._spread else -used
             self._free.put(seat, (seat.warm <= 0, -preferred, fill, runner.id))
@@ -183,18 +198,19 @@ class Rack:
             free.put(other, key)
         return seat
 
-    def busy(self, refused_by: Sequence[str]) -> tuple[int, int, int]:
-        """Return how many seats don't refuse, and the used slots and all slots of theirs."""
-        count, used, slots = len(self._seats), self.used, self.slots
+    def busy(self, refused_by: Sequence[str]) -> tuple[int, int, int, int]:
+        """Return how many seats don't refuse, and the used slots, all slots and the small ones of theirs."""
+        count, used, slots, small = len(self._seats), self.used, self.slots, self.small
         if refused_by:
-            for seat, (its_slots, its_used, _) in self._seats.items():
+            for seat, (its_slots, its_used, _, its_small) in self._seats.items():
                 if seat.key[1] in refused_by:
-                    count, used, slots = count - 1, used - its_used, slots - its_slots
-        return count, used, slots
+                    count, used, slots, small = count - 1, used - its_used, slots - its_slots, small - its_small
+        return count, used, slots, small
 
     def _discount(self, seat: Seat) -> None:
-        slots, used, warm = self._seats.pop(seat, (0, 0, 0))
+        slots, used, warm, small = self._seats.pop(seat, (0, 0, 0, 0))
         self.slots -= slots
+        self.small -= small
         self.used -= used
         self.warm -= warm
 

@@ -62,11 +62,12 @@ class Desk(NamedTuple):
         """Return why no runner takes a session of a queue, or None when one would."""
         wish, racks = queue.wish, self.racks(queue)
         counts = [rack.busy(refused_by) for rack in racks]
-        willing, used, slots = (sum(count) for count in zip(*counts, strict=True)) if counts else (0, 0, 0)
+        willing, used, slots, small = (sum(count) for count in zip(*counts, strict=True)) if counts else (0, 0, 0, 0)
         if used < slots:
             return None
         if willing:
-            return Reason.NO_FREE_SLOT, f"no free slot in pool {wish.pool} ({used}/{slots} busy)"
+            what = f" is large enough for bot {wish.bot}" if small else ""
+            return Reason.NO_FREE_SLOT, f"no free slot in pool {wish.pool}{what} ({used}/{slots + small} busy)"
         if any(racks):
             return Reason.RUNNER_REFUSED, f"every runner that offers bot {wish.bot} has refused the session"
         return self.seats.shortage(wish, self.versions(queue) if queue.kind.share.rollout else None)
@@ -213,7 +214,7 @@ class Placing:
                 agent_version=rack.version,
             )
             self.actions.append(Lease(session_id=session.id, transition=leased, why=why))
-            seat.take(1)
+            seat.take(session.bot, 1)
             self._moves.append(_Move(session, seat, tallies))
             for tally in tallies:
                 if tally.starts is not None:
@@ -346,7 +347,7 @@ class Placing:
         self._placed[session.pool] += 1
         self._desk.book.add(grant.tallies, _hold(session), self._now)
         if grant.seat is not None:
-            grant.seat.take(1)
+            grant.seat.take(session.bot, 1)
         queues.take(grant.line, session.id)
         queues.use(session.pool, session.tenant, 1)
 
@@ -354,7 +355,7 @@ class Placing:
         """Leave everything as it was before."""
         queues = self._desk.queues
         for session, seat, tallies in reversed(self._moves):
-            seat.take(-1)
+            seat.take(session.bot, -1)
             for tally in tallies:
                 if tally.starts is not None:
                     tally.starts.discard(_hold(session))
@@ -364,7 +365,7 @@ class Placing:
                 if tally.starts is not None:
                     tally.starts.discard(_hold(session))
             if seat is not None:
-                seat.take(-1)
+                seat.take(session.bot, -1)
             queues.put(line, session)
             queues.use(session.pool, session.tenant, -1)
         queues.wake(self._aside)

@@ -16,6 +16,7 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
         id: of the runner.
         slots: that it has.
         used: slots taken: what it holds by its heartbeat together with what is leased to it by the ledger.
+        room: how many more sessions it takes of the dearest of its bots; None: of each as many as there are slots free.
         held: what it holds by its heartbeat.
         draining: whether it takes nothing new.
         braking: whether its load brake is on: free slots of it are of no use now.
@@ -28,6 +29,7 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     slots: int
     used: int = 0
+    room: int | None = None
     held: frozenset[Hold] = frozenset()
     draining: bool = False
     braking: bool = False
@@ -35,6 +37,12 @@ class RunnerFacts(msgspec.Struct, frozen=True, kw_only=True):
     ordinal: int | None = None
     claim: str | None = None
     up_s: float = math.inf
+
+    @property
+    def free(self) -> int:
+        """Slots that are free and large enough for whatever may come."""
+        free = max(self.slots - self.used, 0)
+        return free if self.room is None else min(free, self.room)
 
     @property
     def empty(self) -> bool:

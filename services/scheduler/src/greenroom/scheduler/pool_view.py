@@ -74,6 +74,7 @@ def _runner(seat: Seat, runner: Runner) -> RunnerFacts:
         id=runner.id,
         slots=runner.slots,
         used=seat.used,
+        room=seat.room(runner.dearest),
         held=runner.held,
         draining=runner.draining,
         braking=runner.brake is not None,

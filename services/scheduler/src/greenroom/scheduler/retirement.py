@@ -58,7 +58,7 @@ def retirements(
         _step("drain", runner, instance, memory, now)
         for runner, instance in idle
         # What is left must be more than what is wanted, or the next caller brings it back.
-        if not runner.draining and surplus > runner.slots and now - _idle_since(memory, runner, now) >= patience
+        if not runner.draining and surplus > runner.free and now - _idle_since(memory, runner, now) >= patience
     ]
     return sorted(due, key=lambda step: (-step.idle_s, step.runner_id))[:1]
 

@@ -88,10 +88,10 @@ class Seats:
         self._drop_if_idle(seat)
         return changed, seat.missing
 
-    def assign(self, key: RunnerKey, hold: Hold) -> None:
-        """Take in that a runner has a lease by the ledger."""
+    def assign(self, key: RunnerKey, hold: Hold, bot: str) -> None:
+        """Take in that a runner has a lease by the ledger, for a session of a bot."""
         seat = self.get(key) or self._seat(key)
-        seat.assigned.add(hold)
+        seat.assigned[hold] = bot
         seat.count()
         for rack in seat.racks:
             rack.show(seat)
@@ -101,7 +101,7 @@ class Seats:
         """Take in that a runner no longer has a lease."""
         seat = self.get(key)
         if seat is not None:
-            seat.assigned.discard(hold)
+            seat.assigned.pop(hold, None)
             seat.count()
             for rack in seat.racks:
                 rack.show(seat)
@@ -232,7 +232,7 @@ class Seats:
 
 def _offer(runner: Runner) -> tuple[object, ...]:
     """Return what a runner has to give, and to whom."""
-    return runner.held, runner.slots, runner.standby, runner.closed, _nature(runner)
+    return runner.held, runner.slots, runner.shares, runner.standby, runner.closed, _nature(runner)
 
 
 def _nature(runner: Runner) -> tuple[object, ...]:

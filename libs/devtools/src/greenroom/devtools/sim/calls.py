@@ -57,7 +57,7 @@ class Calls:
             return "accepted"
         if runner.draining:
             return "draining"
-        if len(runner.held) >= runner.slots:
+        if not runner.has_room(session):
             return "no-slot"
         self.claim(runner, session)
         return "accepted"

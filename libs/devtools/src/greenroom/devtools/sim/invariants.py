@@ -11,7 +11,7 @@ from greenroom.common.ledger import Entry
 from greenroom.common.lifecycle import Leased, Session, State
 from greenroom.common.policy import EACH, Limit, Policy, Scope
 from greenroom.devtools.sim.ledger import VirtualLedger
-from greenroom.devtools.sim.runners import Runners
+from greenroom.devtools.sim.runners import Runners, VirtualRunner
 from greenroom.scheduler.fleet import Hold, RunnerKey, holder
 from greenroom.scheduler.limits import key_of
 
@@ -86,12 +86,23 @@ class Invariants:
         if len(assigned | processes) > slots:
             text = f"runner {key[1]} has {len(assigned)} leases and {len(processes)} processes in {slots} slots"
             raise self.broken(text, session.id)
+        if runner is not None:
+            self._check_host(runner, assigned, session)
         for limit, name in self._counted(session):
             self._active[name] += 1
             if limit.max_sessions is not None and self._active[name] > limit.max_sessions:
                 raise self.broken(f"limit {limit.id} of {limit.max_sessions} is at {self._active[name]}", session.id)
             if limit.max_starts_per_s and isinstance(entry.transition, Leased):
                 self._check_starts(limit, limit.max_starts_per_s, name, entry)
+
+    def _check_host(self, runner: VirtualRunner, assigned: set[Hold], session: Session) -> None:
+        bots = dict(runner.bots)
+        for session_id, _ in assigned:
+            entry = self._ledger.open.get(session_id)
+            bots[session_id] = session.bot if entry is None else entry.session.bot
+        load = runner.load(bots.values())
+        if load > 1:
+            raise self.broken(f"runner {runner.id} has {len(bots)} sessions, {load} of what its host holds", session.id)
 
     def _check_starts(self, limit: Limit, per_s: float, name: _Key, entry: Entry) -> None:
         bucket = max(math.floor(per_s), 1)

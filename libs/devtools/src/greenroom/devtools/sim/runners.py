@@ -1,13 +1,14 @@
 """The runners that there really are, whatever the scheduler believes: slots, warm processes, and what they say."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Final
 
 import msgspec
 
 from greenroom.common.lifecycle import Connected, Ended, Ready, Session, State
-from greenroom.common.messages import BotOffer, Heartbeat, HeldSession
+from greenroom.common.messages import BotDensity, BotOffer, Heartbeat, HeldSession
 from greenroom.devtools.sim.clockwork import Clockwork
 from greenroom.devtools.sim.scenario import Pool
 from greenroom.scheduler.fleet import RunnerKey
@@ -40,6 +41,7 @@ class VirtualRunner:
 
     Attributes:
         held: its sessions by id.
+        bots: of them.
         standby: warm processes.
         up: whether it is there; once it isn't, it never is again.
         cut: whether it can't be reached and isn't heard.
@@ -50,6 +52,7 @@ class VirtualRunner:
     __slots__ = (
         "_offers",
         "beaten_at_s",
+        "bots",
         "claim",
         "cut",
         "draining",
@@ -85,6 +88,7 @@ class VirtualRunner:
         self.ordinal = ordinal
         self.claim = claim
         self.held: dict[str, HeldSession] = {}
+        self.bots: dict[str, str] = {}
         self.up = True
         self.cut = False
         self.draining = False
@@ -103,6 +107,25 @@ class VirtualRunner:
         held = self.held.get(session.id)
         return held is not None and held.epoch == session.epoch
 
+    def load(self, bots: Iterable[str]) -> Fraction:
+        """Return which part of its host sessions of some bots take together; more than 1: they don't fit."""
+        fits = self.pool.fits
+        if not fits or self.claim is not None:
+            return Fraction()
+        dearest = min(fits.values())
+        return sum((Fraction(1, fits.get(bot, dearest)) for bot in bots), Fraction())
+
+    def has_room(self, session: Session) -> bool:
+        """Tell whether it takes one more session."""
+        return len(self.held) < self.slots and self.load([*self.bots.values(), session.bot]) <= 1
+
+    def _density(self) -> tuple[BotDensity, ...]:
+        free = 1 - self.load(self.bots.values())
+        return tuple(
+            BotDensity(bot=bot, cores=0.0, memory=0, seen=1, more=int(free * fits))
+            for bot, fits in sorted(self.pool.fits.items())
+        )
+
     def heartbeat(self, now: datetime, now_s: float) -> Heartbeat:
         """Return what it says of itself now."""
         self.seq += 1
@@ -117,6 +140,8 @@ class VirtualRunner:
             standby=self.standby,
             draining=self.draining,
             bots=self._offers,
+            density=self._density(),
+            by_cost=bool(self.pool.fits) and self.claim is None,
             labels=self.pool.labels,
             instance=self.instance,
             ordinal=self.ordinal,
@@ -181,6 +206,7 @@ class Runners:
         self.count.slots -= runner.slots
         self.count.busy -= len(runner.held)
         runner.held.clear()
+        runner.bots.clear()
 
     def cut_off(self, runner: VirtualRunner) -> None:
         """Take in that nothing comes through to a runner, or from it."""
@@ -203,12 +229,13 @@ class Runners:
             phase=State.STARTED,
             since=self._clock.now(),
         )
+        runner.bots[session.id] = session.bot
         self.count.busy += 1
 
     def drop(self, runner: VirtualRunner, session_id: str) -> None:
         """Take in that the process of a session is gone."""
         self._counted()
-        del runner.held[session_id]
+        del runner.held[session_id], runner.bots[session_id]
         self.count.busy -= 1
 
     def _hush(self, runner: VirtualRunner) -> None:

@@ -62,6 +62,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         warm_start: from the claim to `ready` in a warm process.
         fork_start: the same when none was warm.
         bots: that they offer.
+        fits: runners measure what sessions cost, and take so many of a bot at most, if of no other; a bot that isn't
+            named costs what the dearest does. `slots` are the most then, whichever they are of. Empty: they are told.
         bot_version: in which version.
         start_failures: share of the sessions that fail instead of becoming ready.
         labels: that they have.
@@ -75,6 +77,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     warm_start: Span = Constant(s=0.02)
     fork_start: Span = Constant(s=1.0)
     bots: tuple[str, ...] = ("echo",)
+    fits: dict[str, AtLeastOne] = {}
     bot_version: AtLeastOne = 1
     start_failures: Share = 0.0
     labels: dict[str, str] = {}

@@ -15,12 +15,13 @@ from greenroom.common.commands import Command, SessionState
 from greenroom.common.desired import Desired
 from greenroom.common.messages import EventType
 from greenroom.runner.session.clock import CallClock
+from greenroom.runner.session.commands.briefing import Briefing
 from greenroom.runner.session.commands.configuring import Settings
 from greenroom.runner.session.commands.exposed import Exposed
 from greenroom.runner.session.commands.muting import Muting
 from greenroom.runner.session.commands.parts import Parts, hand
 from greenroom.runner.session.commands.standing import Standing
-from greenroom.runner.session.commands.transferring import Transferring
+from greenroom.runner.session.commands.transferring import By, Transferring
 from greenroom.runner.session.emitter import Emitter
 
 type Result = dict[str, Any]
@@ -50,7 +51,7 @@ class Acts:
         clock: the call's timeline.
         exposed: the bot's functions.
         stop: ends the session: at once or not, why.
-        transferred: called once a carrier has taken the call.
+        transferred: called once the caller was handed over, with who has taken the call.
         listeners: how many listen in.
         keep: writes down settings for the session's next process.
         restored: set when the settings of its last process are there.
@@ -65,7 +66,7 @@ class Acts:
         clock: CallClock,
         exposed: Exposed,
         stop: Callable[[bool, str | None], None],
-        transferred: Callable[[], None],
+        transferred: Callable[[By], None],
         listeners: Callable[[], int],
         keep: Callable[[Desired], Awaitable[bool]],
         restored: asyncio.Event,
@@ -79,7 +80,7 @@ class Acts:
         self._exposed = exposed
         self.settings: Final = Settings(parts, exposed, keep=keep, restored=restored)
         self._stop = stop
-        self._transferring = Transferring(transferred)
+        self._transferring = Transferring(transferred, Briefing(parts, self.muting))
         self._listeners = listeners
         self._by_kind: dict[type, Callable[[Any], Awaitable[Result]]] = {
             commands.Say: self._say,
@@ -101,6 +102,10 @@ class Acts:
         if isinstance(command, commands.Configure):
             return await self.settings.apply(command, by)
         return await self._by_kind[type(command)](command)
+
+    def give_up_operator(self) -> None:
+        """See `Transferring.give_up`."""
+        self._transferring.give_up()
 
     async def _say(self, command: commands.Say) -> Result:
         return await self._speak(command.text, interrupt=command.interrupt, remember=command.remember)
@@ -145,8 +150,10 @@ class Acts:
 
     async def _transfer(self, command: commands.Transfer) -> Result:
         outputs = self._parts.all(BaseOutputTransport)
-        by = await self._transferring.transfer(self._medium, outputs, command.target)
-        self._emitter.emit(EventType.TRANSFER_REQUESTED, {"target": command.target, "by": by})
+        by = await self._transferring.transfer(self._medium, outputs, command)
+        told = {"summary": command.summary} if command.store_summary and command.summary is not None else {}
+        mode = {"mode": command.mode} if command.mode != "cold" else {}
+        self._emitter.emit(EventType.TRANSFER_REQUESTED, {"target": command.target, "by": by, **mode, **told})
         return {"by": by}
 
     async def _dtmf(self, command: commands.Dtmf) -> Result:
