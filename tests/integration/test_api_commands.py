@@ -75,6 +75,7 @@ async def test_a_command_is_answered_with_its_result(world: ApiWorld) -> None:
         "id": "order-7",
         "session_id": session_id,
         "command": "say",
+        "status": "done",
         "result": {"times": 1},
     }
     assert "idempotent-replayed" not in response.headers
@@ -178,15 +179,14 @@ async def test_a_refusal_is_a_typed_problem(world: ApiWorld, code: str, status: 
 
 
 async def test_a_session_that_is_not_running_takes_no_commands(world: ApiWorld) -> None:
-    """Waiting, ending, ended, without a process: 409; unknown: 404. Only `stop` reaches one that ends."""
-    waiting = (await world.request()).session.id
+    """Ending, ended, without a process: 409; unknown: 404. Only `stop` reaches one that ends."""
     gone = await ready(world)
     ending = await ready(world)
     await world.advance(ending, Ending(by="client", epoch=1, outcome=Outcome.COMPLETED, reason="client-stop"))
     ended = await ready(world)
     await world.end(ended)
     async with world.client() as client:
-        for session_id in (waiting, gone, ending, ended):
+        for session_id in (gone, ending, ended):
             problem = problem_of(await client.post(f"/v1/sessions/{session_id}/commands", json=say()))
             assert (problem["code"], problem["status"]) == ("session-not-live", 409)
         stop = {"command": {"type": "stop", "now": True}}

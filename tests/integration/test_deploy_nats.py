@@ -14,11 +14,14 @@ from greenroom.common import subjects, topology, topology_admin
 from greenroom.common.bodies import Bodies
 from greenroom.common.broker import Message, NoResponder
 from greenroom.common.clock import utcnow
+from greenroom.common.desired import Desired
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ids import uuid7
 from greenroom.common.leadership import Leadership
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Ended, Ending, Outcome, Ready, Session, Started
+from greenroom.common.mailbox import keep
+from greenroom.common.mailboxes import Mailboxes
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.nats_client import NatsClient
 from greenroom.common.secrets import SecretBox
@@ -173,12 +176,12 @@ async def test_the_recorder_has_erased_sessions_forgotten(services: Services) ->
         for subject in (subjects.TICKET, subjects.CALL):
             await services.api.append(subject.format(key=session_id), body)
         await services.api.append(subjects.IDEMPOTENCY.format(tenant=TENANT, key=session_id), body)
-        await services.api.append(subjects.SECRET.format(tenant=TENANT, session_id=session_id), b"{}")
-        await services.api.append(subjects.BODY.format(tenant=TENANT, session_id=session_id), b"{}")
+        for subject in (subjects.SECRET, subjects.BODY, subjects.MAILBOX):
+            await services.api.append(subject.format(tenant=TENANT, session_id=session_id), b"{}")
         await services.scheduler.append(subjects.DECISION.format(pool="default"), body)
         await services.recorder.append(subjects.PARKED.format(stream="AUDIO"), body)
     assert await sweep.forget(services.recorder, [(TENANT, erased)]) == 5
-    by_subject = (("SECRETS", subjects.SECRET), ("BODIES", subjects.BODY))
+    by_subject = (("SECRETS", subjects.SECRET), ("BODIES", subjects.BODY), ("COMMANDS", subjects.MAILBOX))
     for stream, subject in by_subject:
         own = subject.format(tenant=TENANT, session_id=erased)
         assert await services.recorder.count(stream, own) == 0, stream
@@ -219,6 +222,13 @@ async def test_what_the_api_keeps_and_what_the_scheduler_answers(services: Servi
     put = await Bodies(services.api).put(given)
     assert (await Bodies(services.runner).fetch(put)).body == {"a": 1}
     await Bodies(services.api).forget(TENANT, "s1")
+    heard = await _listen(services.runner, subjects.MAILBOX_STORED.format(tenant=TENANT, session_id="s1"))
+    for mailboxes in (Mailboxes(services.api), Mailboxes(services.runner)):
+        version = (await mailboxes.read(TENANT, "s1")).desired.version + 1
+        await mailboxes.change(TENANT, "s1", lambda box, version=version: keep(box, Desired(version=version)))
+        assert (await _next(heard)).data
+    assert (await Mailboxes(services.api).read(TENANT, "s1")).desired.version == 2
+
     await services.api.append(releases, b"{}", msg_id=uuid7())
     assert await _taken(services.api, "RELEASES", "api-releases", 1) == {releases}
 

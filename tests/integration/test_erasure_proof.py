@@ -10,11 +10,13 @@ import msgspec
 import pytest
 
 from greenroom.api.carriers.callbook import CallBook
-from greenroom.common import messages, subjects, topology
+from greenroom.common import mailbox, messages, subjects, topology
 from greenroom.common.bodies import Bodies
 from greenroom.common.clock import utcnow
+from greenroom.common.commands import CommandRequest, Say
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Session
+from greenroom.common.mailboxes import Mailboxes
 from greenroom.common.messages import Decision
 from greenroom.common.secrets import SecretBox
 from tests.support.api_world import PATIENCE_S, ApiWorld, eventually, running_api
@@ -83,6 +85,8 @@ class Evidence:
         await here.broker.append(broken, AS_SENT)
         await SecretBox(here.broker).put(session.tenant, session.id, {"room_token": self.marker})
         await Bodies(here.broker).put(msgspec.structs.replace(session, body={"about": self.marker}))
+        said = CommandRequest(id=uuid7(), by="key", at=utcnow(), command=Say(text=self.marker))
+        await Mailboxes(here.broker).change(session.tenant, session.id, lambda box: mailbox.post(box, said, 1))
         await CallBook(here.broker).claim("twilio", f"CA-{self.marker}", session.tenant, session.id)
         told = Decision(decision="cold_start", at=utcnow(), reason="queue", text="", inputs={"session_id": session.id})
         await here.broker.append(subjects.DECISION.format(pool="default"), messages.encode(told))
@@ -90,7 +94,7 @@ class Evidence:
 
 
 PLACES = {"sessions", "session_events", "recordings"}
-STREAMS = {"SESSIONS", "IDEMPOTENCY", "TICKETS", "SECRETS", "BODIES", "CALLS", "DECISIONS", "PARKED"}
+STREAMS = {"SESSIONS", "IDEMPOTENCY", "TICKETS", "SECRETS", "BODIES", "COMMANDS", "CALLS", "DECISIONS", "PARKED"}
 
 
 async def gone(api: ApiWorld, session_id: str) -> None:

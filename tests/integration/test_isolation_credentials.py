@@ -10,13 +10,16 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from greenroom.common import subjects, topology_admin
+from greenroom.common import mailbox, subjects, topology_admin
 from greenroom.common.bodies import Bodies
 from greenroom.common.broker import Message
+from greenroom.common.clock import utcnow
+from greenroom.common.commands import CommandDone, CommandRequest, Configure
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session, State
+from greenroom.common.mailboxes import Mailboxes
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.secrets import SecretBox
 from greenroom.common.spool import Spool
@@ -26,6 +29,7 @@ from greenroom.runner.isolation.grants import Grant
 from tests.support.callout_nats import CalloutNats
 from tests.support.deployed_nats import DeployedNats
 from tests.support.ledgers import request
+from tests.support.runner_process import request as request_bot
 from tests.support.runner_process import runner_process
 
 TENANT = "acme"
@@ -157,6 +161,9 @@ async def test_a_session_process_can_do_nothing_else(server: DeployedNats) -> No
             subjects.SECRET.format(**theirs),
             subjects.BODY.format(**theirs),
             subjects.BODY.format(**ours),
+            subjects.MAILBOX.format(**theirs),
+            f"$JS.API.DIRECT.GET.COMMANDS.{subjects.MAILBOX.format(**theirs)}",
+            subjects.MAILBOX_STORED.format(**ours),
             subjects.RUNNER_CMD.format(pool="default", runner_id="r1", name="start"),
             subjects.RUNNER_HEARTBEAT.format(pool="default", runner_id="r1"),
             f"$JS.API.DIRECT.GET.SESSIONS.{lifecycle}",
@@ -170,6 +177,7 @@ async def test_a_session_process_can_do_nothing_else(server: DeployedNats) -> No
             lifecycle,
             subjects.SESSION_EVENT.wildcard(**theirs),
             subjects.SESSION_MEDIA.format(**theirs, direction="in"),
+            subjects.MAILBOX_STORED.format(**theirs),
             subjects.SESSION_CMD.wildcard(),
             f"{Grant(TENANT, other.id, 0).inbox}.>",
             "_INBOX.>",
@@ -217,7 +225,16 @@ async def test_a_whole_session_with_a_login_of_its_own(tmp_path: Path) -> None:
         CalloutNats(tmp_path, Issuer(seed).public_key) as nats_server,
         runner_process(nats_server.url, GREENROOM_NATS_ISSUER_SEED=seed) as it,
     ):
-        session_id = await it.start("echo")
+        requested = await request_bot(it.ledger, "echo")
+        session_id = requested.session.id
+        waits = CommandRequest(id="a", by="key", at=utcnow(), command=Configure(version=1, mode="calm"))
+        boxes = Mailboxes(it.broker)
+        await boxes.change("default", session_id, lambda box: mailbox.post(box, waits, 1))
+        await it.begin(requested)
+        # Taken, carried out and written down before it was ready, by the session's own login.
+        box = await boxes.read("default", session_id)
+        assert isinstance(box.posted[0].answer, CommandDone)
+        assert box.desired.version == 1
         subject = subjects.SESSION_EVENT.wildcard(tenant="default", session_id=session_id)
         await nats_server.restart()
         async with asyncio.timeout(30):
@@ -226,5 +243,5 @@ async def test_a_whole_session_with_a_login_of_its_own(tmp_path: Path) -> None:
         await it.stop(session_id)
         ended = await it.reaches(session_id, State.ENDED)
         assert (ended.reason, ended.detail) == ("client-stop", None)
-        # The first and the last: nothing that was said is missing.
-        assert await it.broker.count("SESSIONS", subject) == 2
+        # The first, the command and the last: nothing that was said is missing.
+        assert await it.broker.count("SESSIONS", subject) == 3

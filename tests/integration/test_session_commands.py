@@ -170,7 +170,9 @@ async def test_settings_are_applied_in_versions(sessions: Sessions) -> None:
     assert len(answer["services"]) == 2
     assert (await done(run, Call(function="set_now")))["returned"] == ["anna", "parrot-2", 0.1, []]
     stale = await refused(run, Configure(version=3, voice="bert"))
-    assert (stale.code, stale.detail) == ("settings-version-stale", "Version 3 is applied.")
+    assert (stale.code, stale.detail) == ("settings-version-stale", "Version 3 came before.")
+    repeated = await done(run, wanted)
+    assert (repeated["version"], repeated["applied"]) == (3, True)
     unknown = await refused(run, Configure(version=4, tts={"sped": 2}))
     assert (unknown.code, unknown.detail) == ("command-unsupported", "The bot's tts has no setting sped.")
     odd = await refused(run, Configure(version=4, llm={"temperature": "hot"}))

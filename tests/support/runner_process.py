@@ -24,6 +24,7 @@ PATIENCE_S: Final = 40.0
 LIMITS: Final = Limits(end_timeout_s=2)
 _BOTS: Final = {
     "echo": "tests.support.session_bots:echo",
+    "minded": "tests.support.session_bots:minded",
     "spawner": "tests.support.standin_bots:spawner",
     "frozen": "tests.support.standin_bots:frozen",
     "blocking": "tests.support.watched_bots:blocking",
@@ -59,7 +60,8 @@ class RunnerProcess:
 
     async def begin(self, requested: Entry, *, wait: State | None = State.READY) -> str:
         """Have a session started that was requested; return its id once it is in a state."""
-        lease = Leased(runner_id=self.runner_id, epoch=1, expires_at=utcnow() + timedelta(seconds=10))
+        epoch = requested.session.epoch + 1
+        lease = Leased(runner_id=self.runner_id, epoch=epoch, expires_at=utcnow() + timedelta(seconds=10))
         entry = await self.ledger.advance(requested, lease)
         subject = subjects.RUNNER_CMD.format(pool="default", runner_id=self.runner_id, name="start")
         body = encode(StartSession(session=entry.session, revision=entry.revision))

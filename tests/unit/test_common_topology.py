@@ -17,7 +17,7 @@ def test_names_are_there_once() -> None:
     consumers = [consumer.name for consumer in topology.CONSUMERS]
     assert len(set(consumers)) == len(consumers)
     kept = {"AUDIO", "TICKETS", "IDEMPOTENCY", "SECRETS", "RELEASES", "CALLS", "DIALS", "POLICY", "DECISIONS", "PARKED"}
-    kept |= {"NOTICES", "BODIES"}
+    kept |= {"NOTICES", "BODIES", "COMMANDS"}
     assert {LEDGER_STREAM, LEADERS_STREAM, POST_CALL_STREAM} | kept == set(STREAMS)
 
 
@@ -57,5 +57,5 @@ def test_the_ledger_keeps_every_transition() -> None:
     """Its history is all messages of a subject; leaders, tickets and answers are their last one."""
     assert STREAMS["SESSIONS"].max_msgs_per_subject == -1
     assert STREAMS["SESSIONS"].retention == "limits"
-    for name in ("LEADERS", "TICKETS", "IDEMPOTENCY"):
+    for name in ("LEADERS", "TICKETS", "IDEMPOTENCY", "COMMANDS"):
         assert STREAMS[name].max_msgs_per_subject == 1

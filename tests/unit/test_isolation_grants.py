@@ -65,12 +65,15 @@ def test_a_session_may_do_nothing_to_another(tenant: str, one: str, other: str) 
             subjects.SESSION_AUDIO.format(**tokens, track="user"),
             subjects.SESSION_MEDIA.format(**tokens, direction="out"),
             subjects.SECRET.format(**tokens),
+            subjects.MAILBOX.format(**tokens),
+            f"$JS.API.DIRECT.GET.COMMANDS.{subjects.MAILBOX.format(**tokens)}",
             subjects.SESSION_ASK.format(**tokens, name="transfer"),
         ):
             assert any(covers(each, subject) for each in granted["pub"]["allow"]) == ours
         for subject in (
             subjects.SESSION_CMD.format(**tokens, name="connect"),
             subjects.SESSION_MEDIA.format(**tokens, direction="in"),
+            subjects.MAILBOX_STORED.format(**tokens),
             f"{Grant(tenant, session_id, 1).inbox}.x",
         ):
             assert any(covers(each, subject) for each in granted["sub"]["allow"]) == ours

@@ -48,8 +48,8 @@ def told(command: Command, result: dict[str, Any] | None = None) -> dict[str, An
         (Dtmf(digits="4111#"), {"digits": 5}),
         (Stop(now=True), {"now": True}),
         (
-            Configure(version=2, voice="anna", llm={"system_instruction": "Be rude."}, values={"pin": "1"}),
-            {"version": 2, "voice": "anna", "llm": ["system_instruction"], "values": ["pin"]},
+            Configure(version=2, voice="anna", llm={"system_instruction": "Be rude."}, values={"pin": "1"}, lock=False),
+            {"version": 2, "voice": "anna", "lock": False, "llm": ["system_instruction"], "values": ["pin"]},
         ),
         (Call(function="f", arguments={"a": 1}), {"function": "f", "arguments": {"a": 1}}),
     ],

@@ -93,6 +93,7 @@ def users() -> tuple[User, ...]:
                 *_reads_last("POLICY", subjects.POLICY),
                 *_reads_last("SECRETS", subjects.SECRET),
                 *_reads_last("BODIES", subjects.BODY),
+                *_reads_last("COMMANDS", subjects.MAILBOX),
                 *_reads_last("CALLS", subjects.CALL),
                 *_reads_last("CALLS", subjects.WEBHOOK),
                 *_reads_last("CALLS", subjects.ROOMS),
@@ -134,6 +135,7 @@ def users() -> tuple[User, ...]:
                 *_reads_last("SESSIONS", subjects.SESSION_LIFECYCLE),
                 *_reads_last("SECRETS", subjects.SECRET),
                 *_reads_last("BODIES", subjects.BODY),
+                *_reads_last("COMMANDS", subjects.MAILBOX),
                 *_names_streams(),
             ),
             never=(RECORDING_SAVED, RECORDING_MISSING, DECIDED, *KEPT),
@@ -142,6 +144,7 @@ def users() -> tuple[User, ...]:
                 LOGINS_OF_SESSIONS,
                 LIFECYCLE,
                 subjects.RUNNER_CMD.wildcard(),
+                subjects.MAILBOX_STORED.wildcard(),
                 subjects.SESSION_CMD.wildcard(),
                 subjects.SESSION_MEDIA.wildcard(direction="in"),
                 subjects.SESSION_TAP.wildcard(direction="barge"),
@@ -241,7 +244,7 @@ def _checks_topology() -> tuple[str, ...]:
 def _forgets() -> tuple[str, ...]:
     """The recorder lets the broker forget sessions: those that are stored, and those that are erased."""
     return (
-        *(f"$JS.API.STREAM.PURGE.{stream}" for stream in ("SESSIONS", "AUDIO", "SECRETS", "BODIES")),
+        *(f"$JS.API.STREAM.PURGE.{stream}" for stream in ("SESSIONS", "AUDIO", "SECRETS", "BODIES", "COMMANDS")),
         *(f"$JS.API.STREAM.MSG.DELETE.{stream}" for stream in NAMING_SESSIONS),
         *(consumer for stream in NAMING_SESSIONS for consumer in _follows(stream)),
     )

@@ -6,7 +6,10 @@ from greenroom.common.errors import GreenroomError, registered
 
 
 class SessionNotLive(GreenroomError):
-    """The session waits, starts, ends or has ended. Commands are for sessions in the state `ready`."""
+    """The session ends or has ended; or it waits or starts, and the command is none that can wait until it is ready.
+
+    The detail says which. A session that isn't ready is stopped by `POST /v1/sessions/{id}/stop`.
+    """
 
     code = "session-not-live"
     status = 409
@@ -75,7 +78,7 @@ class CommandLost(GreenroomError):
 
 
 class TooManyCommands(GreenroomError):
-    """The session works on as many commands as it may, or has had as many as one session may have."""
+    """The session works on as many commands as it may, or has had as many as one may have, or may wait for one."""
 
     code = "too-many-commands"
     status = 429
@@ -90,6 +93,17 @@ class SettingsVersionStale(GreenroomError):
     code = "settings-version-stale"
     status = 409
     title = "The settings' version is stale"
+
+
+class SettingsLocked(GreenroomError):
+    """A `configure` with `lock` holds some of these settings; the detail names them. Nothing was changed.
+
+    Leave them out, or let them go by a `configure` with `"lock": false`, which needs the scope `sessions:lock`.
+    """
+
+    code = "settings-locked"
+    status = 409
+    title = "The settings are held"
 
 
 class FunctionUnknown(GreenroomError):

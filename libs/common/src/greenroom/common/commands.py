@@ -91,6 +91,9 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `version` must be higher than the one that is applied; the answer names the one that is applied then. `voice` is
     short for a setting of `tts`, `model` for one of `llm`, `language` for one of both `tts` and `stt`. `mode` and
     `values` are for the bot itself, which takes them if it exposes a function `configure`.
+
+    With `lock` true, what this sets is held: later changes that say nothing of `lock` are refused if they name any of
+    it. With `lock` false it is set and let go. Either needs a scope of its own.
     """
 
     version: Annotated[int, Meta(ge=1, le=2**53)]
@@ -102,6 +105,8 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tts: Settings = {}
     stt: Settings = {}
     values: Settings = {}
+    # Not sent where it isn't said: a runner that is older than it takes the rest.
+    lock: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Mute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mute"):

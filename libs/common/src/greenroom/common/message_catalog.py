@@ -20,6 +20,7 @@ from greenroom.common.commands import (
     Listening,
     TransferCall,
 )
+from greenroom.common.mailbox import Mailbox
 from greenroom.common.media_messages import ConnectMedia, MediaAnswer
 from greenroom.common.messages import (
     CallRecord,
@@ -377,6 +378,21 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=SessionBody,
         stream="BODIES",
         summary="What a bot is given, where that is too large for the ledger; an empty message once it isn't needed.",
+    ),
+    Described(
+        subject=subjects.MAILBOX,
+        kind="state",
+        owner="api, session process",
+        message=Mailbox,
+        stream="COMMANDS",
+        summary="What waits for the process of a session: commands from before it was ready, and its desired settings.",
+    ),
+    Described(
+        subject=subjects.MAILBOX_STORED,
+        kind="state",
+        owner="broker",
+        message=Mailbox,
+        summary="The same once it is stored: for the session process, which then looks.",
     ),
     Described(
         subject=subjects.RELEASE,

@@ -455,6 +455,8 @@ class IdempotencyRecord(msgspec.Struct, frozen=True, kw_only=True):
     answer: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     # Of a command: the epoch of the session process that it went to.
     epoch: int = 0
+    # Of a command: it went into the session's mailbox instead, and its answer is there.
+    posted: bool = False
 
 
 # ---------------------------------------------------------------------------- what transports need

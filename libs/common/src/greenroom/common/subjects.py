@@ -110,6 +110,9 @@ IDEMPOTENCY: Final = Subject("gr.v1.idempotency.{tenant}.{key}")
 SECRET: Final = Subject("gr.v1.secret.{tenant}.{session_id}")
 # What a bot is given, where that is too large for the ledger.
 BODY: Final = Subject("gr.v1.body.{tenant}.{session_id}")
+# What waits for the process of a session; and the same once it is stored: the broker says it again.
+MAILBOX: Final = Subject("gr.v1.mailbox.{tenant}.{session_id}")
+MAILBOX_STORED: Final = Subject("gr.v1.posted.{tenant}.{session_id}")
 # What was made at a provider for a session, and has to go when the session is over.
 RELEASE: Final = Subject("gr.v1.release.{transport}")
 # Which session a phone call belongs to; nonces of webhooks. (`key` is a digest.)

@@ -99,6 +99,16 @@ STREAMS: Final[tuple[Stream, ...]] = (
         max_msg_size=1024 * 1024,
     ),
     Stream(
+        name="COMMANDS",
+        subjects=(subjects.MAILBOX.wildcard(),),
+        description="What waits for the processes of sessions: commands and desired settings.",
+        # For as long as the ledger holds the session.
+        max_age_s=7 * DAY_S,
+        max_msgs_per_subject=1,
+        max_msg_size=768 * 1024,
+        republish=(subjects.MAILBOX.wildcard(), "gr.v1.posted.{{wildcard(1)}}.{{wildcard(2)}}"),
+    ),
+    Stream(
         name="RELEASES",
         subjects=(subjects.RELEASE.wildcard(),),
         description="What was made at providers for sessions, until it is taken away.",

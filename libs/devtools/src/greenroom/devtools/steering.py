@@ -38,10 +38,10 @@ async def command(console: Console, session_id: str, name: str, fields: str | No
 
 
 async def send(console: Console, session_id: str, command: dict[str, Any]) -> None:
-    """Send a command, under an id of its own, and print its result as JSON. Raises as `command`."""
+    """Send a command, under an id of its own, and print its result as JSON, or that it waits. Raises as `command`."""
     async with ApiClient(connection()) as client:
         answer = await client.post(f"/v1/sessions/{session_id}/commands", {"id": uuid7(), "command": command})
-    console.print_json(data=answer["result"])
+    console.print_json(data=answer if answer.get("status") == "queued" else answer["result"])
 
 
 async def listen(console: Console, session_id: str, *, wav: Path, both: bool) -> None:

@@ -35,6 +35,8 @@ SESSIONS_CONTROL: Final = "sessions:control"
 SESSIONS_WHISPER: Final = "sessions:whisper"
 SESSIONS_BARGE_IN: Final = "sessions:barge_in"
 SESSIONS_LISTEN: Final = "sessions:listen"
+# Holding settings of a live session against others, beside `sessions:control`; likewise.
+SESSIONS_LOCK: Final = "sessions:lock"
 # Erasing sessions of the tenant for good; it doesn't come with another scope either.
 SESSIONS_ERASE: Final = "sessions:erase"
 # What operators decide about scheduling, of all tenants; whoever may change it may see it.

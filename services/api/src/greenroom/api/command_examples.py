@@ -25,8 +25,11 @@ DONE: Final[dict[str, Any]] = {
     "id": COMMAND_ID,
     "session_id": SESSION_ID,
     "command": "say",
+    "status": "done",
     "result": {"queued": True},
 }
+
+QUEUED: Final[dict[str, Any]] = {**DONE, "status": "queued", "result": {}}
 
 LISTEN: Final[dict[str, Any]] = {"tracks": "mixed", "barge_in": False}
 

@@ -1,7 +1,7 @@
 """Commands to live sessions over REST: what goes in and out, and who may send what."""
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,8 @@ SCOPES: Final[dict[type, str]] = {
     # Whoever hears the call may know how it stands.
     Snapshot: SESSIONS_LISTEN,
 }
+type CommandStatus = Literal["done", "queued"]
+
 ANY_COMMAND: Final = (SESSIONS_CONTROL, *SCOPES.values())
 
 
@@ -37,12 +39,13 @@ class SendCommand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class CommandView(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that was carried out."""
+    """A command that was carried out, or waits until the session is ready (`queued`)."""
 
     id: str
     session_id: str
     command: str
-    # Depends on the command; docs/commands.md says what is in it.
+    status: CommandStatus = "done"
+    # Depends on the command; docs/commands.md says what is in it. Empty while it waits.
     result: dict[str, Any]
 
 

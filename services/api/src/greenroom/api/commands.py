@@ -4,6 +4,9 @@ Before a command is sent its id is written down, with the epoch of the process t
 So a repeated request, at any instance, finds the answer even when the session is long over. One that finds the id
 without an answer asks the process again, which remembers what it has carried out. Only if that process is gone can't
 anybody tell: then the command is neither answered nor sent to the session's next process.
+
+A command to a session that isn't ready yet goes into its mailbox instead (`greenroom.common.mailbox`): that is written
+down with its id, so it stays in the mailbox's hands even when the session is ready by the time that somebody asks.
 """
 
 import hashlib
@@ -12,10 +15,10 @@ from typing import Any, Final, cast
 import msgspec
 import structlog
 
-from greenroom.api.auth import SESSIONS_CONTROL, Caller
+from greenroom.api.auth import SESSIONS_CONTROL, SESSIONS_LOCK, Caller
 from greenroom.api.command_schemas import SCOPES, CommandView, SendCommand
 from greenroom.api.sessions import Sessions
-from greenroom.common import messages, subjects
+from greenroom.common import mailbox, messages, subjects
 from greenroom.common.broker import Broker, NoResponder, RequestTimeout, WrongLastSequence
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.command_errors import (
@@ -26,10 +29,21 @@ from greenroom.common.command_errors import (
     SessionNotLive,
     error_of,
 )
-from greenroom.common.commands import Command, CommandAnswer, CommandDone, CommandRefused, CommandRequest, Stop, kind_of
+from greenroom.common.commands import (
+    Command,
+    CommandAnswer,
+    CommandDone,
+    CommandRefused,
+    CommandRequest,
+    Configure,
+    Stop,
+    kind_of,
+)
 from greenroom.common.errors import BrokerUnavailable, Forbidden, GreenroomError
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Session, State
+from greenroom.common.mailbox import Mailbox
+from greenroom.common.mailboxes import Mailboxes
 from greenroom.common.messages import IdempotencyRecord
 from greenroom.common.metrics import Metrics
 
@@ -40,10 +54,12 @@ _DONE: Final = 200
 # A session that ends may still be told to do so at once.
 _LIVE: Final = frozenset({State.READY})
 _LIVE_FOR_STOP: Final = frozenset({State.READY, State.ENDING})
+_NOT_YET: Final = frozenset({State.REQUESTED, State.LEASED, State.STARTED})
+_OVER: Final = frozenset({State.ENDING, State.ENDED})
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that was carried out; `replayed`: it was answered before."""
+    """A command that was carried out, or waits; `replayed`: it was answered before."""
 
     view: CommandView
     replayed: bool
@@ -56,15 +72,17 @@ class Commands:
         """Reach session processes over `broker`."""
         self._broker = broker
         self._sessions = sessions
+        self._mailboxes = Mailboxes(broker)
         self._clock = clock or SystemClock()
         self._counted = metrics.counter("commands", "Commands to live sessions", ["command", "outcome"])
 
     async def send(self, caller: Caller, session_id: str, wish: SendCommand) -> Sent:
-        """Have a session carry a command out.
+        """Have a session carry a command out, at once or when it is ready.
 
         Raises:
             Forbidden: the key may not send this one.
-            SessionNotFound, SessionNotLive: there is no such session, or it isn't running.
+            SessionNotFound, SessionNotLive: there is no such session, or it isn't running and the command can't wait.
+            TooManyCommands: so many wait for the session already.
             CommandTimedOut: no answer in time; the same id tells.
             CommandIdReused, CommandLost: the id belongs to another command, or to a process that is gone.
             GreenroomError: the session refused (see `command_errors`).
@@ -79,36 +97,63 @@ class Commands:
         except GreenroomError as error:
             self._counted.inc(command=kind, outcome=error.code)
             raise
-        self._counted.inc(command=kind, outcome="done")
-        view = CommandView(id=answer.id, session_id=session_id, command=kind, result=answer.result)
+        view = CommandView(id=answer.id, session_id=session_id, command=kind, result={}, status="queued")
+        if isinstance(answer, CommandDone):
+            view = msgspec.structs.replace(view, result=answer.result, status="done")
+        self._counted.inc(command=kind, outcome=view.status)
         return Sent(view=view, replayed=replayed)
 
-    async def _answer(self, caller: Caller, session_id: str, wish: SendCommand) -> tuple[CommandAnswer, bool]:
+    async def _answer(
+        self, caller: Caller, session_id: str, wish: SendCommand
+    ) -> tuple[CommandAnswer | CommandRequest, bool]:
+        """Return the answer, or the request while that waits; and whether it was answered before."""
         session = await self._sessions.find(caller.tenant, session_id)
         request = CommandRequest(id=wish.id or uuid7(), by=caller.key_id, at=self._clock.now(), command=wish.command)
         subject = _subject(caller.tenant, session_id, request.id)
         known, revision = await self._known(subject, wish.command) if wish.id else (None, 0)
         if known is not None and known.answer is not msgspec.UNSET:
             return _decoded(bytes(known.answer)), True
+        if known is not None and known.posted:
+            return await self._post(session, request, subject, known, revision)
         live = _LIVE_FOR_STOP if isinstance(wish.command, Stop) else _LIVE
         if known is not None and (session.state not in live or known.epoch != session.epoch):
             raise CommandLost
-        if session.state not in live:
+        waits = session.state in _NOT_YET
+        if waits and not isinstance(wish.command, mailbox.CAN_WAIT):
+            raise SessionNotLive(f"It is {session.state}; what can wait until it is ready: {', '.join(mailbox.NAMES)}.")
+        if not waits and session.state not in live:
             raise SessionNotLive(f"It is {session.state}.")
         if known is None:
             known = IdempotencyRecord(
-                body_sha256=_digest(wish.command), session_id=session_id, at=request.at, epoch=session.epoch
+                body_sha256=_digest(wish.command),
+                session_id=session_id,
+                at=request.at,
+                epoch=session.epoch,
+                posted=waits,
             )
             try:
                 revision = await self._broker.append(subject, messages.encode(known), expected_last=0)
             except WrongLastSequence:
                 # The same command at the same time, elsewhere; this time it is found.
                 return await self._answer(caller, session_id, msgspec.structs.replace(wish, id=request.id))
+        if waits:
+            return await self._post(session, request, subject, known, revision)
         raw = await self._ask(session, request, wish.timeout_s)
         answer = _decoded(raw)
         if not (isinstance(answer, CommandRefused) and answer.code in PASSING):
             await self._write_down(subject, known, revision, raw, answer)
         return answer, False
+
+    async def _post(
+        self, session: Session, request: CommandRequest, subject: str, known: IdempotencyRecord, revision: int
+    ) -> tuple[CommandAnswer | CommandRequest, bool]:
+        """Put a command into the session's mailbox, if it isn't there, and return what became of it so far."""
+        box = await self._mailboxes.change(session.tenant, session.id, lambda box: _posted(box, session, request))
+        posted = box.find(request.id)
+        if posted is None or posted.answer is None:
+            return request, False
+        await self._write_down(subject, known, revision, messages.encode(posted.answer), posted.answer)
+        return posted.answer, True
 
     async def _known(self, subject: str, command: Command) -> tuple[IdempotencyRecord | None, int]:
         message = await self._broker.last(STREAM, subject)
@@ -155,6 +200,23 @@ def authorise(caller: Caller, command: Command) -> None:
     scopes = (SESSIONS_CONTROL, SCOPES.get(type(command), SESSIONS_CONTROL))
     if not caller.may(*scopes):
         raise Forbidden(f"The key lacks the scope {' or '.join(dict.fromkeys(scopes))}.")
+    if isinstance(command, Configure) and command.lock is not msgspec.UNSET and not caller.may(SESSIONS_LOCK):
+        raise Forbidden(f"The key lacks the scope {SESSIONS_LOCK}, which `lock` needs.")
+
+
+def _posted(box: Mailbox, session: Session, request: CommandRequest) -> Mailbox:
+    """Return a session's mailbox with a command in it.
+
+    Raises:
+        TooManyCommands: it is full.
+        CommandLost: the session is over, and its mailbox doesn't have the command (any more).
+    """
+    if session.state in _OVER and box.find(request.id) is None:
+        raise CommandLost
+    if session.ended:
+        return mailbox.close(box)
+    # One that waits is leased under the next epoch; what is left of the last one must not have it.
+    return mailbox.post(box, request, session.epoch + (session.state is State.REQUESTED))
 
 
 def _decoded(raw: bytes) -> CommandAnswer:

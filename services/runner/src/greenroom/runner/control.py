@@ -42,7 +42,11 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     reason: str
 
 
-type ToSession = Assign | Stop | Cancel
+class Announced(msgspec.Struct, frozen=True, kw_only=True, tag="announced"):
+    """The ledger says that the session is ready: nobody else has it."""
+
+
+type ToSession = Assign | Announced | Stop | Cancel
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):

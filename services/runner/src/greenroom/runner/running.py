@@ -22,6 +22,7 @@ from greenroom.common.log import bind_session
 from greenroom.common.messages import StartSession
 from greenroom.common.reasons import Reason
 from greenroom.runner.control import (
+    Announced,
     Answered,
     Assign,
     Begun,
@@ -375,6 +376,8 @@ class RunningSession:
             case Ready():
                 self._timeline.ready()
                 self._begun.set()
+                if self._process is not None:
+                    self._process.send(Announced())
             case _:
                 pass
 

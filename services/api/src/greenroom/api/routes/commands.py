@@ -19,6 +19,7 @@ from greenroom.common import command_errors, errors, telemetry
 
 _OK: Final = 200
 _CREATED: Final = 201
+_ACCEPTED: Final = 202
 
 
 def command_routes(commands: Commands, listening: ListenTickets, public_url: str | None) -> list[HTTPRouteHandler]:
@@ -41,6 +42,7 @@ def command_routes(commands: Commands, listening: ListenTickets, public_url: str
         summary="Steer a live session",
         responses={
             _OK: answer(CommandView, "It was carried out", examples.DONE),
+            _ACCEPTED: answer(CommandView, "It waits until the session is ready", examples.QUEUED),
             **problems(
                 errors.MalformedJson,
                 errors.SessionNotFound,
@@ -54,6 +56,7 @@ def command_routes(commands: Commands, listening: ListenTickets, public_url: str
                 command_errors.CommandLost,
                 command_errors.CommandTimedOut,
                 command_errors.SettingsVersionStale,
+                command_errors.SettingsLocked,
                 command_errors.FunctionUnknown,
                 command_errors.FunctionArgumentsInvalid,
                 command_errors.FunctionFailed,
@@ -71,7 +74,10 @@ def command_routes(commands: Commands, listening: ListenTickets, public_url: str
             Body(examples=[Example(summary=name, value=value) for name, value in examples.SEND.items()]),
         ],
     ) -> Response[CommandView]:
-        """Have a live session say something, fall silent, change its voice, call a function, …, and wait for it.
+        """Have a session say something, fall silent, change its voice, call a function, …, and wait for it.
+
+        To a session that isn't ready yet, most commands wait (`202`, `status: queued`), and are carried out in order
+        when it is; send one again with the same id to learn what became of it.
 
         The same `id` is carried out once and answered the same for 24 hours, at any instance, with the header
         `Idempotent-Replayed: true`. After `504` it may still be carried out: send it again with the same id. Every
@@ -83,7 +89,8 @@ def command_routes(commands: Commands, listening: ListenTickets, public_url: str
         caller = caller_of(request)
         sent = await commands.send(caller, session_id, data)
         trace.get_current_span().set_attributes(telemetry.session_attributes(session_id, caller.tenant))
-        return Response(sent.view, headers={"idempotent-replayed": "true"} if sent.replayed else {})
+        status = _ACCEPTED if sent.view.status == "queued" else _OK
+        return Response(sent.view, status_code=status, headers={"idempotent-replayed": "true"} if sent.replayed else {})
 
     @post(
         "/v1/sessions/{session_id:str}/listen",

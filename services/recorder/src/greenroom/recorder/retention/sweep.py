@@ -19,6 +19,7 @@ from greenroom.common.bodies import STREAM as BODIES
 from greenroom.common.broker import Broker, Message, WrongLastSequence
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ledger import STREAM as SESSIONS
+from greenroom.common.mailbox import STREAM as COMMANDS
 from greenroom.common.messages import Parked, RoomStarts
 from greenroom.common.secrets import STREAM as SECRETS
 from greenroom.recorder.audio import STREAM as AUDIO
@@ -49,6 +50,7 @@ async def forget(broker: Broker, sessions: Collection[tuple[str, str]]) -> int:
         await broker.purge(AUDIO, audio)
         await broker.purge(SECRETS, subjects.SECRET.format(tenant=tenant, session_id=session_id))
         await broker.purge(BODIES, subjects.BODY.format(tenant=tenant, session_id=session_id))
+        await broker.purge(COMMANDS, subjects.MAILBOX.format(tenant=tenant, session_id=session_id))
     ids = {session_id.encode() for _, session_id in sessions}
     picked = 0
     for stream, wildcard in READ_THROUGH:

@@ -15,6 +15,7 @@ import msgspec
 
 from greenroom.common import subjects
 from greenroom.common.bodies import STREAM as BODIES
+from greenroom.common.mailbox import STREAM as COMMANDS
 from greenroom.common.secrets import STREAM as SECRETS
 
 # The name a session process logs in with; its token is the password.
@@ -74,13 +75,14 @@ class Tokens:
 def permissions(grant: Grant) -> dict[str, Any]:
     """Return what the login may do, as the claims of a NATS user have it.
 
-    Exactly what a session process does: its own events, audio, frames and questions, its own commands, secrets and
-    body, replies. Not the ledger, which is the runner's; and nothing of other sessions.
+    Exactly what a session process does: its own events, audio, frames and questions, its own commands, mailbox,
+    secrets and body, replies. Not the ledger, which is the runner's; and nothing of other sessions.
     """
     if not grant.session_id:
         return {"pub": {"allow": [f"{PRACTICE}.>", "$JS.API.STREAM.NAMES"]}, "sub": {"allow": [f"{PRACTICE}.>"]}}
     tokens = {"tenant": grant.tenant, "session_id": grant.session_id}
     secret = subjects.SECRET.format(**tokens)
+    waiting = subjects.MAILBOX.format(**tokens)
     return {
         "pub": {
             "allow": [
@@ -92,6 +94,8 @@ def permissions(grant: Grant) -> dict[str, Any]:
                 secret,
                 f"$JS.API.DIRECT.GET.{SECRETS}.{secret}",
                 f"$JS.API.DIRECT.GET.{BODIES}.{subjects.BODY.format(**tokens)}",
+                waiting,
+                f"$JS.API.DIRECT.GET.{COMMANDS}.{waiting}",
                 # Whether no stream takes a subject, or only nobody answers for it now.
                 "$JS.API.STREAM.NAMES",
             ],
@@ -104,6 +108,7 @@ def permissions(grant: Grant) -> dict[str, Any]:
         "sub": {
             "allow": [
                 subjects.SESSION_CMD.wildcard(**tokens),
+                subjects.MAILBOX_STORED.format(**tokens),
                 subjects.SESSION_MEDIA.format(**tokens, direction="in"),
                 subjects.SESSION_TAP.format(**tokens, direction="barge"),
                 f"{grant.inbox}.>",

@@ -15,7 +15,7 @@ _log = structlog.get_logger()
 
 # The runner reads all the time; a socket that stays full this long has nobody behind it.
 _SEND_DEADLINE_S: Final = 1.0
-# The runner says three things at most to one session; more is a fault of its own.
+# The runner says four things at most to one session; more is a fault of its own.
 _MAX_UNREAD: Final = 64
 
 

@@ -19,6 +19,7 @@ from greenroom.common.reasons import Reason
 from greenroom.common.spool import Spool
 from greenroom.common.telemetry import context_from_traceparent
 from greenroom.runner.control import (
+    Announced,
     Assign,
     Cancel,
     EndingNotice,
@@ -59,6 +60,8 @@ _log = structlog.get_logger()
 # What canceling the pipelines, and then the bot, may take, as a share of the whole end (`limits.end_timeout_s`).
 _PATIENCE: Final = 0.08
 _MIN_FLUSH_S: Final = 1.0
+# Settings from before are there when the session is ready, unless a service takes longer for them.
+_CATCH_UP_S: Final = 5.0
 # A carrier that has taken a call closes its media within a second or two; one that doesn't must not be heard any more.
 _HANDED_OVER_S: Final = 10.0
 # The runner is gone, or has lost its patience: of the second that is left, this is for each of two cancelations and
@@ -95,7 +98,7 @@ class LiveSession:
         self._listening = listening
         self._stages = Stages(self.session)
         self.ready = asyncio.Event()
-        # The broker knows our subscriptions; the runner knows that we are ready.
+        # The broker knows our subscriptions, and nothing has to be done first; the runner knows that we are ready.
         self._reachable = self._told_ready = False
         self._ending = Ending()
         # Whether the runner knows of the end because it said so.
@@ -210,9 +213,14 @@ class LiveSession:
             # While the bot makes its pipeline: commands are for what is ready.
             await self._desk.open()
             await self._listening()
-            self._reachable = True
+            owed = await self._desk.mail.look()
+            self._reachable = not owed
             self._tell_ready()
             await first(self.ready.wait(), self._ending.begun.wait())
+            if self.ready.is_set():
+                self._desk.mail.begin()
+            if owed:
+                await first(self._desk.mail.caught_up.wait(), self._ending.begun.wait(), timeout_s=_CATCH_UP_S)
             span.set_attributes({f"greenroom.stage.{name}_ms": took for name, took in self._stages.took_ms.items()})
         if self.ready.is_set():
             if not self._told_ready:
@@ -325,6 +333,7 @@ class LiveSession:
             if attachment.main:
                 await self._watch.connected(attachment.inputs[0] if attachment.inputs else attachment.outputs[0])
         await self._transport.welcome()
+        self._desk.mail.on_somebody()
 
     def _on_disconnected(self, by: str, code: int, reason: str) -> None:
         # Who never came, or was told to be away already, isn't told to be gone; the way to him is over all the same.
@@ -376,6 +385,8 @@ class LiveSession:
                     verdict = verdict_for(message.reason)
                     self._told_to_end |= self._ending.decide(verdict.outcome, verdict.reason)
                     self._ending.hurry.set()
+                case Announced():
+                    self._desk.mail.on_ready()
                 case Assign():
                     _log.error("assigned_twice", other_session_id=message.session.id)
         _log.error("runner_lost")

@@ -209,6 +209,9 @@ class _Corner:
         """See `Broker.serve`."""
         return await self._broker.serve(f"{self._prefix}.{subject}", responder)
 
+    async def last(self, _stream: str, _subject: str) -> Message | None:
+        """See `Broker.last`."""
+
     async def append_soon(
         self, subject: str, data: bytes, *, msg_id: str, headers: Mapping[str, str] | None = None
     ) -> asyncio.Future[int]:
@@ -232,6 +235,9 @@ class _Nobody:
 
     async def unsubscribe(self) -> None:
         """See `Subscription.unsubscribe`."""
+
+    async def last(self, _stream: str, _subject: str) -> Message | None:
+        """See `Broker.last`."""
 
     async def append_soon(self, _subject: str, _data: bytes, **_: object) -> asyncio.Future[int]:
         """See `Broker.append_soon`."""

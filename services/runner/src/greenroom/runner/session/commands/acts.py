@@ -1,5 +1,6 @@
 """Carries commands out on the pipeline of a live session."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
@@ -11,6 +12,7 @@ from pipecat.transports.base_output import BaseOutputTransport
 
 from greenroom.common import commands
 from greenroom.common.commands import Command, SessionState
+from greenroom.common.desired import Desired
 from greenroom.common.messages import EventType
 from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.commands.briefing import Briefing
@@ -51,6 +53,8 @@ class Acts:
         stop: ends the session: at once or not, why.
         transferred: called once the caller was handed over, with who has taken the call.
         listeners: how many listen in.
+        keep: writes down settings for the session's next process.
+        restored: set when the settings of its last process are there.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class Acts:
         stop: Callable[[bool, str | None], None],
         transferred: Callable[[By], None],
         listeners: Callable[[], int],
+        keep: Callable[[Desired], Awaitable[bool]],
+        restored: asyncio.Event,
     ) -> None:
         self.muting: Final = Muting(parts)
         self.standing: Final = Standing()
@@ -72,7 +78,7 @@ class Acts:
         self._emitter = emitter
         self._clock = clock
         self._exposed = exposed
-        self._settings = Settings(parts, exposed)
+        self.settings: Final = Settings(parts, exposed, keep=keep, restored=restored)
         self._stop = stop
         self._transferring = Transferring(transferred, Briefing(parts, self.muting))
         self._listeners = listeners
@@ -82,7 +88,6 @@ class Acts:
             commands.Inject: self._inject,
             commands.Whisper: self._whisper,
             commands.Interrupt: self._interrupt,
-            commands.Configure: self._settings.apply,
             commands.Mute: self._mute,
             commands.Unmute: self._unmute,
             commands.Transfer: self._transfer,
@@ -92,8 +97,10 @@ class Acts:
             commands.Call: self._call,
         }
 
-    async def do(self, command: Command) -> Result:
-        """Carry a command out and return its result. Raises GreenroomErrors."""
+    async def do(self, command: Command, by: str) -> Result:
+        """Carry a command out that was sent with the key `by`, and return its result. Raises GreenroomErrors."""
+        if isinstance(command, commands.Configure):
+            return await self.settings.apply(command, by)
         return await self._by_kind[type(command)](command)
 
     def give_up_operator(self) -> None:
@@ -162,7 +169,7 @@ class Acts:
                 node=standing.node,
                 turns=standing.turns,
                 muted=self.muting.sides,
-                settings_version=self._settings.version,
+                settings_version=self.settings.version,
                 lines=tuple(standing.lines),
                 media=msgspec.to_builtins(self._medium.counts),
                 listeners=self._listeners(),

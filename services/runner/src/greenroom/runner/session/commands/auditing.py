@@ -6,6 +6,8 @@ Keys that are pressed may be a card's number or its PIN: only how many.
 
 from typing import Any
 
+import msgspec
+
 from greenroom.common import commands
 from greenroom.common.commands import Command, CommandAnswer, CommandDone, CommandRequest, kind_of
 from greenroom.runner.session.emitter import jsonable
@@ -30,7 +32,7 @@ def _what(command: Command) -> dict[str, Any]:
     match command:
         case commands.Configure():
             # A setting may be a prompt: of those that are no names, what was changed and not to what.
-            told = _fields(command, "version", "voice", "model", "language", "mode")
+            told = _fields(command, "version", "voice", "model", "language", "mode", "lock")
             changed = {name: sorted(getattr(command, name)) for name in ("llm", "tts", "stt", "values")}
             return told | {name: names for name, names in changed.items() if names}
         case commands.Transfer(target=target, mode=mode):
@@ -46,4 +48,5 @@ def _what(command: Command) -> dict[str, Any]:
 
 
 def _fields(command: Command, *names: str) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(command, name)) is not None}
+    given = ((name, getattr(command, name)) for name in names)
+    return {name: value for name, value in given if value is not None and value is not msgspec.UNSET}

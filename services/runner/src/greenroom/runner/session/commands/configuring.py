@@ -1,7 +1,8 @@
 """Changes settings of a bot's services while it runs, by Pipecat's own settings-update frames.
 
-The version is the caller's: one that isn't higher than the applied one comes too late and changes nothing. The answer
-comes when the services have applied it; one that is busy speaking does so behind its sentence.
+The version is the caller's: one that isn't higher than the last one comes too late and changes nothing. The answer
+comes when the services have applied it; one that is busy speaking does so behind its sentence. What was taken is
+written down (`greenroom.common.desired`), and the session's next process begins with it.
 """
 
 import asyncio
@@ -18,13 +19,14 @@ from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.ai_service import AIService
 from pipecat.services.settings import ServiceSettings
 
-from greenroom.common.command_errors import CommandNotDone, CommandUnsupported, SettingsVersionStale
+from greenroom.common import desired
+from greenroom.common.command_errors import CommandNotDone, CommandUnsupported, SessionNotLive
 from greenroom.common.commands import Configure, Scalar
+from greenroom.common.desired import Desired
 from greenroom.runner.session.commands.exposed import Exposed
 from greenroom.runner.session.commands.parts import SERVICES, Parts
+from greenroom.runner.session.pipelines import first
 
-# Names of settings that are short for one of a kind of service.
-_SHORT: Final = {"voice": ("tts",), "model": ("llm",), "language": ("tts", "stt")}
 _FRAMES: Final[dict[str, type[ServiceUpdateSettingsFrame[Any]]]] = {
     "llm": LLMUpdateSettingsFrame,
     "tts": TTSUpdateSettingsFrame,
@@ -35,47 +37,78 @@ OWN: Final = "configure"
 # A sentence may be spoken first.
 APPLY_S: Final = 15.0
 _OWN_S: Final = 5.0
+_KNOWN_S: Final = 5.0
 
 
 class Settings:
     """The settings of one session's services.
 
-    `version` is that of the last change; 0 before the first.
+    `version` is that of the last change which was applied; 0 before the first.
+
+    Args:
+        parts: of the bot's pipelines.
+        exposed: the bot's functions.
+        keep: writes down what is desired from now on; returns whether it could.
+        restored: set when `restore` was called, if it had to be; no change comes before.
     """
 
-    def __init__(self, parts: Parts, exposed: Exposed) -> None:
+    def __init__(
+        self, parts: Parts, exposed: Exposed, *, keep: Callable[[Desired], Awaitable[bool]], restored: asyncio.Event
+    ) -> None:
         self.version = 0
+        self._desired = Desired()
         self._parts = parts
         self._exposed = exposed
+        self._keep = keep
+        self._restored = restored
         # One change at a time: the last one to come in is the last one applied.
         self._turn = asyncio.Lock()
 
-    async def apply(self, wanted: Configure) -> dict[str, Any]:
-        """Apply a change; all of it is checked before any of it is done.
+    async def apply(self, wanted: Configure, by: str) -> dict[str, Any]:
+        """Apply a change that was sent with the key `by`; all of it is checked before any of it is done.
+
+        The same version with the same content is the same change: it is applied already.
 
         Raises:
+            SessionNotLive: it isn't known yet what the session had before.
             SettingsVersionStale: a later one is applied, or about to be.
+            SettingsLocked: it changes what is held.
             CommandUnsupported: the bot has no such service or setting, or takes no mode or values.
-            CommandNotDone: a value is of another kind than the present one.
+            CommandNotDone: a value is of another kind than the present one; or all together is too much to be kept.
             FunctionFailed, FunctionArgumentsInvalid: the bot's own `configure` didn't take mode and values.
         """
+        await first(self._restored.wait(), timeout_s=_KNOWN_S)
+        if not self._restored.is_set():
+            raise SessionNotLive("The settings that it had before can't be read yet.")
         async with self._turn:
-            if wanted.version <= self.version:
-                raise SettingsVersionStale(f"Version {self.version} is applied.")
-            frames = [
-                (service, _FRAMES[kind](delta=delta, service=service))
-                for kind, values in _by_kind(wanted).items()
-                for service, delta in self._deltas(kind, values)
-            ]
-            own = {"mode": wanted.mode, "values": wanted.values} if wanted.mode or wanted.values else None
-            if own is not None and OWN not in self._exposed:
-                raise CommandUnsupported(f"The bot exposes no function {OWN!r} that takes `mode` and `values`.")
-            if not frames and own is None:
-                raise CommandNotDone("It names nothing to change.")
-            if own is not None:
-                await self._exposed.call(OWN, own, _OWN_S)
-            self.version = wanted.version
-            applied = await _applied(frames)
+            if desired.repeats(self._desired, wanted) and self.version == wanted.version:
+                return {"version": self.version, "applied": True, "services": []}
+            after = desired.merged(self._desired, wanted, by)
+            result = await self._change(wanted)
+            self._desired = after
+            return {**result, "kept": await self._keep(after)}
+
+    async def restore(self, known: Desired) -> dict[str, Any]:
+        """Apply what was desired of the session's last process. Raises as `apply`; later changes go on from there."""
+        async with self._turn:
+            self._desired = known
+            return await self._change(desired.as_change(known))
+
+    async def _change(self, wanted: Configure) -> dict[str, Any]:
+        frames = [
+            (service, _FRAMES[kind](delta=delta, service=service))
+            for kind, values in desired.by_kind(wanted).items()
+            for service, delta in self._deltas(kind, values)
+        ]
+        own = {"mode": wanted.mode, "values": wanted.values} if wanted.mode or wanted.values else None
+        if own is not None and OWN not in self._exposed:
+            raise CommandUnsupported(f"The bot exposes no function {OWN!r} that takes `mode` and `values`.")
+        if not frames and own is None:
+            raise CommandNotDone("It names nothing to change.")
+        if own is not None:
+            await self._exposed.call(OWN, own, _OWN_S)
+        self.version = wanted.version
+        applied = await _applied(frames)
         return {"version": self.version, "applied": applied, "services": sorted({part.name for part, _ in frames})}
 
     def _deltas(self, kind: str, values: Mapping[str, Scalar]) -> list[tuple[AIService, ServiceSettings]]:
@@ -83,17 +116,6 @@ class Settings:
         if not services:
             raise CommandUnsupported(f"The bot has no {kind} service.")
         return [(service, _delta(service, kind, values)) for service in services]
-
-
-def _by_kind(wanted: Configure) -> dict[str, dict[str, Scalar]]:
-    """Return what is to be set, by kind of service."""
-    found: dict[str, dict[str, Scalar]] = {kind: dict(getattr(wanted, kind)) for kind in SERVICES}
-    for name, kinds in _SHORT.items():
-        value: str | None = getattr(wanted, name)
-        if value is not None:
-            for kind in kinds:
-                found[kind][name] = value
-    return {kind: values for kind, values in found.items() if values}
 
 
 def _delta(service: AIService, kind: str, values: Mapping[str, Scalar]) -> ServiceSettings:

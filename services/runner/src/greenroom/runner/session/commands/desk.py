@@ -6,16 +6,18 @@ waits for the end of a sentence) doesn't hold up the next ones.
 
 import asyncio
 import contextvars
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
 
 import msgspec
 import structlog
 
 from greenroom.common import subjects
 from greenroom.common.broker import Broker, Message, Subscription
+from greenroom.common.clock import utcnow
 from greenroom.common.command_errors import CommandNotDone, CommandUnsupported, SessionNotLive, TooManyCommands
 from greenroom.common.commands import CommandAnswer, CommandDone, CommandRefused, CommandRequest, Transfer, kind_of
+from greenroom.common.desired import Desired, as_change
 from greenroom.common.errors import BrokerUnavailable, GreenroomError
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import EventType, decode, encode
@@ -25,6 +27,7 @@ from greenroom.runner.session.commands.answered import Answered
 from greenroom.runner.session.commands.auditing import audit
 from greenroom.runner.session.commands.bot_http import BotHttp
 from greenroom.runner.session.commands.exposed import Exposed
+from greenroom.runner.session.commands.mail import Mail
 from greenroom.runner.session.commands.parts import Parts
 from greenroom.runner.session.commands.transferring import By
 from greenroom.runner.session.emitter import Emitter
@@ -74,6 +77,7 @@ class Desk:
         stop: Callable[[bool, str | None], None],
         transferred: Callable[[By], None],
     ) -> None:
+        self.mail: Final = Mail(broker, session, restore=self._restore, carry_out=self._carry_out_mail)
         self.exposed: Final = Exposed(bot_context)
         parts = Parts(pipelines.attachments)
         self.acts: Final = Acts(
@@ -85,6 +89,8 @@ class Desk:
             stop=stop,
             transferred=transferred,
             listeners=lambda: self._ears.listeners,
+            keep=self.mail.keep,
+            restored=self.mail.restored,
         )
         self._ears = Ears(
             broker, session, parts=parts, muting=self.acts.muting, emitter=emitter, recorder=recorder, clock=clock
@@ -92,6 +98,7 @@ class Desk:
         self._http = BotHttp(broker, session, exposed=self.exposed, emitter=emitter, context=bot_context)
         self._broker = broker
         self._subject = subjects.SESSION_CMD.format(tenant=session.tenant, session_id=session.id, name="command")
+        self._epoch = session.epoch
         self._emitter = emitter
         self._clock = clock
         self._answered = Answered()
@@ -105,6 +112,7 @@ class Desk:
         self._subscription = await self._broker.subscribe(self._subject, self._on_message, max_pending=_MAX_PENDING)
         await self._http.open()
         await self._ears.open()
+        await self.mail.open()
 
     async def settle(self, hurry: asyncio.Event) -> None:
         """Wait until it is known whether the caller was handed over: that may be why he is gone.
@@ -119,6 +127,7 @@ class Desk:
         """Take no more; what is under way is canceled, and answered so."""
         if self._subscription is not None:
             await self._subscription.unsubscribe()
+        await self.mail.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -163,23 +172,48 @@ class Desk:
         await self._reply(message, known if isinstance(known, bytes) else await asyncio.shield(known))
 
     async def _carry_out(self, message: Message, request: CommandRequest) -> None:
-        answer: CommandAnswer
-        undone = False
+        await self._reply(message, await self._do(request))
+
+    async def _carry_out_mail(self, request: CommandRequest) -> CommandAnswer:
+        """Carry out a command that has waited. One whose answer couldn't be written down comes again."""
         try:
-            answer = CommandDone(id=request.id, result=await self.acts.do(request.command))
+            known = self._answered.begin(request.id, request.command)
         except GreenroomError as error:
-            undone = isinstance(error, SessionNotLive)
-            answer = CommandRefused(id=request.id, code=error.code, detail=error.detail)
+            return CommandRefused(id=request.id, code=error.code, detail=error.detail)
+        if known is None:
+            answer = await self._do(request)
+        else:
+            answer = known if isinstance(known, bytes) else await asyncio.shield(known)
+        return decode(answer, cast("Any", CommandAnswer))
+
+    async def _restore(self, desired: Desired) -> None:
+        """Have the settings of the session's last process; that is told like the change it is."""
+        request = CommandRequest(id=f"restore-{self._epoch}", by=desired.by, at=utcnow(), command=as_change(desired))
+        self._tell(request, await self._outcome(request, self.acts.settings.restore(desired)), restored=True)
+
+    async def _do(self, request: CommandRequest) -> bytes:
+        """Carry a command out, tell it, and return the answer to whoever sent it."""
+        answer = await self._outcome(request, self.acts.do(request.command, request.by))
+        self._tell(request, answer)
+        undone = isinstance(answer, CommandRefused) and answer.code == SessionNotLive.code
+        settle = self._answered.forget if undone else self._answered.finish
+        return settle(request.id, answer)
+
+    async def _outcome(self, request: CommandRequest, work: Awaitable[dict[str, Any]]) -> CommandAnswer:
+        try:
+            return CommandDone(id=request.id, result=await work)
+        except GreenroomError as error:
+            return CommandRefused(id=request.id, code=error.code, detail=error.detail)
         except asyncio.CancelledError:
-            answer = CommandRefused(id=request.id, code=CommandNotDone.code, detail="The session ended meanwhile.")
+            return CommandRefused(id=request.id, code=CommandNotDone.code, detail="The session ended meanwhile.")
         except Exception as error:  # noqa: BLE001 what happens in the bot's pipeline must not take the desk with it
             _log.exception("command_failed", command=kind_of(request.command))
-            answer = CommandRefused(id=request.id, code=CommandNotDone.code, detail=where_raised(error))
-        self._emitter.emit(EventType.COMMAND, audit(request, answer, self._clock.now_ms()))
-        settle = self._answered.forget if undone else self._answered.finish
-        encoded = settle(request.id, answer)
-        _log.info("command_answered", command=kind_of(request.command), by=request.by, answer=_outcome(answer))
-        await self._reply(message, encoded)
+            return CommandRefused(id=request.id, code=CommandNotDone.code, detail=where_raised(error))
+
+    def _tell(self, request: CommandRequest, answer: CommandAnswer, **more: bool) -> None:
+        self._emitter.emit(EventType.COMMAND, {**audit(request, answer, self._clock.now_ms()), **more})
+        outcome = "done" if isinstance(answer, CommandDone) else answer.code
+        _log.info("command_answered", command=kind_of(request.command), by=request.by, answer=outcome, **more)
 
     async def _reply(self, message: Message, answer: bytes) -> None:
         if not message.reply:
@@ -189,7 +223,3 @@ class Desk:
         except BrokerUnavailable:
             # Whoever asks again gets it.
             _log.warning("command_answer_not_sent")
-
-
-def _outcome(answer: CommandAnswer) -> str:
-    return "done" if isinstance(answer, CommandDone) else answer.code
