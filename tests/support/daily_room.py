@@ -2,7 +2,9 @@
 
 It stands in for what Pipecat's transport uses of `daily`: the client of a call and the virtual microphone; threads,
 event handlers and all of Pipecat's own are the real ones. The guest comes when the bot has joined, hears what the
-microphone is given, and leaves when it has heard enough. What happened is written to a file, a JSON document a line.
+microphone is given, and leaves when it has heard enough. A room whose name begins with `patient` has one who stays, one
+that begins with `empty` has none, one that begins with `closed` doesn't let the bot in, and one that begins with `once`
+doesn't a second time. What happened is written to a file, a JSON document a line.
 
     python -m tests.support.daily_room FILE BOT -t daily    (the bot's own program with this room)
 """
@@ -35,6 +37,8 @@ class CallClient:
         self._thread = ThreadPoolExecutor(1)
         self._loud = 0
         self._left = False
+        self._room = ""
+        self._rooms: set[str] = set()
         CallClient.microphone = self
 
     def release(self) -> None:
@@ -68,6 +72,13 @@ class CallClient:
         completion: Callable[[Mapping[str, Any] | None, str | None], None] | None = None,
     ) -> None:
         """Join, and have the guest join as well."""
+        self._room, self._loud, self._left = meeting_url.rpartition("/")[2], 0, False
+        again = meeting_url in self._rooms
+        self._rooms.add(meeting_url)
+        if self._room.startswith("closed") or (again and self._room.startswith("once")):
+            self._tell(refused=meeting_url, token=meeting_token)
+            self._thread.submit(self._refused, completion)
+            return
         self._tell(joined=meeting_url, token=meeting_token, inputs=dict(client_settings or {}).get("inputs"))
         self._thread.submit(self._joined, completion)
 
@@ -80,6 +91,8 @@ class CallClient:
         """Have the guest hear PCM."""
         self._loud += int((np.abs(np.frombuffer(pcm, dtype=np.int16).astype(np.int32)) > _LOUD).sum())
         if self._loud >= ENOUGH_S * rate and not self._left:
+            if self._room.startswith(("patient", "empty", "once")):
+                return
             self._left = True
             self._tell(left=GUEST["id"], heard_s=self._loud / rate)
             self._thread.submit(self._handler.on_participant_left, GUEST, "leftCall")
@@ -89,12 +102,20 @@ class CallClient:
         if completion is not None:
             local = {"id": BOT_ID, "info": {"isLocal": True}}
             completion({"participants": {"local": local}, "meetingSession": {"id": "m-1"}}, None)
-        self._handler.on_participant_joined(GUEST)
+        if not self._room.startswith("empty"):
+            self._handler.on_participant_joined(GUEST)
+
+    def _refused(self, completion: Callable[[Mapping[str, Any] | None, str | None], None] | None) -> None:
+        self._handler.on_call_state_updated("joining")
+        if completion is not None:
+            completion(None, "the room is closed")
+        self._handler.on_call_state_updated("left")
 
     def _gone(self, completion: Callable[[str | None], None] | None) -> None:
-        self._handler.on_call_state_updated("left")
+        # Which of the two comes first isn't known of Daily's.
         if completion is not None:
             completion(None)
+        self._handler.on_call_state_updated("left")
 
     def _tell(self, **what: Any) -> None:
         with self.told.open("a") as file:

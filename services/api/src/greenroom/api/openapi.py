@@ -66,6 +66,7 @@ def render() -> bytes:
     routes = all_routes(
         sessions=nothing,
         commands=nothing,
+        moves=nothing,
         bot_http=nothing,
         listen_tickets=nothing,
         store=nothing,

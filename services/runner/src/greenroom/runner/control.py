@@ -41,7 +41,14 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     reason: str
 
 
-type ToSession = Assign | Stop | Cancel
+class ChangeRoom(msgspec.Struct, frozen=True, kw_only=True, tag="change-room"):
+    """Go to another room, or come back if that can't be; `transport_info` is what the session's own will be."""
+
+    id: str
+    transport_info: dict[str, str]
+
+
+type ToSession = Assign | Stop | Cancel | ChangeRoom
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
@@ -64,7 +71,18 @@ class PipelineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class MediaConnected(msgspec.Struct, frozen=True, kw_only=True, tag="connected"):
-    """A client is on the line, for the first time."""
+    """A client is on the line, for the first time or again."""
+
+
+class RoomChanged(msgspec.Struct, frozen=True, kw_only=True, tag="room-changed"):
+    """The bot is in the other room, or (`failed` says why) where it was.
+
+    `connected` is whether somebody is with it there.
+    """
+
+    id: str
+    failed: str | None = None
+    connected: bool = False
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
@@ -121,7 +139,17 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
 
 
 type FromSession = (
-    Begun | Stacks | Standby | PipelineReady | MediaConnected | Answered | EndingNotice | Left | Finished | Pong
+    Begun
+    | Stacks
+    | Standby
+    | PipelineReady
+    | MediaConnected
+    | RoomChanged
+    | Answered
+    | EndingNotice
+    | Left
+    | Finished
+    | Pong
 )
 
 

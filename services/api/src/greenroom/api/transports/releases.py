@@ -4,6 +4,9 @@ Before a provider is asked for anything, a plan is written (stream RELEASES). Al
 consumer: a plan whose session still lives comes again after a while; one whose session has ended, or never came to be,
 is carried out, again and again until the provider has confirmed it.
 
+A session that has gone to another room needs the one that it was in no longer, and one that has stayed doesn't need the
+one that was made for it to go to: those plans are carried out while it lives.
+
 A plan that has to wait does so alone, whatever for: the next one may be of a session that has ended, or of another
 provider. What a provider is spared while it is down, or over its rate limit, is a matter of `provider`.
 """
@@ -99,25 +102,40 @@ class Releases:
             await self._carry_out(plan)
 
     async def _carry_out(self, plan: ReleasePlan) -> None:
-        if not await self._over(plan):
-            raise Retry(LOOK_AGAIN_S, only=[plan])
         adapter = self._adapters.get(plan.transport)
+        session = await self._session(plan)
+        over = session is None or session.ended
+        if session is not None and not over and not self._left(plan, session, adapter):
+            raise Retry(LOOK_AGAIN_S, only=[plan])
         if adapter is None:
             # Another instance may have its settings, or this one after its next start.
             raise Retry(LOOK_AGAIN_S, only=[plan])
         try:
             await adapter.release(plan.tenant, plan.session_id, plan.info)
-            await self._secrets.forget(plan.tenant, plan.session_id)
+            if over:
+                await self._secrets.forget(plan.tenant, plan.session_id)
         except GreenroomError as error:
             _log.warning("release_failed", transport=plan.transport, session_id=plan.session_id, code=error.code)
             raise Retry(error.retry_after_s or LOOK_AGAIN_S, only=[plan]) from error
         _log.info("released", transport=plan.transport, tenant=plan.tenant, session_id=plan.session_id)
 
-    async def _over(self, plan: ReleasePlan) -> bool:
+    async def _session(self, plan: ReleasePlan) -> Session | None:
+        """Return the session of a plan; None: there is none, and won't be."""
         entry = await self._ledger.last(plan.tenant, plan.session_id)
-        if entry is None:
-            return self._clock.now() - plan.at > _GRACE
-        return entry.session.ended
+        if entry is not None:
+            return entry.session
+        if self._clock.now() - plan.at <= _GRACE:
+            raise Retry(LOOK_AGAIN_S, only=[plan])
+        return None
+
+    def _left(self, plan: ReleasePlan, session: Session, adapter: Adapter | None) -> bool:
+        """Tell whether a live session is neither in the room of a plan, nor on its way there, nor about to be."""
+        if adapter is None or not adapter.movable or self._clock.now() - plan.at <= _GRACE:
+            return False
+        room, going = plan.info.get("room"), session.moving
+        here = session.transport_info.get("room")
+        there = going.transport_info.get("room") if going is not None else None
+        return None not in {room, here} and room not in {here, there}
 
 
 def _decode(message: Message) -> ReleasePlan:

@@ -17,7 +17,7 @@ from pipecat.runner.types import DailyRunnerArguments
 from pipecat.transports.base_transport import BaseTransport
 from pipecat.transports.daily.transport import DailyInputTransport, DailyOutputTransport
 
-from greenroom.runner.session.transports import room_events
+from greenroom.runner.session.transports import daily_moves, room_events
 from greenroom.runner.session.transports.rooms import RoomTransport
 
 # What Pipecat's runner puts into the body of a call that Daily holds.
@@ -34,6 +34,11 @@ class DailyRoom(RoomTransport):
     _joined = False
 
     @override
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._transports: list[BaseTransport] = []
+
+    @override
     def arguments(self, body: dict[str, Any]) -> DailyRunnerArguments:
         token = self.token
         if all(name in self.secrets for name in _DIALIN):
@@ -44,11 +49,29 @@ class DailyRoom(RoomTransport):
     @override
     def hook(self, transport: BaseTransport) -> None:
         super().hook(transport)
+        self._transports.append(transport)
         transport.add_event_handler("on_joined", self._on_bot_joined)
         transport.add_event_handler("on_error", self._on_error)
         transport.add_event_handler("on_call_state_updated", self._on_state)
         transport.add_event_handler("on_dialin_error", self._on_dialin_over)
         transport.add_event_handler("on_dialin_stopped", self._on_dialin_over)
+
+    @override
+    def refuse_change(self) -> str | None:
+        if len(self._transports) != 1 or not self._joined:
+            return "the bot isn't in one room"
+        if any(name in self.secrets for name in _DIALIN):
+            return "a call by phone stays in its room"
+        return daily_moves.refuse(self._transports[0])
+
+    @override
+    async def change(self, info: dict[str, str], token: str) -> None:
+        (transport,) = self._transports
+        await daily_moves.leave(transport)
+        self._joined = False
+        self.left()
+        await daily_moves.join(transport, info["room_url"], token)
+        self._joined = True
 
     def _on_bot_joined(self, _transport: BaseTransport, _data: Any) -> None:
         self._joined = True
