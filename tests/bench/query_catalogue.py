@@ -59,6 +59,7 @@ LEFT_OUT: Final = {
     "api.retention_store._LAST_RUN": "reads a table with a row for each day, whose columns are called like others",
     "recorder.retention.store._INSERT_RUN": "adds a row to that table",
     "api.webhook_endpoints._ADD_TEST": "adds a row that it is given",
+    "api.daily_rooms._TAKEN": "is about a tenant's sessions that run now, which are few, by tenant and state",
 }
 
 

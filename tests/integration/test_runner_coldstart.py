@@ -19,7 +19,7 @@ from greenroom.runner import coldstart
 from greenroom.runner.app import Runner
 from greenroom.runner.claim import Claim
 from greenroom.runner.coldstart import ClaimFailed, ColdStart
-from greenroom.runner.discovery import BotSpec
+from greenroom.runner.discovery import BotSpec, specs_of
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.supervisor import Supervisor
@@ -85,13 +85,10 @@ async def cold_runner(
         await broker.close()
 
 
-def bots(name: str) -> tuple[BotSpec, ...]:
-    """The bots of the test, as far as they have that name."""
-    known = {"plain": "plain", "missing": "missing"}
-    return tuple(
-        BotSpec(name=each, target=f"tests.support.standin_bots:{function}")
-        for each, function in known.items()
-        if each == name
+def bots(session: Session) -> tuple[BotSpec, ...]:
+    """The bots of the test, as far as they are the session's."""
+    return specs_of(
+        session, (BotSpec(name=each, target=f"tests.support.standin_bots:{each}") for each in ("plain", "missing"))
     )
 
 

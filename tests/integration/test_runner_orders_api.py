@@ -116,15 +116,15 @@ async def test_each_order_is_in_the_audit(both: Both) -> None:
     await command("fleet", "drain", name, "--reason", "new kernel")
     await command("fleet", "resume", name)
     async with world.client("policy:write") as client:
-        await client.post(f"/v1/runners/{name}/drain", json={"agent_version": 3})
+        await client.post(f"/v1/runners/{name}/drain", json={"agent_version": 3, "bot": "plain"})
         await client.post(f"/v1/runners/{name}/standby", json={"target": 1, "for_s": 30})
         await rig.runner.drain(1.0)
         await client.post(f"/v1/runners/{name}/resume", json={})
     lines = await audited(world, f"{rig.settings.pool}/{name}")
     assert [(line["action"], line["detail"]) for line in lines] == [
-        ("runner.drained", {"reason": "new kernel", "agent_version": None}),
+        ("runner.drained", {"reason": "new kernel", "agent_version": None, "bot": None}),
         ("runner.resumed", {"reason": ""}),
-        ("runner.drained", {"reason": "", "agent_version": 3}),
+        ("runner.drained", {"reason": "", "agent_version": 3, "bot": "plain"}),
         ("runner.standby_set", {"target": 1, "for_s": 30}),
     ]
     assert {line["tenant"] for line in lines} == {"*"}

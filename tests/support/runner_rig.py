@@ -186,7 +186,10 @@ async def running_runner(
     # Whatever else the machine computes, tests go on.
     defaults["brake_cpu_pressure_percent"] = 0.0
     chosen = RunnerSettings(**{**defaults, **settings})
-    bots = tuple(BotSpec(name=name, target=f"tests.support.standin_bots:{name}") for name in ("plain", "missing"))
+    bots = tuple(
+        BotSpec(name=name, version=chosen.version_of(name), target=f"tests.support.standin_bots:{name}")
+        for name in ("plain", "missing")
+    )
     broker = await NatsBroker.connect(nats_url, name="runner-test")
     await topology_admin.apply(broker)
     supervisor = Supervisor(

@@ -51,7 +51,11 @@ def main(fd: int) -> None:
             if not packet:
                 return
             settings = load(RunnerSettings, {**os.environ, **json.loads(packet)})
-            context = SessionContext(runner_id="test-runner", settings=settings, bots={**_BOTS, **bots})
+            context = SessionContext(
+                runner_id="test-runner",
+                settings=settings,
+                bots={(name, 1): bot for name, bot in {**_BOTS, **bots}.items()},
+            )
             host.send(f"pid {_fork(host, fds[0], context)}".encode())
         _reap(host)
 

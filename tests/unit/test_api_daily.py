@@ -282,6 +282,7 @@ def test_which_rooms_may_be_brought_is_a_setting() -> None:
         ({"room": {"sip": {"sip_mode": "dial-out"}}}, "/transport_options/room/sip/sip_mode"),
         ({"user": {"can_send": ["audio", "smell"]}}, "/transport_options/user/can_send/1"),
         ({"user": {"is_owner": True}}, "/transport_options/user"),
+        ({"user": {"user_id": "greenroom-bot"}}, "/transport_options/user/user_id"),
         ({"dialin": {"call_id": "c"}}, "/transport_options/dialin"),
         ({"room_url": "http://greenroom.daily.co/x"}, "/transport_options/room_url"),
         ({"room_url": "https://greenroom.daily.co/a/b"}, "/transport_options/room_url"),

@@ -15,14 +15,8 @@ from greenroom.api.numbers import Answering, answering, find
 from greenroom.api.settings import ApiSettings
 from greenroom.api.transports import daily_options
 from greenroom.api.transports.base import TransportUnavailable
-from greenroom.api.transports.daily_dialin import (
-    REPLAY_WINDOW,
-    Dialin,
-    DialinCall,
-    DialinWebhook,
-    NumberNotAnswered,
-    WebhookRefused,
-)
+from greenroom.api.transports.daily_dialin import Dialin, DialinCall, DialinWebhook, NumberNotAnswered
+from greenroom.api.transports.daily_signature import REPLAY_WINDOW, WebhookRefused
 from greenroom.common import settings
 from greenroom.common.clock import SystemClock
 from greenroom.common.errors import InvalidBody, SettingsInvalid
@@ -180,6 +174,7 @@ def test_numbers_are_compared_as_people_write_them() -> None:
         ("GREENROOM_DAILY_NUMBERS", "=acme/desk"),
         ("GREENROOM_DAILY_NUMBERS", "+15550100=a/b,+1 555 0100=c/d"),
         ("GREENROOM_DAILY_DIALIN_SECRETS", "not base64!"),
+        ("GREENROOM_DAILY_WEBHOOK_SECRETS", "not base64!"),
         ("LIVEKIT_URL", "wss://livekit.example"),
         ("LIVEKIT_URL", "livekit.example"),
     ],

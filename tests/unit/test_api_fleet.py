@@ -87,6 +87,20 @@ async def test_a_bot_of_several_pools_belongs_to_the_default_one() -> None:
     assert {name: pool for name, (pool, _) in fleet.offers().items()} == {"a": "gpu", "b": "eu"}
 
 
+async def test_several_versions_are_one_agent() -> None:
+    """The newest says what it is, whoever was heard first; a schema that they don't share refuses nobody."""
+    fleet, _, _ = make()
+    first = BotOffer(name="a", description="first", transports=("websocket", "twilio"), body_schema={"type": "object"})
+    second = msgspec.structs.replace(first, version=2, description="second", transports=("websocket", "daily"))
+    other = msgspec.structs.replace(second, version=3, body_schema={"type": "object", "required": ["name"]})
+    await beat(fleet, runner_id="r-1", bots=(first, second))
+    merged = msgspec.structs.replace(second, transports=("websocket", "daily", "twilio"))
+    assert fleet.offers() == {"a": ("default", merged)}
+    await beat(fleet, runner_id="r-0", bots=(other,))
+    assert fleet.offers()["a"][1].version == 3
+    assert fleet.offers()["a"][1].body_schema is None
+
+
 async def test_bots_are_announced_when_they_are_new_or_changed() -> None:
     """Not at each heartbeat; and again later if they couldn't be."""
     fleet, store, _ = make()

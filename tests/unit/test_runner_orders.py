@@ -7,6 +7,7 @@ from greenroom.common.messages import BotOffer, Drain, Resume, SetStandby
 from greenroom.runner.orders import MAX_STANDBY, Orders, obey, stop
 
 OLD, NEW = BotOffer(name="desk", version=1), BotOffer(name="echo", version=2)
+NEWER = BotOffer(name="echo", version=3)
 
 
 def told(*orders: Drain | Resume | SetStandby, now: float = 0.0) -> Orders:
@@ -31,6 +32,16 @@ def test_a_version_is_withdrawn() -> None:
     assert not orders.drains([OLD, NEW])
     assert orders.drains([OLD])
     assert not orders.drains([])
+
+
+def test_a_bot_is_withdrawn() -> None:
+    """In all its versions, or in one of them, which others may have as well."""
+    everything = [OLD, NEW, NEWER]
+    assert told(Drain(bot="echo")).offers(everything) == (OLD,)
+    assert told(Drain(bot="echo", agent_version=2)).offers(everything) == (OLD, NEWER)
+    assert told(Drain(bot="desk", agent_version=2)).offers(everything) == (OLD, NEW, NEWER)
+    assert told(Drain(bot="echo", agent_version=2), Drain(bot="echo", agent_version=3)).offers(everything) == (OLD,)
+    assert told(Drain(bot="echo"), Drain(agent_version=1)).drains(everything)
 
 
 def test_a_runner_that_stops_goes_on_to_stop() -> None:
@@ -58,7 +69,7 @@ def test_a_senseless_target_is_refused() -> None:
 
 
 ORDERS = st.one_of(
-    st.builds(Drain, agent_version=st.none() | st.integers(1, 3)),
+    st.builds(Drain, agent_version=st.none() | st.integers(1, 3), bot=st.sampled_from([None, "desk", "echo", "none"])),
     st.builds(Resume),
     st.builds(SetStandby, target=st.integers(-5, 200), for_s=st.floats(-1, 1000)),
 )
@@ -69,19 +80,23 @@ def test_whatever_is_told_the_bounds_hold(
     history: list[tuple[Drain | Resume | SetStandby, float]], own: int, most: int
 ) -> None:
     """The target is never beyond the slots, and a runner drains exactly if it was told to since the last resume."""
-    holds, now, drained, withdrawn = Orders(), 0.0, False, set[int]()
+    holds, now, drained, withdrawn = Orders(), 0.0, False, set[BotOffer]()
     for order, passes in history:
         now += passes
         holds, _ = obey(holds, order, now)
         match order:
-            case Drain(agent_version=None):
+            case Drain(agent_version=None, bot=None):
                 drained = True
             case Drain():
-                withdrawn.add(order.agent_version or 0)
+                withdrawn |= {
+                    offer
+                    for offer in (OLD, NEW)
+                    if order.bot in (None, offer.name) and order.agent_version in (None, offer.version)
+                }
             case Resume():
                 drained = False
                 withdrawn.clear()
             case SetStandby():
                 pass
         assert 0 <= holds.standby_target(own, most=most, now=now) <= min(most, MAX_STANDBY)
-        assert holds.drains([OLD, NEW]) == (drained or withdrawn >= {1, 2})
+        assert holds.drains([OLD, NEW]) == (drained or withdrawn == {OLD, NEW})

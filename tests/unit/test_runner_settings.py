@@ -79,7 +79,7 @@ def test_settings_survive_the_way_to_the_zygote() -> None:
     ("name", "value", "complaint"),
     [
         ("GREENROOM_POOL", "eu.west", "GREENROOM_POOL is 'eu.west'"),
-        ("GREENROOM_BOTS", "echo", "GREENROOM_BOTS has 'echo' (expected: name=module:function"),
+        ("GREENROOM_BOTS", "echo", "GREENROOM_BOTS has 'echo' (expected: name[@version]=module:function"),
         ("GREENROOM_BOTS", "b/my bot.py", "GREENROOM_BOTS has 'b/my bot.py' (expected: "),
         ("GREENROOM_SLOTS", "0", "GREENROOM_SLOTS is '0'"),
         ("GREENROOM_LABELS", "gpu", "GREENROOM_LABELS has 'gpu' (expected: name=value"),

@@ -94,8 +94,8 @@ async def test_bots_that_may_be_rehearsed_are(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(practice, "_REHEARSALS", 2)
     await rehearse(RunnerSettings(), named("mine"))
     assert begun == ["mine", "mine"]
-    bots = {"mine": named("mine"), "other": named("other")}
-    context = SessionContext(runner_id="r", settings=RunnerSettings(), bots=bots, rehearsed=("mine",))
+    bots = {("mine", 1): named("mine"), ("other", 1): named("other")}
+    context = SessionContext(runner_id="r", settings=RunnerSettings(), bots=bots, rehearsed=(("mine", 1),))
     assert await practise(context, MemoryServer().connect()) is None
     assert begun == ["mine"] * 3
 

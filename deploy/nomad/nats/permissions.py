@@ -94,6 +94,7 @@ def users() -> tuple[User, ...]:
                 *_reads_last("SECRETS", subjects.SECRET),
                 *_reads_last("CALLS", subjects.CALL),
                 *_reads_last("CALLS", subjects.WEBHOOK),
+                *_reads_last("CALLS", subjects.ROOMS),
                 *_follows("SESSIONS"),
                 *_follows("POLICY"),
                 *_pulls("api"),

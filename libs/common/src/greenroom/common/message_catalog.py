@@ -44,6 +44,7 @@ from greenroom.common.messages import (
     ReleasePlan,
     Replayed,
     Resume,
+    RoomStarts,
     SessionSecrets,
     SetStandby,
     StartAnswer,
@@ -402,6 +403,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=WebhookSeen,
         stream="CALLS",
         summary="That the nonce of a carrier's webhook was used.",
+    ),
+    Described(
+        subject=subjects.ROOMS,
+        kind="state",
+        # The recorder leaves out sessions that are erased.
+        owner="api, recorder",
+        message=RoomStarts,
+        stream="CALLS",
+        summary="In which rooms an agent of a tenant has begun sessions by itself.",
     ),
     Described(
         subject=subjects.POST_CALL,

@@ -254,11 +254,13 @@ type StartAnswer = StartAccepted | StartRefused
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
     """No new sessions; the ones that run may finish.
 
-    With `agent_version` only bots of that version are withdrawn; a runner that has no others drains as a whole.
+    With `agent_version`, `bot` or both only bots of that version or name are withdrawn; a runner that has no others
+    drains as a whole.
     """
 
     reason: str = ""
     agent_version: int | None = None
+    bot: str | None = None
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
@@ -529,6 +531,26 @@ class WebhookSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     body_sha256: str
     at: datetime
+
+
+class RoomStart(msgspec.Struct, frozen=True, kw_only=True):
+    """The session that an agent has begun by itself in one room. Times are Daily's, in Unix seconds."""
+
+    room: str
+    # Empty: its meeting is over, and none was begun.
+    session_id: str = ""
+    # The last of those who came.
+    joined_at: float = 0.0
+    # When the room's meeting was last over.
+    ended_at: float = 0.0
+    # The session is, or never came to be.
+    over: bool = False
+
+
+class RoomStarts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an agent has gone by itself: what says that one session is begun in a room, and how many there are."""
+
+    rooms: tuple[RoomStart, ...] = ()
 
 
 class DialPlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,4 +23,5 @@ MIGRATIONS: Final = (
     "0016_post_call_again",
     "0017_agent_settings",
     "0018_usage_days",
+    "0019_daily_rooms",
 )

@@ -113,6 +113,8 @@ RELEASE: Final = Subject("gr.v1.release.{transport}")
 # Which session a phone call belongs to; nonces of webhooks. (`key` is a digest.)
 CALL: Final = Subject("gr.v1.call.{key}")
 WEBHOOK: Final = Subject("gr.v1.webhook.{key}")
+# In which rooms an agent has begun sessions by itself. (`key` is a digest of tenant and agent.)
+ROOMS: Final = Subject("gr.v1.rooms.{key}")
 # Somebody is to be called.
 DIAL: Final = Subject("gr.v1.dial.{carrier}")
 

@@ -98,8 +98,8 @@ STREAMS: Final[tuple[Stream, ...]] = (
     ),
     Stream(
         name="CALLS",
-        subjects=(subjects.CALL.wildcard(), subjects.WEBHOOK.wildcard()),
-        description="Which session each phone call belongs to, and which webhooks were seen.",
+        subjects=(subjects.CALL.wildcard(), subjects.WEBHOOK.wildcard(), subjects.ROOMS.wildcard()),
+        description="Which session each phone call belongs to, which webhooks were seen, and who went to which room.",
         # A webhook without a timestamp that is repeated later than this is a new call.
         max_age_s=7 * DAY_S,
         max_msgs_per_subject=1,

@@ -92,7 +92,7 @@ def _bot_files(_context: click.Context, _option: click.Parameter, bots: tuple[st
 
     for bot in bots:
         try:
-            name, target = botfiles.parse(bot)
+            name, _, target = botfiles.parse(bot)
         except ValueError as error:
             raise click.BadParameter(str(error)) from error
         file = target.rpartition(":")[0]
@@ -113,7 +113,7 @@ def cli() -> None:
     "--bot",
     "bots",
     multiple=True,
-    metavar="[NAME=]FILE",
+    metavar="[NAME[@VERSION]=]FILE",
     callback=_bot_files,
     help="Offer the bot in this file; again for more.",
 )

@@ -33,12 +33,13 @@ _POOL = click.option("--pool", help="Where it is; only needed if runners of two 
 @click.argument("runner")
 @_POOL
 @click.option("--version", type=click.IntRange(1), help="Only bots of this version; the others are still offered.")
+@click.option("--bot", help="Only the bot of this name, in all its versions or in the one that is said.")
 @click.option("--reason", default="", help="Why, for the runner's log.")
-def fleet_drain(runner: str, pool: str | None, version: int | None, reason: str) -> None:
+def fleet_drain(runner: str, *, pool: str | None, version: int | None, bot: str | None, reason: str) -> None:
     """Have RUNNER take no new sessions; those that run go on to their own ends."""
     from greenroom.devtools import fleet  # noqa: PLC0415
 
-    wish = {"reason": reason, "agent_version": version}
+    wish = {"reason": reason, "agent_version": version, "bot": bot}
     asyncio.run(fleet.order(_console, runner, "drain", pool=pool, wish=wish))
 
 

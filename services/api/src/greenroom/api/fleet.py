@@ -5,6 +5,7 @@ Nothing here decides on placement; that is the scheduler's picture.
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -75,15 +76,18 @@ class Fleet:
         """Return the bots that can run now, by name, each with a pool where it can.
 
         A bot that several pools offer belongs to `default` if that is one of them, else to the first by name, so that
-        every api instance says the same.
+        every api instance says the same. Of several versions the newest says what the bot is; it takes the transports
+        of all, and a body that some of them may take isn't refused here.
         """
-        found: dict[str, tuple[str, BotOffer]] = {}
+        found: dict[str, tuple[str, dict[int, BotOffer]]] = {}
         usable = [runner.heartbeat for runner in self.runners() if not runner.lost and not runner.heartbeat.draining]
         for beat in sorted(usable, key=lambda beat: (beat.pool != _DEFAULT_POOL, beat.pool)):
             for offer in beat.bots:
                 if offer.error is None:
-                    found.setdefault(offer.name, (beat.pool, offer))
-        return found
+                    pool, versions = found.setdefault(offer.name, (beat.pool, {}))
+                    if pool == beat.pool:
+                        versions.setdefault(offer.version, offer)
+        return {name: (pool, _as_one(versions)) for name, (pool, versions) in found.items()}
 
     def missing_secrets(self, pool: str, bot: str) -> tuple[str, ...]:
         """Return the secrets for want of which no runner of a pool can run a bot; nothing while one can.
@@ -150,3 +154,14 @@ class Fleet:
     def _forget(self, now: float) -> None:
         for key in [key for key, (_, at) in self._heard.items() if now - at > _FORGET_AFTER_S]:
             del self._heard[key]
+
+
+def _as_one(versions: Mapping[int, BotOffer]) -> BotOffer:
+    newest, *older = (versions[version] for version in sorted(versions, reverse=True))
+    if not older:
+        return newest
+    transports = dict.fromkeys(transport for offer in (newest, *older) for transport in offer.transports)
+    agreed = all(offer.body_schema == newest.body_schema for offer in older)
+    return msgspec.structs.replace(
+        newest, transports=tuple(transports), body_schema=newest.body_schema if agreed else None
+    )

@@ -65,6 +65,8 @@ def render() -> bytes:
     nothing: Any = None
     routes = all_routes(
         sessions=nothing,
+        daily_rooms=nothing,
+        daily_goers=nothing,
         commands=nothing,
         moves=nothing,
         bot_http=nothing,

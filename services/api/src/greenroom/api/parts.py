@@ -14,6 +14,8 @@ from greenroom.api.billing.budgets import SpendingFeed
 from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.telephony import Telephony
 from greenroom.api.commands import Commands
+from greenroom.api.daily_goers import DailyGoers
+from greenroom.api.daily_rooms import DailyRoomsStore
 from greenroom.api.edge import MediaEdge
 from greenroom.api.fleet import Fleet
 from greenroom.api.idempotency import Idempotency
@@ -35,6 +37,7 @@ from greenroom.api.store import Store
 from greenroom.api.tickets import Tickets
 from greenroom.api.transports import Transports
 from greenroom.api.transports.adapters import adapters, plugged_in
+from greenroom.api.transports.daily import DailyAdapter
 from greenroom.api.waiters import Waiters
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
@@ -101,8 +104,19 @@ class Parts:
         self.listening = ListenEdge(
             broker=broker, ledger=ledger, tickets=listen_tickets, settings=settings, metrics=metrics
         )
+        daily_rooms = DailyRoomsStore(store)
+        daily_goers = DailyGoers(
+            rooms=daily_rooms,
+            sessions=sessions,
+            ledger=ledger,
+            daily=next((adapter for adapter in ours if isinstance(adapter, DailyAdapter)), None),
+            broker=broker,
+            metrics=metrics,
+        )
         self._routes = all_routes(
             sessions=sessions,
+            daily_rooms=daily_rooms,
+            daily_goers=daily_goers,
             commands=Commands(broker, sessions, metrics),
             moves=Moves(
                 sessions=sessions,

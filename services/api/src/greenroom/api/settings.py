@@ -106,6 +106,11 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
         Env(help="What Daily signs its dial-in webhooks with (`hmac`, base64); unset: they are refused", secret=True),
     ] = ()
 
+    daily_webhook_secrets: Annotated[
+        tuple[str, ...],
+        Env(help="What Daily signs its webhooks of events with (`hmac`, base64); unset: they are refused", secret=True),
+    ] = ()
+
     livekit_url: Annotated[
         str | None, Env("LIVEKIT_URL", help="LiveKit server, e.g. wss://livekit.example.org; unset: no rooms there")
     ] = None
@@ -133,10 +138,14 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
             answering(self.daily_numbers)
         except ValueError as error:
             raise ValueError(f"GREENROOM_DAILY_NUMBERS: {error}") from error
-        try:
-            secret_bytes(self.daily_dialin_secrets)
-        except ValueError as error:
-            raise ValueError(f"GREENROOM_DAILY_DIALIN_SECRETS: {error}") from error
+        for variable, secrets in (
+            ("GREENROOM_DAILY_DIALIN_SECRETS", self.daily_dialin_secrets),
+            ("GREENROOM_DAILY_WEBHOOK_SECRETS", self.daily_webhook_secrets),
+        ):
+            try:
+                secret_bytes(secrets)
+            except ValueError as error:
+                raise ValueError(f"{variable}: {error}") from error
         if self.livekit_url is not None:
             if not self.livekit_url.startswith(("ws://", "wss://", "http://", "https://")):
                 raise ValueError("LIVEKIT_URL begins with wss:// or ws://")

@@ -18,7 +18,7 @@ from greenroom.common.service import Service, run_service
 from greenroom.runner.app import Runner
 from greenroom.runner.claim import Claim
 from greenroom.runner.coldstart import ColdStart, process_age_s
-from greenroom.runner.discovery import discover
+from greenroom.runner.discovery import discover, specs_of
 from greenroom.runner.instruments import Instruments
 from greenroom.runner.isolation import kernel
 from greenroom.runner.isolation.callout import Issuer
@@ -46,7 +46,7 @@ async def serve(service: Service[RunnerSettings]) -> None:
     broker = await NatsBroker.connect(settings.nats_url, name=f"runner {settings.runner_id}", timeout_s=connect_s)
     ledger = Ledger(broker, clock=clock)
     # Which bot a claim needs is in the ledger, which is read while the zygote imports what all of them need.
-    bots = discover(settings.bots) if claim is None else None
+    bots = discover(settings.bots, settings.version_of) if claim is None else None
     shown = session_environment(os.environ, settings.session_env)
     groups = open_groups(settings.control_groups, settings.allowance)
     issuer = Issuer(settings.nats_issuer_seed) if settings.nats_issuer_seed else None
@@ -75,7 +75,7 @@ async def serve(service: Service[RunnerSettings]) -> None:
             ledger=ledger,
             runner=runner,
             supervisor=supervisor,
-            discover=lambda name: tuple(spec for spec in discover(settings.bots) if spec.name == name),
+            discover=lambda session: specs_of(session, discover(settings.bots, settings.version_of)),
             clock=clock,
             age_s=process_age_s(),
         )

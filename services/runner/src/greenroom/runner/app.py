@@ -27,6 +27,7 @@ from greenroom.common.messages import (
 )
 from greenroom.common.telemetry import span_context_of
 from greenroom.runner import orders
+from greenroom.runner.bot_versions import fitting
 from greenroom.runner.closing_time import ClosingTime
 from greenroom.runner.control import Assign, ToSession
 from greenroom.runner.guard import Guard
@@ -178,7 +179,7 @@ class Runner:
             start.session,
             now=self._clock.monotonic(),
             at=self._clock.now(),
-            bots={offer.name: offer for offer in self.offers},
+            bot=self._bot_of(start.session, self.offers),
             draining=self.draining,
             capacity=self._capacity(),
             # A runner that was launched for a session runs it: there is nobody else to do so.
@@ -368,7 +369,14 @@ class Runner:
         """The bots, those that can't run here included; not those that were withdrawn."""
         return tuple(self._secrets.marked(offer) for offer in self._orders.offers(self._supervisor.offers))
 
+    def _bot_of(self, session: Session, offers: tuple[BotOffer, ...]) -> BotOffer | None:
+        """Return a session's bot in its version, if that is one of these; what was withdrawn is none that fits, too."""
+        versions = {offer.version for offer in self._supervisor.offers if offer.name == session.bot}
+        found = session.bot, fitting(versions, session.agent_version)
+        return next((offer for offer in offers if (offer.name, offer.version) == found), None)
+
     def _assign(self, session: Session) -> Assign:
-        needed = next((offer.secrets for offer in self._supervisor.offers if offer.name == session.bot), ())
+        bot = self._bot_of(session, self._supervisor.offers)
+        needed = bot.secrets if bot else ()
         broker = self._issuer.url_for(self._settings.nats_url, session) if self._issuer else ""
         return Assign(session=session, secrets=self._secrets.of(needed), broker=broker)

@@ -1,8 +1,7 @@
 """Bots in plain files: `python bot.py` runs them under Pipecat's development runner, here they are named by their path.
 
-While its file is imported, modules beside it are found first, as Python does for a script. Afterwards they are found
-last: what a bot has beside it never takes the place of what others import. `__name__` isn't `__main__`, so the
-`main()` at a script's end doesn't run.
+While its file is imported, modules beside it are found first, as Python does for a script; afterwards they are found
+last, and by this bot alone (`bot_modules`). `__name__` isn't `__main__`, so the `main()` at a script's end doesn't run.
 """
 
 import importlib.util
@@ -12,25 +11,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from greenroom.runner import bot_modules
+from greenroom.runner.bot_modules import Home
+
 SUFFIX: Final = ".py"
 _DEFAULT_FUNCTION: Final = "bot"
 # Files that are called like this are named by their folder: most quickstarts are a bot.py.
 _NAMELESS: Final = frozenset({"bot", "main", "__init__"})
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_NAME: Final = re.compile(r"([A-Za-z0-9_-]{1,128})(?:@([1-9][0-9]{0,8}))?")
 _FUNCTION: Final = re.compile(r"[A-Za-z_]\w*")
 _MODULE: Final = re.compile(r"\w+(?:\.\w+)*")
-EXPECTED: Final = "name=module:function, or [name=]path/to/file.py[:function]"
-
-# Folders of the bots that were imported from files.
-_folders: Final[list[Path]] = []
+EXPECTED: Final = "name[@version]=module:function, or [name[@version]=]path/to/file.py[:function]"
 
 
-class HiddenModule(Exception):
-    """Two bots in different folders have a module of the same name beside them: rename one, or make packages."""
+def parse(item: str) -> tuple[str, int | None, str]:
+    """Return name, version and target (`module:function` or `/path/to/file.py:function`) of a bot in a setting.
 
-
-def parse(item: str) -> tuple[str, str]:
-    """Return name and target (`module:function` or `/path/to/file.py:function`) of a bot named in a setting.
+    The version is None where none is said.
 
     Raises:
         ValueError: it isn't written as it should be.
@@ -47,46 +44,38 @@ def parse(item: str) -> tuple[str, str]:
         target = place if _MODULE.fullmatch(place) else ""
     if not (target and _NAME.fullmatch(name) and _FUNCTION.fullmatch(function)):
         raise ValueError(f"{item!r} (expected: {EXPECTED})")
-    return name, f"{target}:{function}"
+    return *named(name), f"{target}:{function}"
 
 
-def load(path: Path, name: str) -> ModuleType:
-    """Import the file of a bot, anew each time.
+def named(name: str) -> tuple[str, int | None]:
+    """Return name and version of a bot that is written as `name@version`; the version is None where none is said."""
+    found = _NAME.fullmatch(name)
+    if found is None or found[2] is None:
+        return name, None
+    return found[1], int(found[2])
+
+
+def load(path: Path, name: str) -> tuple[ModuleType, Home]:
+    """Import the file of a bot, anew each time; return its module, and where what is beside it is found.
 
     Raises:
         FileNotFoundError: there is no such file.
-        HiddenModule: what it has beside it can't be told from what another bot has beside it.
         Exception: whatever the file raises.
     """
     path = path.resolve(strict=True)
-    _require_own_modules(path)
     module_name = f"greenroom_bot_{name}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} isn't a Python file")
     module = importlib.util.module_from_spec(spec)
-    folder = str(path.parent)
-    sys.path.insert(0, folder)
+    home = Home(path.parent)
     sys.modules[module_name] = module
+    home.enter(first=True)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[module_name]
         raise
     finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)
-        if path.parent not in _folders:
-            _folders.append(path.parent)
-    return module
-
-
-def _require_own_modules(path: Path) -> None:
-    others = [folder for folder in _folders if folder != path.parent]
-    for beside in sorted(path.parent.glob(f"*{SUFFIX}")):
-        known = getattr(sys.modules.get(beside.stem), "__file__", None)
-        if known is not None and Path(known).parent in others:
-            raise HiddenModule(
-                f"{beside.name} beside {path.name} is hidden by {known} of another bot: rename it, or make a package"
-            )
+        bot_modules.leave()
+    return module, home

@@ -93,7 +93,7 @@ class ColdStart:
         ledger: where the lease is.
         runner: carries the session out.
         supervisor: is told which bot to import.
-        discover: returns where the bot of a name is; empty if it isn't installed.
+        discover: returns where a session's bot is; empty if it isn't here, or not in the session's version.
         clock: time.
         age_s: for how long this process has been there.
     """
@@ -107,7 +107,7 @@ class ColdStart:
         ledger: Ledger,
         runner: Runner,
         supervisor: Supervisor,
-        discover: Callable[[str], tuple[BotSpec, ...]],
+        discover: Callable[[Session], tuple[BotSpec, ...]],
         clock: Clock,
         age_s: float,
     ) -> None:
@@ -207,7 +207,7 @@ class ColdStart:
         session = entry.session
         if session.lease_expires_at is not None and session.leased_at is not None:
             self._deadline = self._began + (session.lease_expires_at - session.leased_at).total_seconds()
-        self._supervisor.supply(self._discover(session.bot))
+        self._supervisor.supply(self._discover(session))
 
     async def _wait(self, *, could_begin: bool) -> None:
         """Wait until the ledger is to be read again.

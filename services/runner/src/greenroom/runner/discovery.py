@@ -23,9 +23,12 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from greenroom.common.lifecycle import Session
 from greenroom.common.messages import BotOffer
-from greenroom.runner import bot_environment, botfiles
+from greenroom.runner import bot_environment, bot_modules, botfiles
+from greenroom.runner.bot_modules import Home
 from greenroom.runner.bot_transports import transports_of
+from greenroom.runner.bot_versions import fitting
 from greenroom.runner.isolation import secrets
 
 GROUP: Final = "greenroom.bots"
@@ -46,7 +49,13 @@ class BotSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Where a bot is; nothing of it is imported yet. `target` is `module:function` or `/path/file.py:function`."""
 
     name: str
+    version: int = 1
     target: str
+
+    @property
+    def label(self) -> str:
+        """What it is called among all bots of a runner, other versions of it included."""
+        return self.name if self.version == 1 else f"{self.name}@{self.version}"
 
 
 class Bot(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,17 +72,32 @@ class UnusableBot(Exception):
     """A module was imported, but what it holds can't be run as a bot."""
 
 
-def discover(extra: Iterable[str] = ()) -> tuple[BotSpec, ...]:
-    """Return the bots that are installed, and `extra` ones (see `botfiles.EXPECTED`), sorted by name.
+def discover(extra: Iterable[str] = (), version_of: Callable[[str], int] = lambda _: 1) -> tuple[BotSpec, ...]:
+    """Return the bots that are installed, and `extra` ones (see `botfiles.EXPECTED`), sorted by name and version.
 
-    An extra bot takes the place of an installed one of the same name.
+    An extra bot takes the place of an installed one of the same name and version. An entry point may say its version
+    as well: `front@2`.
+
+    Args:
+        extra: bots that aren't installed.
+        version_of: returns the version of a bot, by its name, that says none itself.
 
     Raises:
         ValueError: an extra one isn't written as it should be.
     """
-    found = {point.name: point.value for point in metadata.entry_points(group=GROUP)}
-    found |= dict(botfiles.parse(item) for item in extra)
-    return tuple(BotSpec(name=name, target=target) for name, target in sorted(found.items()))
+    installed = ((*botfiles.named(point.name), point.value) for point in metadata.entry_points(group=GROUP))
+    found = {
+        (name, version or version_of(name)): target
+        for name, version, target in (*installed, *(botfiles.parse(item) for item in extra))
+    }
+    return tuple(BotSpec(name=name, version=version, target=found[name, version]) for name, version in sorted(found))
+
+
+def specs_of(session: Session, specs: Iterable[BotSpec]) -> tuple[BotSpec, ...]:
+    """Return a session's bot in its version, if that is one of these."""
+    found = {spec.version: spec for spec in specs if spec.name == session.bot}
+    version = fitting(found, session.agent_version)
+    return () if version is None else (found[version],)
 
 
 def load(spec: BotSpec) -> Bot:
@@ -83,7 +107,7 @@ def load(spec: BotSpec) -> Bot:
             bot = _load(spec)
     except (Exception, SystemExit) as error:  # noqa: BLE001 anything may happen in the code of others; it is reported
         _log.warning("bot_import_failed", bot=spec.name, target=spec.target, exc_info=True)
-        return failed(spec.name, last_line(error), error)
+        return failed(spec, last_line(error), error)
     # What the import has set (from a `.env` beside the bot, as a rule) needn't come from the runner.
     needed = tuple(name for name in bot.offer.secrets if not changes.get(name))
     return Bot(
@@ -95,15 +119,16 @@ def load(spec: BotSpec) -> Bot:
     )
 
 
-def failed(name: str, error: str, raised: BaseException | None = None) -> Bot:
+def failed(spec: BotSpec, error: str, raised: BaseException | None = None) -> Bot:
     """Return a bot that can't run here, and why.
 
     Args:
-        name: of the bot.
+        spec: of the bot.
         error: what is told of it in a line.
         raised: whose traceback is told too.
     """
-    return Bot(offer=BotOffer(name=name, error=error[:_MAX_TEXT], traceback=_traceback(raised)))
+    told = error[:_MAX_TEXT]
+    return Bot(offer=BotOffer(name=spec.name, version=spec.version, error=told, traceback=_traceback(raised)))
 
 
 def _traceback(error: BaseException | None) -> str:
@@ -122,9 +147,11 @@ def last_line(error: BaseException) -> str:
 
 def _load(spec: BotSpec) -> Bot:
     place, _, attribute = spec.target.rpartition(":")
-    module = (
-        botfiles.load(Path(place), spec.name) if place.endswith(botfiles.SUFFIX) else importlib.import_module(place)
-    )
+    home: Home | None = None
+    if place.endswith(botfiles.SUFFIX):
+        module, home = botfiles.load(Path(place), spec.label)
+    else:
+        module = importlib.import_module(place)
     entry = getattr(module, attribute)
     if not inspect.iscoroutinefunction(entry):
         raise UnusableBot(f"{spec.target} isn't an async function")
@@ -137,12 +164,18 @@ def _load(spec: BotSpec) -> Bot:
         raise UnusableBot(f"{place}: warm isn't a function")
     offer = BotOffer(
         name=spec.name,
+        version=spec.version,
         description=_description(module),
         transports=transports_of(module),
         body_schema=_body_schema(module),
         secrets=_secrets(module),
     )
-    return Bot(offer=offer, entry=entry, warm=warm, rehearse=getattr(module, "REHEARSE", False) is True)
+    return Bot(
+        offer=offer,
+        entry=bot_modules.for_good(entry, home) if home else entry,
+        warm=bot_modules.for_a_while(warm, home) if home and warm else warm,
+        rehearse=getattr(module, "REHEARSE", False) is True,
+    )
 
 
 def _description(module: ModuleType) -> str:

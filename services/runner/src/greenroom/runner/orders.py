@@ -4,7 +4,7 @@
 |---|---|---|
 | stop (a signal) | the end | nothing new; the runner leaves when the last session is over |
 | `drain` | `resume` | nothing new; the runner stays |
-| `drain` with a version | `resume` | bots of that version aren't offered; without any other, nothing new |
+| `drain` with a bot or version | `resume` | what it names isn't offered; without any other, nothing new |
 | `standby` | it runs out | so many processes wait, within the runner's own bounds |
 """
 
@@ -23,26 +23,37 @@ MAX_STANDBY: Final = 64
 MAX_FOR_S: Final = 600.0
 
 
+class Withdrawal(msgspec.Struct, frozen=True):
+    """Bots that aren't offered any more: those of a name, of a version, or that version of that name; None: any."""
+
+    bot: str | None
+    version: int | None
+
+    def has(self, offer: BotOffer) -> bool:
+        """Whether a bot is one of them."""
+        return self.bot in (None, offer.name) and self.version in (None, offer.version)
+
+
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """What holds now; times are seconds of any monotonic clock.
 
     Attributes:
         stopping: the runner was told to stop.
         drained: it was told to drain.
-        withdrawn: versions that it was told to drain.
+        withdrawn: bots that it was told to drain.
         standby: how many processes shall wait; None: as the settings say.
         standby_until: until when that holds.
     """
 
     stopping: bool = False
     drained: bool = False
-    withdrawn: frozenset[int] = frozenset()
+    withdrawn: frozenset[Withdrawal] = frozenset()
     standby: int | None = None
     standby_until: float = 0.0
 
     def offers(self, bots: Iterable[BotOffer]) -> tuple[BotOffer, ...]:
         """Return the bots that may be asked for."""
-        return tuple(bot for bot in bots if bot.version not in self.withdrawn)
+        return tuple(bot for bot in bots if not any(each.has(bot) for each in self.withdrawn))
 
     def drains(self, bots: Iterable[BotOffer]) -> bool:
         """Tell whether nothing new is taken, of all these bots."""
@@ -77,10 +88,10 @@ def stop(orders: Orders) -> Orders:
 def obey(orders: Orders, order: Order, now: float) -> tuple[Orders, Done]:
     """Return what holds after an order, and the answer to it."""
     match order:
-        case Drain(agent_version=None):
+        case Drain(agent_version=None, bot=None):
             return msgspec.structs.replace(orders, drained=True), Done()
         case Drain():
-            withdrawn = orders.withdrawn | {order.agent_version or 0}
+            withdrawn = orders.withdrawn | {Withdrawal(order.bot, order.agent_version)}
             return msgspec.structs.replace(orders, withdrawn=withdrawn), Done()
         case Resume():
             if orders.stopping:

@@ -18,7 +18,7 @@ from loguru import logger as loguru_logger
 
 from greenroom.common import tracing_rehearsal
 from greenroom.common.messages import BotOffer
-from greenroom.runner import discovery, holes, turn_detector, warmup
+from greenroom.runner import bot_modules, discovery, holes, turn_detector, warmup
 from greenroom.runner.discovery import Bot, BotSpec
 from greenroom.runner.forkwire import FromZygote, Loaded, Loading, Prepare, Warm
 from greenroom.runner.immortal import immortalize
@@ -112,9 +112,9 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
     context = SessionContext(
         runner_id=order.settings.runner_id,
         settings=order.settings,
-        bots={bot.offer.name: bot.entry for bot in bots if bot.entry is not None},
+        bots={(bot.offer.name, bot.offer.version): bot.entry for bot in bots if bot.entry is not None},
         version=metadata.version("greenroom-runner"),
-        rehearsed=tuple(bot.offer.name for bot in bots if _may_be_rehearsed(bot)),
+        rehearsed=tuple((bot.offer.name, bot.offer.version) for bot in bots if _may_be_rehearsed(bot)),
     )
     immortalize()
     warmup.settle()
@@ -125,12 +125,13 @@ def preload(order: Prepare, say: Say, await_bots: AwaitBots) -> Preloaded:
 
 
 def _bot(spec: BotSpec, order: Prepare, say: Say) -> Bot:
-    say(Loading(stage="bot", bot=spec.name))
-    spoiled = order.spoiled.get(spec.name)
-    bot = _warm(_able(discovery.load(spec))) if spoiled is None else discovery.failed(spec.name, spoiled)
+    say(Loading(stage="bot", bot=spec.label))
+    spoiled = order.spoiled.get(spec.label)
+    bot = _warm(_able(discovery.load(spec)), spec) if spoiled is None else discovery.failed(spec, spoiled)
     if order.rehearse and _may_be_rehearsed(bot):
         _rehearse_beginnings(order, bot.entry)
-    _require_one_thread(spec.name)
+        bot_modules.leave()
+    _require_one_thread(spec.label)
     say(Loaded(offer=bot.offer))
     return bot
 
@@ -181,14 +182,14 @@ def _load_run(target: str) -> Run:
     return getattr(module, attribute)
 
 
-def _warm(bot: Bot) -> Bot:
+def _warm(bot: Bot, spec: BotSpec) -> Bot:
     if bot.warm is None:
         return bot
     try:
         _call(bot.warm)
     except (Exception, SystemExit) as error:  # noqa: BLE001 anything may happen in the code of others; it is reported
-        _log.warning("bot_warm_failed", bot=bot.offer.name, exc_info=True)
-        return discovery.failed(bot.offer.name, f"warm() failed: {discovery.last_line(error)}", error)
+        _log.warning("bot_warm_failed", bot=spec.label, exc_info=True)
+        return discovery.failed(spec, f"warm() failed: {discovery.last_line(error)}", error)
     return bot
 
 

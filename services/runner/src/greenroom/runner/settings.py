@@ -55,11 +55,17 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
     ] = 1800.0
     bots: Annotated[
         tuple[str, ...],
-        Env(help="Bots beside the installed ones: path/to/bot.py, name=path/to/bot.py, name=module:function"),
+        Env(
+            help="Bots beside the installed ones: path/to/bot.py, name=path/to/bot.py, name=module:function; "
+            "several versions of one as name@1=path/one.py, name@2=path/two.py"
+        ),
     ] = ()
     bot_version: Annotated[
         tuple[str, ...],
-        Env(help="Version of the agents that the runner runs, from 1; for single bots as name=version beside it"),
+        Env(
+            help="Version of the agents that the runner runs, from 1; for single bots as name=version beside it. "
+            "What GREENROOM_BOTS says of a bot comes first"
+        ),
     ] = ()
     labels: Annotated[
         tuple[str, ...], Env(help="What sessions may require or prefer, as name=value: gpu=l4,region=eu")
@@ -329,7 +335,7 @@ class RunnerSettings(ServiceSettings, frozen=True, kw_only=True):
         )
 
     def version_of(self, bot: str) -> int:
-        """Return the version of the agents of `bot` that this runner runs."""
+        """Return the version of the agents of `bot` that this runner runs, where the bot says none itself."""
         versions = {name: int(number) for name, _, number in (each.rpartition("=") for each in self.bot_version)}
         return versions.get(bot, versions.get("", 1))
 

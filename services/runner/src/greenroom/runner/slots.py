@@ -7,7 +7,7 @@ Pure: no I/O, no clock. Times are seconds of any monotonic clock. Whatever is to
 import enum
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
@@ -139,7 +139,7 @@ class Slots:
         *,
         now: float,
         at: datetime,
-        bots: Mapping[str, BotOffer],
+        bot: BotOffer | None,
         draining: bool,
         capacity: int,
         overload: str | None = None,
@@ -152,7 +152,7 @@ class Slots:
             session: leased to this runner.
             now: monotonic time.
             at: wall time; what is left of the lease is reckoned from it.
-            bots: those that were announced.
+            bot: the session's, in its version; None: it isn't here.
             draining: whether nothing new is taken.
             capacity: how many sessions can be held now; less than `size` while no process can be had.
             overload: why the host can't bear one more, whatever is free.
@@ -164,7 +164,7 @@ class Slots:
             self._kill(held, Verdict.of(Reason.FENCED, detail=detail), now)
         if key in self._held or self._ended.get(session.id) == session.epoch:
             return Decision(answer=StartAccepted(session_id=session.id, epoch=session.epoch))
-        refusal = self._refusal(session, bots=bots, draining=draining, capacity=capacity, overload=overload)
+        refusal = self._refusal(session, bot=bot, draining=draining, capacity=capacity, overload=overload)
         if refusal is not None:
             return Decision(answer=refusal)
         lease_s = (session.lease_expires_at - at).total_seconds() if session.lease_expires_at else None
@@ -182,13 +182,13 @@ class Slots:
         return Decision(answer=StartAccepted(session_id=session.id, epoch=session.epoch), held=held)
 
     def _refusal(
-        self, session: Session, *, bots: Mapping[str, BotOffer], draining: bool, capacity: int, overload: str | None
+        self, session: Session, *, bot: BotOffer | None, draining: bool, capacity: int, overload: str | None
     ) -> StartRefused | None:
         if (stale := self._stale(session)) is not None:
             return StartRefused(code="stale-epoch", detail=stale)
         if draining:
             return StartRefused(code="draining")
-        if (refusal := _bot_refusal(session, bots.get(session.bot))) is not None:
+        if (refusal := _bot_refusal(session, bot)) is not None:
             return refusal
         capacity = min(capacity, self.size)
         if len(self._held) >= capacity:
@@ -355,19 +355,13 @@ class Slots:
 
 
 def _bot_refusal(session: Session, offer: BotOffer | None) -> StartRefused | None:
-    """Return why the session's bot can't run here.
-
-    Version 1 is what everybody has who says nothing of versions, a lease as well as a runner: it goes with any.
-    """
+    """Return why the session's bot can't run here."""
     if offer is None:
-        return StartRefused(code="bot-unknown", detail=session.bot)
+        return StartRefused(code="bot-unknown", detail=f"{session.bot} in version {session.agent_version}")
     if offer.error is not None:
         return StartRefused(code="bot-import-failed", detail=offer.error)
     if offer.missing_secrets:
         return StartRefused(code="secret-missing", detail=", ".join(offer.missing_secrets))
-    if session.agent_version != offer.version and 1 not in (session.agent_version, offer.version):
-        detail = f"{session.bot} has version {offer.version} here, not {session.agent_version}"
-        return StartRefused(code="bot-unknown", detail=detail)
     return None
 
 

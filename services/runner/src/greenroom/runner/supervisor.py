@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import msgspec
 import structlog
 
 from greenroom.common.clock import Clock
@@ -177,9 +176,7 @@ class Supervisor:
             await zygote.warm(self._settings.warmup_timeout_s)
             warm_at = self._clock.monotonic()
             self.stages_ms = zygote.stages_ms
-            self.offers = tuple(
-                msgspec.structs.replace(offer, version=self._settings.version_of(offer.name)) for offer in zygote.offers
-            )
+            self.offers = tuple(zygote.offers)
             _log.info(
                 "zygote_warm",
                 pid=zygote.pid,

@@ -1,4 +1,4 @@
-"""How a session ends because of its call: pure decisions for `Ledger.move`."""
+"""How a session ends because of its call, or because nobody is in its room: pure decisions for `Ledger.move`."""
 
 from typing import Final
 
@@ -22,11 +22,15 @@ def hung_up(session: Session, news: CallNews) -> Transition | None:
     """
     if news.status is not None and news.status in _NOT_PUT_THROUGH:
         outcome, reason = _NOT_PUT_THROUGH[news.status]
-    elif session.state is State.READY:
-        outcome, reason = Outcome.COMPLETED, Reason.CLIENT_LEFT
-    else:
-        outcome, reason = Outcome.CANCELED, Reason.CALLER_GAVE_UP
-    return _end(session, outcome, reason, news.cause or None)
+        return _end(session, outcome, reason, news.cause or None)
+    return left(session, news.cause or None)
+
+
+def left(session: Session, detail: str | None) -> Transition | None:
+    """Return how a session ends whose caller isn't there any more; None: it ends already."""
+    if session.state is State.READY:
+        return _end(session, Outcome.COMPLETED, Reason.CLIENT_LEFT, detail)
+    return _end(session, Outcome.CANCELED, Reason.CALLER_GAVE_UP, detail)
 
 
 def line_busy(session: Session) -> Transition | None:

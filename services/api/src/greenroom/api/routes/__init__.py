@@ -13,6 +13,8 @@ from greenroom.api.billing.usage import Usages
 from greenroom.api.bot_http import BotHttpLink
 from greenroom.api.carriers.calls import Calls
 from greenroom.api.commands import Commands
+from greenroom.api.daily_goers import DailyGoers
+from greenroom.api.daily_rooms import DailyRoomsStore
 from greenroom.api.decrypting import Vault
 from greenroom.api.fleet import Fleet
 from greenroom.api.listen_tickets import ListenTickets
@@ -30,7 +32,8 @@ from greenroom.api.routes.bot_http import bot_http_routes
 from greenroom.api.routes.budgets import budget_routes
 from greenroom.api.routes.call_page import call_page_routes
 from greenroom.api.routes.commands import command_routes
-from greenroom.api.routes.daily import daily_routes
+from greenroom.api.routes.daily import daily_event_routes, daily_routes
+from greenroom.api.routes.daily_rooms import daily_room_routes
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.exports import export_routes
 from greenroom.api.routes.limits import limit_routes
@@ -65,6 +68,7 @@ from greenroom.api.sse import EventStreams
 from greenroom.api.store import Store
 from greenroom.api.tenant_store import TenantStore
 from greenroom.api.transports.daily_dialin import Dialin
+from greenroom.api.transports.daily_signature import Signatures
 from greenroom.api.webhook_endpoints import Endpoints
 from greenroom.common.broker import Broker
 from greenroom.common.health import Readiness
@@ -76,6 +80,8 @@ from greenroom.common.webhook_secrets import WebhookSecrets
 def all_routes(
     *,
     sessions: Sessions,
+    daily_rooms: DailyRoomsStore,
+    daily_goers: DailyGoers,
     commands: Commands,
     moves: Moves,
     bot_http: BotHttpLink,
@@ -111,6 +117,12 @@ def all_routes(
         *pipecat_routes(sessions, agents, settings.public_url),
         *pipecat_offer_routes(offers, peer_tokens),
         *daily_routes(sessions, Dialin(settings.daily_dialin_secrets, settings.daily_numbers), settings.public_url),
+        *daily_event_routes(
+            daily_goers,
+            Signatures(settings.daily_webhook_secrets, "GREENROOM_DAILY_WEBHOOK_SECRETS"),
+            settings.public_url,
+        ),
+        *daily_room_routes(daily_rooms, agents),
         *event_routes(sessions, store, streams, settings.api_max_streams),
         *offer_routes(offers, peer_tokens),
         *call_page_routes(peer_tokens, streams, settings.api_max_streams),

@@ -9,6 +9,7 @@ from litestar.params import Body, HeaderParameter
 
 from greenroom.api.auth import SESSIONS_WRITE, Caller
 from greenroom.api.body import JsonBody
+from greenroom.api.daily_goers import DailyGoers, Done
 from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.problem import CODE_KEY, retry_after
 from greenroom.api.problem import MEDIA_TYPE as PROBLEM_TYPE
@@ -20,8 +21,9 @@ from greenroom.api.transports.daily_dialin import (
     DialinAnswer,
     DialinWebhook,
     NumberNotAnswered,
-    WebhookRefused,
 )
+from greenroom.api.transports.daily_events import DailyEvent, read
+from greenroom.api.transports.daily_signature import Signatures, WebhookRefused
 from greenroom.api.transports.provider import ProviderRefused, ProviderUnavailable
 from greenroom.common import errors
 
@@ -32,6 +34,20 @@ _EXAMPLE: Final = {
     "From": "+15557654321",
     "callId": "0f5f3a2e-4a3f-4d7e-9c1e-3f1a2b3c4d5e",
     "callDomain": "7c9e6679-7425-40de-944b-e07fc1f90ae7",
+}
+_EVENT: Final = {
+    "version": "1.1.0",
+    "type": "participant.joined",
+    "id": "ptcpt-join-6497c79b-f326-4942-aef8-c36a29140ad1-1708972279961",
+    "payload": {
+        "room": "sales-42",
+        "user_id": "6497c79b-f326-4942-aef8-c36a29140ad1",
+        "user_name": "A guest",
+        "session_id": "0c0d2dda-f21d-4cf9-ab56-86bf3c407ffa",
+        "joined_at": 1708972279.96,
+        "owner": False,
+    },
+    "event_ts": 1708972279.961,
 }
 
 
@@ -105,6 +121,65 @@ def daily_routes(sessions: Sessions, dialin: Dialin, public_url: str | None) -> 
         )
 
     return [daily_dialin]
+
+
+def daily_event_routes(goers: DailyGoers, signatures: Signatures, public_url: str | None) -> list[HTTPRouteHandler]:
+    """Return the routes.
+
+    Args:
+        goers: does what events ask for.
+        signatures: knows which are genuine.
+        public_url: how clients reach us.
+    """
+
+    @post(
+        "/v1/webhooks/daily/events",
+        operation_id="daily_event",
+        tags=["webhooks"],
+        opt={"public": True},
+        security=[{}],
+        status_code=_OK,
+        dto=JsonBody.of(DailyEvent),
+        return_dto=None,
+        summary="Take what Daily tells of rooms",
+        responses={
+            _OK: answer(
+                Done,
+                "What was done, or why nothing was",
+                {"result": "begun", "reason": None, "session_id": "0198c0de-0000-7000-8000-0"},
+            ),
+            **problems(
+                errors.MalformedJson,
+                errors.BodyTooLarge,
+                errors.InvalidBody,
+                WebhookRefused,
+                TransportUnavailable,
+                ProviderUnavailable,
+                errors.Draining,
+                errors.LedgerConflict,
+            ),
+        },
+    )
+    async def daily_event(
+        request: AnyRequest,
+        data: Annotated[DailyEvent, Body(examples=[Example(value=_EVENT)])],
+        signature: Annotated[str | None, HeaderParameter(name="X-Webhook-Signature")] = None,
+        timestamp: Annotated[str | None, HeaderParameter(name="X-Webhook-Timestamp")] = None,
+    ) -> Done:
+        """Begin a session where somebody has come into a room, end it where a meeting is over.
+
+        Needs no key, but Daily's signature. Put this address into `url` of a webhook at Daily (`POST /webhooks` there,
+        `eventTypes` `participant.joined` and `meeting.ended`), and its `hmac` into `GREENROOM_DAILY_WEBHOOK_SECRETS`.
+        Which agent goes to which rooms says `PUT /v1/daily-rooms/{tenant}/{agent}`. An event may come twice, late and
+        in any order; what another try wouldn't change is answered with 200.
+        """
+        only_query(request)
+        if data.type is None:
+            return Done(result="ignored", reason="test")
+        signatures.check(await request.body(), timestamp, signature)
+        return await goers.tell(read(data), (public_url or "").rstrip("/"))
+
+    return [daily_event]
 
 
 async def _stays() -> None:

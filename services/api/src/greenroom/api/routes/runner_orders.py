@@ -28,6 +28,10 @@ class DrainWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     agent_version: Annotated[
         Annotated[int, Meta(ge=1, le=2**31 - 1)] | None, Meta(description="Only bots of this version")
     ] = None
+    bot: Annotated[
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}(?!\n)$")] | None,
+        Meta(description="Only the bot of this name, in all versions or in `agent_version`"),
+    ] = None
 
 
 class ResumeWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,10 +102,10 @@ def runner_order_routes(orders: RunnerOrders) -> list[HTTPRouteHandler]:
     ) -> RunnerOrdered:
         """Have a runner take no new sessions, until it is told to resume; those that run go on to their own ends.
 
-        With `agent_version` only bots of that version aren't offered any more.
+        With `agent_version`, `bot` or both only bots of that version or name aren't offered any more.
         """
         only_query(request, "pool")
-        order = Drain(reason=data.reason, agent_version=data.agent_version)
+        order = Drain(reason=data.reason, agent_version=data.agent_version, bot=data.bot)
         found = await orders.give(runner, pool, order, by=caller_of(request).key_id)
         return RunnerOrdered(runner=runner, pool=found, order="drain")
 

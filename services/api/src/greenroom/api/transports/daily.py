@@ -139,6 +139,11 @@ class DailyAdapter(Adapter):
     async def close(self) -> None:
         await self._rest.close()
 
+    async def url(self, name: str) -> str | None:
+        """Return the address of a room of the account; None: there is none of this name. Raises as `DailyRest`."""
+        room = await self._rest.room(name)
+        return room.url if room is not None else None
+
     async def _brought(self, session: Session, room_url: str) -> Room:
         name = daily_options.brought_name(room_url)
         patterns = [pattern.replace("{tenant}", session.tenant) for pattern in self._bring]

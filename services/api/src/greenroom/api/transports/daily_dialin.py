@@ -5,36 +5,26 @@
                                            session, room with SIP ───────▶ the bot joins the room
     the room's SIP is ready   ◀──────────────── pinlessCallUpdate ──────── Pipecat's transport
 
-Each call has an id, by which the session is asked for once, however often the webhook comes. The signature is
-base64(HMAC-SHA256(secret, TIMESTAMP "." BODY)); the secret is the `hmac` of the number's configuration at Daily, base64
-too, and the timestamp is in seconds or milliseconds.
+Each call has an id, by which the session is asked for once, however often the webhook comes. It is signed with the
+`hmac` of the number's configuration at Daily (daily_signature.py).
 
 When a number is set up, Daily sends a body without a call, to see that somebody answers. Its secret may not be known
 yet, so that is answered without a signature: nothing is done for it.
 """
 
-import base64
-import hashlib
-import hmac
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
 from greenroom.api.canonical import canonical_number
-from greenroom.api.numbers import Answering, answering, find, secret_bytes
+from greenroom.api.numbers import Answering, answering, find
 from greenroom.api.schemas import CreateSession
-from greenroom.api.transports.base import TransportUnavailable
-from greenroom.common.clock import Clock, SystemClock
+from greenroom.api.transports.daily_signature import Signatures
+from greenroom.common.clock import Clock
 from greenroom.common.errors import FieldProblem, GreenroomError, InvalidBody
 
-# Daily repeats nothing, and clocks differ by seconds. Within this, the call's id makes a repetition harmless.
-REPLAY_WINDOW: Final = timedelta(minutes=5)
-# Any time since 2001 has more digits in milliseconds than any before 2286 in seconds.
-_MILLISECONDS: Final = 10**11
-_LONGEST_TIMESTAMP: Final = 15
 CARRIER: Final = "daily"
 
 type CallId = Annotated[str, Meta(pattern=r"^[!-~]{1,128}(?!\n)$")]
@@ -42,18 +32,6 @@ type Party = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,128}(?!\n)$")]
 type SipHeaders = Annotated[
     dict[Annotated[str, Meta(max_length=128)], Annotated[str, Meta(max_length=1024)]], Meta(max_length=64)
 ]
-
-
-class WebhookRefused(GreenroomError):
-    """The webhook isn't signed with a secret that is set here, or its time is more than five minutes off.
-
-    Compare the setting (for Daily: `GREENROOM_DAILY_DIALIN_SECRETS`) with what the provider signs with, and the clock
-    of this host with the world's. If neither is the cause, somebody else has sent it.
-    """
-
-    code = "webhook-refused"
-    status = 401
-    title = "The webhook isn't genuine"
 
 
 class NumberNotAnswered(GreenroomError):
@@ -105,9 +83,8 @@ class Dialin:
     """
 
     def __init__(self, secrets: Iterable[str], numbers: Iterable[str], *, clock: Clock | None = None) -> None:
-        self._secrets = secret_bytes(secrets)
+        self._signatures = Signatures(secrets, "GREENROOM_DAILY_DIALIN_SECRETS", clock=clock)
         self._numbers = answering(numbers)
-        self._clock = clock or SystemClock()
 
     def call(
         self, webhook: DialinWebhook, raw: bytes, timestamp: str | None, signature: str | None
@@ -128,11 +105,7 @@ class Dialin:
         """
         if webhook.callId is None:
             return None
-        if not self._secrets:
-            raise TransportUnavailable(
-                "GREENROOM_DAILY_DIALIN_SECRETS isn't set: no webhook can be told from a forgery."
-            )
-        self._check(raw, timestamp or "", signature or "")
+        self._signatures.check(raw, timestamp, signature)
         if webhook.callDomain is None:
             problem = FieldProblem(pointer="/callDomain", detail="It is missing.")
             raise InvalidBody("/callDomain: it is missing.", errors=[problem])
@@ -140,22 +113,6 @@ class Dialin:
         if who is None:
             raise NumberNotAnswered
         return DialinCall(tenant=who.tenant, wish=_wish(webhook, who), key=f"daily-dialin {webhook.callId}")
-
-    def _check(self, raw: bytes, timestamp: str, signature: str) -> None:
-        if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _LONGEST_TIMESTAMP):
-            raise WebhookRefused
-        signed = timestamp.encode() + b"." + raw
-        given = signature.encode("utf-8", "surrogateescape")
-        # All are computed, so that the time tells nothing of which it was.
-        matches = [
-            hmac.compare_digest(base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)), given)
-            for secret in self._secrets
-        ]
-        if not any(matches):
-            raise WebhookRefused
-        at_s = int(timestamp) / 1000 if int(timestamp) >= _MILLISECONDS else int(timestamp)
-        if abs(self._clock.now().timestamp() - at_s) > REPLAY_WINDOW.total_seconds():
-            raise WebhookRefused
 
 
 def _wish(webhook: DialinWebhook, who: Answering) -> CreateSession:

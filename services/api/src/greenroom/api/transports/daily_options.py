@@ -16,6 +16,8 @@ from greenroom.common.errors import FieldProblem, InvalidBody
 
 # Rooms of ours are called this and the session's id; nobody may bring one of them.
 PREFIX: Final = "gr-"
+# Who a bot is at Daily, by its token. Whoever has no token of the account can't say who he is, and no user's says this.
+BOT_USER_ID: Final = "greenroom-bot"
 # The bot, the user, and the user again while Daily still waits for his broken connection.
 DEFAULT_PARTICIPANTS: Final = 3
 _ROOM_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -89,6 +91,8 @@ def read(options: dict[str, Any]) -> DailyOptions:
         InvalidBody: they can't be; each problem has its pointer.
     """
     wanted = options_of(options, DailyOptions)
+    if wanted.user.user_id == BOT_USER_ID:
+        raise _invalid("/user/user_id", "Bots are called this.")
     if wanted.room_url is not None:
         if wanted.room is not None:
             raise _invalid("/room", "A room that is brought isn't changed: leave out `room`, or `room_url`.")
@@ -147,7 +151,14 @@ def room_properties(wanted: DailyOptions, *, exp: int) -> dict[str, Any]:
 
 def owner_token(room: str, *, exp: int) -> dict[str, Any]:
     """Return what the bot's token says: it owns this one room until `exp`."""
-    return {"room_name": room, "exp": exp, "eject_at_token_exp": True, "is_owner": True, "enable_prejoin_ui": False}
+    return {
+        "room_name": room,
+        "exp": exp,
+        "eject_at_token_exp": True,
+        "is_owner": True,
+        "user_id": BOT_USER_ID,
+        "enable_prejoin_ui": False,
+    }
 
 
 def user_token(room: str, *, exp: int, user: UserWish) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 Some streams have the session's id in the subject: those are purged by it. In the others messages are kept under digests
 or in one subject for all (used keys, tickets, calls, decisions, parked messages): those are read through, once for all
-sessions of a round, and what names one of them is deleted message by message.
+sessions of a round, and what names one of them is deleted message by message. Where an agent has gone by itself is one
+message of all its sessions: they are left out of it, and the others stay.
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Collection, Iterable
 from typing import Final
@@ -13,10 +15,10 @@ from typing import Final
 import msgspec
 
 from greenroom.common import messages, subjects
-from greenroom.common.broker import Broker, Message
+from greenroom.common.broker import Broker, Message, WrongLastSequence
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ledger import STREAM as SESSIONS
-from greenroom.common.messages import Parked
+from greenroom.common.messages import Parked, RoomStarts
 from greenroom.common.secrets import STREAM as SECRETS
 from greenroom.recorder.audio import STREAM as AUDIO
 
@@ -51,7 +53,7 @@ async def forget(broker: Broker, sessions: Collection[tuple[str, str]]) -> int:
         for message in await _naming(broker, stream, wildcard, ids):
             await broker.delete(stream, message.stream_seq)
             picked += 1
-    return picked
+    return picked + await _leave_out(broker, ids)
 
 
 async def forget_events(broker: Broker, tenant: str, session_id: str) -> None:
@@ -76,6 +78,20 @@ async def forget_late(broker: Broker, ids: Collection[str]) -> int:
             await forget_events(broker, tokens["tenant"], tokens["session_id"])
         await broker.delete(PARKED, message.stream_seq)
     return len(found)
+
+
+async def _leave_out(broker: Broker, ids: set[bytes]) -> int:
+    picked = 0
+    while found := await _naming(broker, "CALLS", subjects.ROOMS.wildcard(), ids):
+        for message in found:
+            starts = messages.decode(message.data, RoomStarts)
+            others = (one for one in starts.rooms if ids.isdisjoint(_ID.findall(messages.encode(one))))
+            kept = RoomStarts(rooms=tuple(others))
+            # One that has changed meanwhile is found again.
+            with contextlib.suppress(WrongLastSequence):
+                await broker.append(message.subject, messages.encode(kept), expected_last=message.stream_seq)
+                picked += 1
+    return picked
 
 
 def names(message: Message) -> Iterable[bytes]:

@@ -9,6 +9,7 @@ from greenroom.runner.settings import RunnerSettings
 
 # Pipecat's own convention: `async def bot(runner_args)`.
 type Bot = Callable[[Any], Awaitable[None]]
+type BotKey = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,15 +19,15 @@ class SessionContext:
     Attributes:
         runner_id: the runner this process belongs to.
         settings: of the runner; of these the broker's address, logs, traces and what concerns sessions are used.
-        bots: by entry point name (group `greenroom.bots`), imported.
+        bots: by name and version, imported.
         version: of the runner, for the traces.
-        rehearsed: names of the bots that may be run with nobody there.
+        rehearsed: those of the bots that may be run with nobody there.
         turn_detector: a connection of the process's own; see `turn_detector`.
     """
 
     runner_id: str
     settings: RunnerSettings
-    bots: Mapping[str, Bot]
+    bots: Mapping[BotKey, Bot]
     version: str = ""
-    rehearsed: tuple[str, ...] = ()
+    rehearsed: tuple[BotKey, ...] = ()
     turn_detector: socket | None = None

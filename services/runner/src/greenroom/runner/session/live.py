@@ -229,7 +229,7 @@ class LiveSession:
     async def _run_bot(self) -> None:
         arguments = self._transport.arguments({**self.session.config, **self.session.body})
         try:
-            bot = find_bot(self.session.bot, self._context)
+            bot = find_bot(self.session, self._context)
         except Exception as error:
             _log.exception("bot_import_failed", bot=self.session.bot)
             self._ending.decide(Outcome.FAILED, Reason.BOT_IMPORT_FAILED.value, told(error))

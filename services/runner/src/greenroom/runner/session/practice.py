@@ -29,7 +29,7 @@ from pipecat.workers.runner import WorkerRunner
 from greenroom.common.broker import Broker, Handler, Message, Responder, Subscription
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Session
-from greenroom.runner import control
+from greenroom.runner import bot_modules, control
 from greenroom.runner.discovery import BotFunction
 from greenroom.runner.rehearsal import StandInModel, StandInRecognition, StandInSpeech
 from greenroom.runner.session.channel import Channel
@@ -66,9 +66,10 @@ async def practise(context: SessionContext, broker: Broker) -> str | None:
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             await corner.open()
-            for bot in (_bot, *(context.bots[name] for name in context.rehearsed[:_MOST_PRACTISED])):
-                practised = SessionContext(runner_id="", settings=context.settings, bots={_BOT: bot})
+            for bot in (_bot, *(context.bots[each] for each in context.rehearsed[:_MOST_PRACTISED])):
+                practised = SessionContext(runner_id="", settings=context.settings, bots={(_BOT, 1): bot})
                 await _run(practised, cast("Broker", corner), channel, theirs)
+                bot_modules.leave()
     except Exception as error:  # noqa: BLE001 whatever it was: if it matters, the session will meet it again
         return type(error).__name__
     finally:
@@ -91,7 +92,7 @@ async def rehearse(settings: RunnerSettings, bot: BotFunction | None = None) -> 
     Raises:
         TimeoutError: it didn't come to its end.
     """
-    context = SessionContext(runner_id="", settings=settings, bots={_BOT: bot or _bot})
+    context = SessionContext(runner_id="", settings=settings, bots={(_BOT, 1): bot or _bot})
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel = Channel(ours.detach())
     before = asyncio.all_tasks()
