@@ -8,7 +8,7 @@ from greenroom.common import messages, subjects
 from greenroom.common.broker import NoResponder, RequestTimeout
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.lifecycle import Limits, Moved, Moving, OnLoss, Session, State, Stayed
-from greenroom.common.messages import MoveAnswer, MoveQuery, MoveRefused, RoomKept
+from greenroom.common.move_messages import MoveAnswer, MoveQuery, MoveRefused, RoomKept
 from tests.support.scheduler_rig import Rig
 from tests.support.scheduler_scenarios import play
 

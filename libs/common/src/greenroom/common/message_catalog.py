@@ -32,8 +32,6 @@ from greenroom.common.messages import (
     IdempotencyRecord,
     LeaderClaim,
     LedgerEntry,
-    MoveAnswer,
-    MoveQuery,
     Parked,
     PoolsAnswer,
     PoolsQuery,
@@ -52,6 +50,7 @@ from greenroom.common.messages import (
     Ticket,
     WebhookSeen,
 )
+from greenroom.common.move_messages import MoveAnswer, MoveQuery
 from greenroom.common.notices import LimitNotice
 from greenroom.common.peer_messages import OfferPeer, PeerCandidates, PeerReply
 from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery

@@ -27,7 +27,7 @@ from greenroom.common.errors import FieldProblem, GreenroomError, InvalidBody, S
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Move, Session, State, Stayed
-from greenroom.common.messages import MoveQuery, MoveRefused
+from greenroom.common.move_messages import MoveQuery, MoveRefused
 from greenroom.common.reasons import Reason
 
 _OK: Final = 200

@@ -8,8 +8,6 @@ from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, NoResponder, RequestTimeout
 from greenroom.common.errors import BrokerUnavailable, SchedulerUnavailable
 from greenroom.common.messages import (
-    MoveAnswer,
-    MoveQuery,
     PoolsAnswer,
     PoolsQuery,
     QueuePage,
@@ -17,6 +15,7 @@ from greenroom.common.messages import (
     QueuePosition,
     QueueQuery,
 )
+from greenroom.common.move_messages import MoveAnswer, MoveQuery
 from greenroom.common.pins import PinsAnswer, PinsQuery
 
 # Whoever wants to know the position in the queue doesn't want to queue for it.

@@ -17,7 +17,7 @@ from greenroom.common.broker import Broker, Message
 from greenroom.common.command_errors import SessionMoves, SessionNotLive
 from greenroom.common.errors import BrokerUnavailable, IllegalTransition, LedgerConflict
 from greenroom.common.lifecycle import Moving, Session, State
-from greenroom.common.messages import MoveAnswer, MoveQuery, MoveRefused, RoomKept
+from greenroom.common.move_messages import MoveAnswer, MoveQuery, MoveRefused, RoomKept
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.executor import Executor
 from greenroom.scheduler.picture import Picture
