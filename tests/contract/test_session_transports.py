@@ -33,6 +33,7 @@ SCENARIOS: Final[dict[str, list[list[Any]]]] = {
     "left and closed": [*_COMES, ["leave"], _ENDS, ["close"], ["wait"]],
     "left while it ends": [*_COMES, _ENDS, ["leave"], ["wait"], ["close"]],
     "too late": [_ENDS, *_COMES, ["wait"]],
+    "half there and gone": [["approach"], ["leave"], ["wait"]],
     "half there": [["approach"], _ENDS, ["arrive"], ["wait"]],
     "leaves after the end": [*_COMES, ["close"], ["leave"], ["wait"]],
     "comes after the end": [["close"], *_COMES, ["leave"], ["wait"]],
@@ -137,6 +138,12 @@ def test_who_has_left_isnt_sent_away(told: Tell, title: str) -> None:
     """It is the client who has closed, whatever the session does after that, and while it ends."""
     assert _kinds(told(title)) == ["connected", "disconnected"]
     assert told(title).heard[1][:3] == _LEFT
+
+
+def test_who_leaves_before_he_was_there_was_never_there(told: Tell) -> None:
+    """That the way to him is over is told where it is known, since the session ends by it."""
+    assert [what[:3] for what in told("half there and gone").heard] in ([], [_LEFT])
+    assert not any(told("half there and gone").connected)
 
 
 @pytest.mark.parametrize("title", ["too late", "half there", "half there at the end"])

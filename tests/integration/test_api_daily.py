@@ -13,9 +13,11 @@ import msgspec
 import pytest
 
 from greenroom.common import subjects
-from greenroom.common.lifecycle import Outcome, Session, State
+from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.ledger import Ledger
+from greenroom.common.lifecycle import Ended, Outcome, Session, State
 from greenroom.common.secrets import SecretBox
-from tests.support.api_world import LEASED, ApiWorld, problem_of, running_api
+from tests.support.api_world import LEASED, ApiWorld, eventually, problem_of, running_api
 from tests.support.daily_stub import BASE, KEY, DailyStub
 from tests.support.provider_stub import Fault
 
@@ -180,6 +182,26 @@ async def test_a_session_that_nobody_is_told_of_ends(
     await _all_gone(daily)
 
 
+async def test_it_ends_although_the_broker_is_away_just_then(
+    world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller hears what was wrong with Daily, and the session ends once the broker is back."""
+    daily.fail_from(3, Fault("lost"))
+    move, away = Ledger.move, 2
+
+    async def moves(ledger: Ledger, *what: Any) -> Any:
+        nonlocal away
+        away -= 1
+        if away >= 0:
+            raise BrokerUnavailable
+        return await move(ledger, *what)
+
+    monkeypatch.setattr(Ledger, "move", moves)
+    assert problem_of(await _ask(client))["code"] == "provider-unavailable"
+    session = await eventually(lambda: _only_session(world), lambda session: session.ended)
+    assert (session.outcome, session.reason) == (Outcome.FAILED, "transport-failed")
+
+
 async def test_one_that_waited_for_a_runner_ends_in_order(
     world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub
 ) -> None:
@@ -244,6 +266,52 @@ async def test_a_call_has_one_session_however_often_daily_tells(world: ApiWorld,
     secrets = await SecretBox(world.broker).take("acme", session.id, keep=True)
     assert msgspec.json.decode(secrets["dialin_settings"])["From"] == CALL["From"]
     assert secrets["daily_api_url"] == daily.url
+
+
+async def test_who_is_called_is_known_to_the_sessions_process_alone(
+    world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub
+) -> None:
+    """The room may call out; nobody's number is in the ledger or an answer, and the call counts as one of Daily's."""
+    number = {"phoneNumber": "+15550177", "callerId": "id-1"}
+    answer = await _ask(client, dialout_settings=[number], ring_timeout_s=20)
+    assert answer.status_code == 201, answer.text
+    session = await _session(world, answer.json()["id"])
+    assert daily.rooms[f"gr-{session.id}"]["config"]["enable_dialout"] is True
+    assert (session.carrier, session.transport_info["ring_timeout_s"]) == ("daily", "20")
+    assert "5550177" not in msgspec.json.encode(session).decode() + answer.text
+    secrets = await SecretBox(world.broker).take("default", session.id, keep=True)
+    assert msgspec.json.decode(secrets["dialout_settings"]) == [number]
+
+
+async def test_a_bot_that_calls_isnt_called_for(client: httpx.AsyncClient, daily: DailyStub) -> None:
+    """Numbers in the body are the bot's own matter; with some in the options as well, two would call."""
+    number = {"phoneNumber": "+15550177"}
+    wish = {"agent": "echo", "transport": "daily", "body": {"dialout_settings": [number]}}
+    both = {**wish, "transport_options": {"dialout_settings": [number]}}
+    problem = problem_of(await client.post("/v1/sessions", json=both))
+    assert (problem["code"], problem["errors"][0]["pointer"]) == ("invalid-body", "/transport_options/dialout_settings")
+    assert not daily.rooms
+    own = {**wish, "transport_options": {"room": {"enable_dialout": True}}}
+    assert (await client.post("/v1/sessions", json=own)).status_code == 201
+
+
+async def test_who_was_handed_over_keeps_the_room(world: ApiWorld, client: httpx.AsyncClient, daily: DailyStub) -> None:
+    """The session is over and the bot gone, but not the call: nobody is put out while somebody is there."""
+    session_id = (await _ask(client)).json()["id"]
+    name = f"gr-{session_id}"
+    daily.present[name] = ["caller", "operator"]
+
+    def over(now: Session) -> Ended:
+        return Ended(by="session", epoch=now.epoch, outcome=Outcome.COMPLETED, reason="transferred")
+
+    await world.ledger.move("default", session_id, over)
+    async with asyncio.timeout(60):
+        while not daily.calls("GET", f"/rooms/{name}/presence"):
+            await asyncio.sleep(0.1)
+    # What would be done upon the answer has been done by then.
+    await asyncio.sleep(1)
+    assert daily.has(name)
+    assert daily.calls("DELETE") == 0
 
 
 async def test_a_forgery_is_nobody(world: ApiWorld, daily: DailyStub) -> None:

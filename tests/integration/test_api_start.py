@@ -80,7 +80,11 @@ async def test_a_daily_client_gets_the_room_and_its_token(
     wish = {
         "createDailyRoom": True,
         "dailyRoomProperties": {"enable_recording": "cloud", "start_video_off": False, "eject_at_room_exp": True},
-        "dailyMeetingTokenProperties": {"user_name": "Ada", "permissions": {"canSend": ["audio"]}},
+        "dailyMeetingTokenProperties": {
+            "user_name": "Ada",
+            "nbf": 1700000000,
+            "permissions": {"canSend": ["audio"], "canReceive": {"base": False, "byUserId": {"bot": True}}},
+        },
         "body": {"foo": "bar"},
     }
     started = await client.post(CLOUD, json=wish)
@@ -91,6 +95,14 @@ async def test_a_daily_client_gets_the_room_and_its_token(
     assert (session.transport, session.body) == ("daily", {"foo": "bar"})
     config = room["config"]
     assert (config["enable_recording"], config["start_video_off"]) == ("cloud", False)
+    token = daily.tokens[-1]
+    assert token["nbf"] == 1700000000
+    assert token["permissions"] == {
+        "hasPresence": True,
+        "canSend": ["audio"],
+        "canReceive": {"base": False, "byUserId": {"bot": True}},
+        "canAdmin": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -278,6 +290,7 @@ async def test_a_join_brings_a_room(world: ApiWorld, client: httpx.AsyncClient, 
         "token": "not ours",
         "voiceParameters": {"speed": 1.1, "maxCallDuration": 600},
         "supportedFeatures": ["notes"],
+        "sessionUserId": "u-1042",
         "debugTraceId": "t-1",
     }
     joined = await client.post("/join", json=wish)
@@ -293,6 +306,7 @@ async def test_a_join_brings_a_room(world: ApiWorld, client: httpx.AsyncClient, 
     }
     assert (session.transport, session.limits.max_duration_s) == ("daily", 600)
     assert (session.room or "").endswith("/standup")
+    assert session.user == "u-1042"
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,8 @@ async def test_a_bot_tidies_up_at_its_end(host: HostProcess, nats_url: str) -> N
         run.stop()
         assert (await finished(run)).outcome is Outcome.COMPLETED
         events = await run.events()
-        failed = one(events, "error").data["message"]
+        stayed, failed = [event.data["message"] for event in events if event.type == "error"]
+        assert stayed == "ON_END: tidy.<locals>.stay: not done within 0.2 s"
         assert failed.startswith("ON_END: tidy.<locals>.fail_at_the_end: ValueError (session_bots.py:")
         assert types_of(events)[-1] == "call_completed"
 

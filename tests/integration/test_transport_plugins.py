@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
-from greenroom.api.transports.adapters import plugged_in
+from greenroom.api.transports.adapters import OURS, plugged_in
 from greenroom.common.broker import Broker
 from greenroom.common.clock import utcnow
 from greenroom.common.errors import SettingsInvalid
 from greenroom.common.lifecycle import Session
 from greenroom.common.messages import BotOffer
+from greenroom.runner.session import transports
 from greenroom.runner.session.transports import make_transport
 from greenroom.runner.session.transports.absent import AbsentTransport
 from tests.support.api_world import eventually, problem_of, running_api, settings
@@ -48,13 +50,14 @@ class Session:
 """
 
 
-def _install(folder: Path, **points: str) -> None:
+def _install(folder: Path, *, taken: str = "", **points: str) -> None:
     (folder / "fax_transport.py").write_text(_CODE)
     about = folder / "fax_transport-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fax-transport\nVersion: 1.0\n")
     api = "".join(f"{name} = fax_transport:{target}\n" for name, target in points.items())
     session = "fax = fax_transport:Session\nlost = fax_transport_that_is_not:Session\n"
+    session += f"{taken} = fax_transport:Session\n" if taken else ""
     (about / "entry_points.txt").write_text(f"[greenroom.transports]\n{api}[greenroom.session_transports]\n{session}")
 
 
@@ -113,3 +116,22 @@ def test_one_that_cannot_be_made_is_named(folder: Path, name: str, target: str) 
     _install(folder, **{name: target})
     with pytest.raises(SettingsInvalid, match=f"the transport {name}"):
         plugged_in(settings("nats://nobody", "postgresql://nobody"))
+
+
+def test_a_name_of_ours_is_taken_and_that_is_said(folder: Path) -> None:
+    """Also where this installation isn't set up for it: the other half would be ours; each half says it once."""
+    _install(folder, taken="daily", daily="make", fax="make")
+    with capture_logs() as logs:
+        assert [adapter.name for adapter in plugged_in(settings("nats://nobody", "postgresql://nobody"))] == ["fax"]
+    told = {"event": "transport_name_taken", "transport": "daily", "log_level": "warning"}
+    assert logs == [told | {"plugin": "fax_transport:make"}]
+    transports._tell_of_taken_names.cache_clear()
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert transports.preload(("websocket", "fax")) == ("websocket", "fax")
+    assert logs == [told | {"plugin": "fax_transport:Session"}]
+
+
+def test_both_halves_know_the_same_names_as_ours() -> None:
+    """A plug-in would have one of its halves otherwise."""
+    assert {*transports._KNOWN, "smallwebrtc"} == OURS

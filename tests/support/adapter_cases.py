@@ -30,6 +30,7 @@ from greenroom.api.transports.livekit_tokens import Signer
 from greenroom.api.transports.provider import Provider
 from greenroom.api.transports.smallwebrtc import SmallWebRTCAdapter
 from greenroom.api.transports.websocket import WebSocketAdapter
+from greenroom.api.waiters import Waiters
 from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock
 from greenroom.common.ledger import Ledger
@@ -83,7 +84,7 @@ class AdapterCase:
 
 def websocket(broker: Broker, clock: Clock) -> AdapterCase:
     """Return the adapter of the api's own WebSocket."""
-    return AdapterCase(adapter=WebSocketAdapter(Tickets(broker, clock=clock), clock=clock), keys=(SECRET.decode(),))
+    return AdapterCase(adapter=WebSocketAdapter(Tickets(broker, clock=clock)), keys=(SECRET.decode(),))
 
 
 def smallwebrtc(broker: Broker, clock: Clock) -> AdapterCase:
@@ -153,9 +154,11 @@ def carrier(name: str, broker: Broker, clock: Clock) -> AdapterCase:
     named = dialect.settings("https://carrier.example")
     carriers = make_carriers(CarrierSettings(nats_url="nats://127.0.0.1:1", **cast("Any", named)))
     book, rest = CallBook(broker, clock), Rest(httpx.AsyncClient(transport=stub.transport()))
+    ledger = Ledger(broker, clock=clock)
     dials = Dials(
         broker=broker,
-        ledger=Ledger(broker, clock=clock),
+        ledger=ledger,
+        waiters=Waiters(broker, ledger),
         book=book,
         links=Links(Tickets(broker, clock=clock)),
         rest=rest,

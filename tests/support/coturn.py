@@ -12,15 +12,17 @@ import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Final
+
+from greenroom.devtools.process import free_port
 
 REALM: Final = "greenroom.test"
 _HOST: Final = "127.0.0.1"
 _PATIENCE_S: Final = 30.0
 _LOOK_EVERY_S: Final = 0.1
-# Somebody else may have taken the port that was free a moment ago.
+# Somebody may ask for the very port that is held, and for no other.
 _ATTEMPTS: Final = 5
 _BINDING_REQUEST: Final = struct.pack("!HHI12s", 0x0001, 0, 0x2112A442, b"are-you-here")
 _BINDING_SUCCESS: Final = 0x0101
@@ -67,16 +69,19 @@ async def coturn(folder: Path, *, secret: str) -> AsyncGenerator[Coturn]:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "coturn.log"
     for _ in range(_ATTEMPTS):
-        server = Coturn(_free_port(), log)
-        process = await _started(program, server, folder, secret)
-        try:
-            if await _answers(server, process):
-                yield server
-                return
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        with contextlib.ExitStack() as held:
+            server = Coturn(held.enter_context(held_port()), log)
+            process = await _started(program, server, folder, secret)
+            try:
+                if await _answers(server, process):
+                    # Now the server keeps it by itself.
+                    held.close()
+                    yield server
+                    return
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
     raise AssertionError(f"coturn doesn't start:\n{log.read_text(errors='replace')}")
 
 
@@ -109,30 +114,44 @@ async def _started(program: str, server: Coturn, folder: Path, secret: str) -> a
 
 
 async def _answers(server: Coturn, process: asyncio.subprocess.Process) -> bool:
-    """Wait until the server answers over UDP and takes connections, and return True; False if it has ended."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(_PATIENCE_S):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            asking.setblocking(False)  # noqa: FBT003 the standard library's own signature
-            asking.connect(server.address)
+    """Wait until the server answers over UDP and takes connections; False: it has ended, or doesn't for too long.
+
+    One that isn't given its port tries for ever.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE_S):
             while process.returncode is None:
                 with contextlib.suppress(OSError, TimeoutError):
-                    asking.send(_BINDING_REQUEST)
-                    reply = await asyncio.wait_for(loop.sock_recv(asking, 1500), _LOOK_EVERY_S)
-                    _, writer = await asyncio.open_connection(*server.address)
-                    writer.close()
+                    reply = await _asked(server)
                     # It may be another program's port.
                     return struct.unpack_from("!H", reply)[0] == _BINDING_SUCCESS
                 await asyncio.sleep(_LOOK_EVERY_S)
     return False
 
 
-def _free_port() -> int:
-    """Return a port of loopback that nobody has for UDP and TCP."""
-    while True:
-        with socket.socket() as stream, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-            stream.bind((_HOST, 0))
-            port: int = stream.getsockname()[1]
+async def _asked(server: Coturn) -> bytes:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.setblocking(False)  # noqa: FBT003 the standard library's own signature
+        asking.connect(server.address)
+        asking.send(_BINDING_REQUEST)
+        reply = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(asking, 1500), _LOOK_EVERY_S)
+    _, writer = await asyncio.open_connection(*server.address)
+    writer.close()
+    return reply
+
+
+@contextlib.contextmanager
+def held_port() -> Generator[int]:
+    """Find a port of loopback that nobody has for TCP and UDP, and have nobody else given it for the time of the block.
+
+    A server that reuses addresses, as coturn does, may have it meanwhile.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        while True:
+            port = free_port()
             with contextlib.suppress(OSError):
                 datagrams.bind((_HOST, port))
-                return port
+                break
+        # Only now: of two who both reuse addresses neither would be in the other's way.
+        datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield port

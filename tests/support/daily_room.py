@@ -6,6 +6,10 @@ microphone is given, and leaves when it has heard enough. A room whose name begi
 that begins with `empty` has none, one that begins with `closed` doesn't let the bot in, and one that begins with `once`
 doesn't a second time. What happened is written to a file, a JSON document a line.
 
+Phones can be called out of the room, each by its number or SIP URI: it `answers`, is `busy`, stays `silent`, or answers
+and `hangs up` when it has heard enough. Who is called is in the room from when his phone rings, and hears what he may:
+of permissions those to receive are kept, by participant.
+
     python -m tests.support.daily_room FILE BOT -t daily    (the bot's own program with this room)
 """
 
@@ -23,6 +27,8 @@ import numpy as np
 GUEST: Final = {"id": "ada", "info": {"userName": "Ada", "isLocal": False, "isOwner": False}}
 BOT_ID: Final = "the-bot"
 ENOUGH_S: Final = 0.1
+# Rooms whose guest stays.
+_PATIENT: Final = ("patient", "empty", "once")
 _LOUD: Final = 500
 
 
@@ -30,13 +36,22 @@ class CallClient:
     """See Daily's own. What it calls comes from a thread, as there."""
 
     told: ClassVar[Path]
+    # Of the room: whether its guest comes, whether everybody stays however much he has heard, and what phones do.
+    guest: ClassVar[bool] = True
+    patient: ClassVar[bool] = False
+    phones: ClassVar[Mapping[str, str]] = {}
     microphone: ClassVar["CallClient | None"] = None
 
     def __init__(self, event_handler: Any = None) -> None:
         self._handler = event_handler
         self._thread = ThreadPoolExecutor(1)
-        self._loud = 0
-        self._left = False
+        self._here: dict[str, Mapping[str, Any]] = {}
+        self._heard: dict[str, int] = {}
+        # Whom somebody doesn't hear.
+        self._deaf: dict[str, set[str]] = {}
+        # Who came by phone, and hangs up by himself.
+        self._called: dict[str, str] = {}
+        self._rate = 1
         self._room = ""
         self._rooms: set[str] = set()
         CallClient.microphone = self
@@ -72,7 +87,8 @@ class CallClient:
         completion: Callable[[Mapping[str, Any] | None, str | None], None] | None = None,
     ) -> None:
         """Join, and have the guest join as well."""
-        self._room, self._loud, self._left = meeting_url.rpartition("/")[2], 0, False
+        self._room = meeting_url.rpartition("/")[2]
+        self._heard.clear()
         again = meeting_url in self._rooms
         self._rooms.add(meeting_url)
         if self._room.startswith("closed") or (again and self._room.startswith("once")):
@@ -87,23 +103,76 @@ class CallClient:
         self._tell(left=BOT_ID)
         self._thread.submit(self._gone, completion)
 
+    def start_dialout(
+        self, settings: Mapping[str, Any], completion: Callable[[str, str | None], None] | None = None
+    ) -> None:
+        """Call a phone."""
+        self._tell(dialled=dict(settings))
+        self._thread.submit(self._ring, dict(settings), completion)
+
+    def stop_dialout(self, participant_id: str, completion: Callable[[str | None], None] | None = None) -> None:
+        """Hang up."""
+        self._tell(hung_up=participant_id)
+        self._thread.submit(self._leaves, participant_id)
+        if completion is not None:
+            self._thread.submit(completion, None)
+
+    def update_remote_participants(
+        self, remote_participants: Mapping[str, Any], completion: Callable[[str | None], None] | None = None
+    ) -> None:
+        """Say who hears whom."""
+        for who, update in remote_participants.items():
+            by = update["permissions"]["canReceive"]["byParticipantId"]
+            self._deaf[who] = {other for other, hears in by.items() if not hears}
+        self._tell(deaf={who: sorted(others) for who, others in self._deaf.items()})
+        if completion is not None:
+            self._thread.submit(completion, None)
+
     def hear(self, pcm: bytes, rate: int) -> None:
-        """Have the guest hear PCM."""
-        self._loud += int((np.abs(np.frombuffer(pcm, dtype=np.int16).astype(np.int32)) > _LOUD).sum())
-        if self._loud >= ENOUGH_S * rate and not self._left:
-            if self._room.startswith(("patient", "empty", "once")):
-                return
-            self._left = True
-            self._tell(left=GUEST["id"], heard_s=self._loud / rate)
-            self._thread.submit(self._handler.on_participant_left, GUEST, "leftCall")
+        """Have whoever may hear PCM of the bot's."""
+        self._rate = rate
+        loud = int((np.abs(np.frombuffer(pcm, dtype=np.int16).astype(np.int32)) > _LOUD).sum())
+        for who in [who for who in self._here if BOT_ID not in self._deaf.get(who, ())]:
+            self._heard[who] = self._heard.get(who, 0) + loud
+            leaves = self._called.get(who) == "hangs up" or not (self.patient or self._room.startswith(_PATIENT))
+            if self._heard[who] >= ENOUGH_S * rate and leaves:
+                self._thread.submit(self._leaves, who)
 
     def _joined(self, completion: Callable[[Mapping[str, Any] | None, str | None], None] | None) -> None:
         self._handler.on_call_state_updated("joined")
         if completion is not None:
             local = {"id": BOT_ID, "info": {"isLocal": True}}
             completion({"participants": {"local": local}, "meetingSession": {"id": "m-1"}}, None)
-        if not self._room.startswith("empty"):
-            self._handler.on_participant_joined(GUEST)
+        if self.guest and not self._room.startswith("empty"):
+            self._comes(GUEST)
+
+    def _comes(self, participant: Mapping[str, Any]) -> None:
+        self._here[participant["id"]] = participant
+        self._handler.on_participant_joined(participant)
+
+    def _leaves(self, who: str) -> None:
+        participant = self._here.pop(who, None)
+        if participant is None:
+            return
+        self._tell(left=who, heard_s=self._heard.get(who, 0) / self._rate)
+        if who in self._called:
+            self._handler.on_dialout_stopped({"sessionId": who})
+        self._handler.on_participant_left(participant, "leftCall")
+
+    def _ring(self, settings: dict[str, Any], completion: Callable[[str, str | None], None] | None) -> None:
+        number = settings.get("phoneNumber") or settings["sipUri"]
+        who = f"call-{len(self._called) + 1}"
+        does = self._called[who] = self.phones[number]
+        if completion is not None:
+            completion(who, None)
+        self._handler.on_dialout_connected({"sessionId": who})
+        info = {"userName": number, "userId": settings.get("userId"), "isLocal": False, "isOwner": False}
+        self._comes({"id": who, "info": info})
+        if does == "busy":
+            self._handler.on_dialout_error({"sessionId": who, "errorMsg": "486 Busy Here"})
+            self._leaves(who)
+        elif does != "silent":
+            self._handler.on_dialout_answered({"sessionId": who})
 
     def _refused(self, completion: Callable[[Mapping[str, Any] | None, str | None], None] | None) -> None:
         self._handler.on_call_state_updated("joining")
@@ -112,6 +181,8 @@ class CallClient:
         self._handler.on_call_state_updated("left")
 
     def _gone(self, completion: Callable[[str | None], None] | None) -> None:
+        self._tell(stay={who: self._heard.get(who, 0) / self._rate for who in self._here})
+        self._here.clear()
         # Which of the two comes first isn't known of Daily's.
         if completion is not None:
             completion(None)
@@ -153,12 +224,20 @@ class CustomAudioTrack:
 FAKES: Final = (CallClient, CustomAudioSource, CustomAudioTrack)
 
 
-def install(told: Path) -> None:
-    """Put the room in the place of Daily's in this process; what happens in it is written to `told`."""
+def install(told: Path, *, guest: bool = True, patient: bool = False, phones: Mapping[str, str] | None = None) -> None:
+    """Put the room in the place of Daily's in this process.
+
+    Args:
+        told: what happens in it is written to this file.
+        guest: whether one comes by himself.
+        patient: whether he, and who is called, stay however much they have heard.
+        phones: what those do that can be called.
+    """
     import daily  # noqa: PLC0415 only in processes that are in a room
     from pipecat.transports.daily import transport  # noqa: PLC0415
 
     CallClient.told = told
+    CallClient.guest, CallClient.patient, CallClient.phones = guest, patient, phones or {}
     for module in (daily, transport):
         for fake in FAKES:
             setattr(module, fake.__name__, fake)

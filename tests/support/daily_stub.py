@@ -34,11 +34,16 @@ _ROOM: Final[dict[str, Any]] = {
     "enable_emoji_reactions": bool,
     "enable_dialout": bool,
     "enable_recording": str,
+    "enable_transcription_storage": bool,
     "geo": str,
+    "recordings_bucket": dict,
+    "transcription_bucket": dict,
     "sip": dict,
     "start_video_off": bool,
 }
 _SIP: Final = {"display_name", "video", "sip_mode", "num_endpoints", "codecs", "provider"}
+# What a bucket has to say, and may.
+_BUCKET: Final = ({"bucket_name", "bucket_region", "assume_role_arn"}, {"allow_api_access"})
 # Properties of tokens, and what they are called in the JWT.
 _TOKEN: Final = {
     "room_name": "r",
@@ -91,6 +96,7 @@ class DailyStub(ProviderStub):
     Attributes:
         rooms: by name, as they are answered.
         tokens: the properties of each token that was made.
+        present: who is in a room, by its name.
         key: that it knows.
         now: its clock, in Unix seconds.
         requests, deletions: its rate limits; None: it has none.
@@ -104,6 +110,7 @@ class DailyStub(ProviderStub):
         self.deletions: Bucket | None = None
         self.rooms: dict[str, dict[str, Any]] = {}
         self.tokens: list[dict[str, Any]] = []
+        self.present: dict[str, list[str]] = {}
 
     def has(self, name: str) -> bool:
         """Tell whether there is a room of this name that hasn't expired."""
@@ -144,6 +151,8 @@ class DailyStub(ProviderStub):
                 return Said(body=self._make(body))
             case "POST", "/meeting-tokens":
                 return Said(body={"token": self._token(body.get("properties", {}))})
+            case "GET", _ if path.endswith("/presence"):
+                return Said(body=self._presence(name.removesuffix("/presence")))
             case "GET", _ if path.startswith("/rooms/"):
                 if not self.has(name):
                     raise _Refused(404, "not-found", f"room {name} not found")
@@ -168,12 +177,19 @@ class DailyStub(ProviderStub):
             kind = _ROOM.get(key)
             if kind is None or not isinstance(value, kind):
                 raise _Refused(400, "invalid-request-error", f"property {key!r} isn't known or has the wrong type")
-        if set(properties.get("sip", {})) - _SIP:
-            raise _Refused(400, "invalid-request-error", "property 'sip' isn't valid")
+        if wrong := [key for key in ("recordings_bucket", "transcription_bucket", "sip") if not _fits(properties, key)]:
+            raise _Refused(400, "invalid-request-error", f"property {wrong[0]!r} isn't valid")
         if properties.get("exp", self.now() + 1) < self.now():
             raise _Refused(400, "invalid-request-error", "exp was in the past")
         self.rooms[name] = _room(name, body.get("privacy", "public"), properties)
         return self.rooms[name]
+
+    def _presence(self, name: str) -> dict[str, Any]:
+        if not self.has(name):
+            raise _Refused(404, "not-found", f"room {name} not found")
+        people = self.present.get(name, [])
+        data = [{"room": name, "id": str(uuid.uuid4()), "userId": None, "userName": who} for who in people]
+        return {"total_count": len(data), "data": data}
 
     def _token(self, properties: dict[str, Any]) -> str:
         if unknown := sorted(set(properties) - set(_TOKEN)):
@@ -181,6 +197,17 @@ class DailyStub(ProviderStub):
         self.tokens.append(properties)
         claims = {_TOKEN[name]: value for name, value in properties.items()}
         return _jwt({**claims, "d": "domain-id", "iat": int(self.now()), "jti": len(self.tokens)}, self.key)
+
+
+def _fits(properties: dict[str, Any], key: str) -> bool:
+    """Tell whether a property that has parts has the right ones."""
+    parts = properties.get(key)
+    if parts is None:
+        return True
+    if key == "sip":
+        return set(parts) <= _SIP and parts.get("provider", "daily") in {"daily", "signalwire"}
+    needed, allowed = _BUCKET
+    return needed <= set(parts) <= needed | allowed
 
 
 def _room(name: str, privacy: str, config: dict[str, Any]) -> dict[str, Any]:

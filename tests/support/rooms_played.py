@@ -8,11 +8,18 @@ provider's library would have them called. Beside the steps of tests/support/ses
     comes, leaves, who        somebody, into the room and out of it
     wait, seconds
     event, method, …          of Pipecat's transport, with what it is called with
+    operator, target, seconds somebody begins to have an operator called, whose phone rings for so long
+    apart, whether            the operator and the bot are kept from being heard by others, or aren't any more
+
+Who is called out of the room is called by nobody: what Daily's client is asked for is noted, and each call is `call-1`,
+`call-2`, …
 """
 
+import asyncio
+import functools
 import sys
 from asyncio import sleep
-from typing import Any, Final, override
+from typing import Any, Final, cast, override
 
 import msgspec
 from pipecat.pipeline.pipeline import Pipeline
@@ -24,6 +31,7 @@ from pipecat.transports.daily.transport import DailyParams
 from pipecat.transports.livekit.transport import LiveKitParams
 
 from greenroom.common.broker import Broker
+from greenroom.common.errors import GreenroomError
 from greenroom.common.lifecycle import Session
 from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.transports.base import SessionTransport
@@ -34,7 +42,10 @@ from tests.support.session_cases import FarEnd, Scenario, play
 _UNTIL_EMPTY_S: Final = REJOIN_S + 0.5
 
 # How each transport's library says the same things.
-_JOINS: Final[dict[str, tuple[Any, ...]]] = {"daily": ("_on_joined", {}), "livekit": ("_on_connected",)}
+_JOINS: Final[dict[str, tuple[Any, ...]]] = {
+    "daily": ("_on_joined", {"participants": {"local": {"id": "bot"}}}),
+    "livekit": ("_on_connected",),
+}
 _PUT_OUT: Final = {"daily": ("_on_call_state_updated", "left"), "livekit": ("_on_disconnected",)}
 
 
@@ -57,6 +68,9 @@ class RoomEnd(FarEnd):
         self._transport = transport
         self._params: Any = None
         self._bots: Any = None
+        self._asked: list[list[Any]] = []
+        self._transfer: asyncio.Task[None] | None = None
+        self._transferred = ""
 
     @override
     async def begin(self, arguments: RunnerArguments) -> BaseTransport:
@@ -64,6 +78,9 @@ class RoomEnd(FarEnd):
         daily = self._name == "daily"
         self._params = DailyParams(audio_in_user_tracks=False, **given) if daily else LiveKitParams(**given)
         self._bots = await create_transport(arguments, {self._name: lambda: self._params})
+        if daily:
+            for method in ("start_dialout", "stop_dialout", "update_remote_participants"):
+                setattr(self._bots, method, functools.partial(self._ask, method))
         # Of several workers each may hold the transport.
         self._transport.attach(Attachment(PipelineWorker(Pipeline([self._bots.input(), self._bots.output()]))))
         return self._bots
@@ -91,19 +108,47 @@ class RoomEnd(FarEnd):
             case "event", _:
                 await self._event(*values)
             case _:
-                raise ValueError(name)
+                await self._with_operator(name, *values)
 
     @override
     def more(self) -> dict[str, Any]:
         settings = getattr(self._params, "dialin_settings", None)
         if settings is None:
-            return {}
+            return {"asked": self._asked, "transferred": self._transferred} if self._asked else {}
         return {
             "call_id": settings.call_id,
             "call_domain": settings.call_domain,
             "api_key": self._params.api_key,
             "api_url": self._params.api_url,
         }
+
+    @override
+    async def end(self) -> None:
+        if self._transfer is not None:
+            self._transfer.cancel()
+
+    async def _with_operator(self, name: str, *values: Any) -> None:
+        match name, values:
+            case "operator", (target, seconds):
+                self._transfer = asyncio.create_task(self._call_operator(target, seconds))
+            case "apart", (apart,):
+                await cast("Any", self._transport).set_apart(apart=apart)
+            case _:
+                raise ValueError(name)
+
+    async def _ask(self, method: str, *values: Any) -> Any:
+        self._asked.append([method, *values])
+        if method != "start_dialout":
+            return None
+        dialled = sum(asked[0] == method for asked in self._asked)
+        return ("", "no dial-out here") if "refuse" in str(values) else (f"call-{dialled}", None)
+
+    async def _call_operator(self, target: str, seconds: float) -> None:
+        try:
+            await cast("Any", self._transport).call_operator(target, seconds)
+            self._transferred = "answered"
+        except GreenroomError as error:
+            self._transferred = error.code
 
     async def _event(self, method: str, *values: Any) -> None:
         await getattr(self._bots, method)(*values)

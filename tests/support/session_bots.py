@@ -5,6 +5,7 @@ of 60 ms a word.
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import struct
@@ -389,7 +390,12 @@ async def tidy(runner_args: RunnerArguments) -> None:
     async def fail_at_the_end() -> None:
         raise ValueError(f"saved: {ended.is_set()}, of {runner_args.session_id}")
 
-    ON_END.extend([(save, 1.0), (fail_at_the_end, 1.0)])
+    async def stay() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    ON_END.extend([(save, 1.0), (stay, 0.2), (fail_at_the_end, 1.0)])
     await echo(runner_args)
 
 
@@ -476,8 +482,20 @@ async def daily_quickstart(runner_args: RunnerArguments) -> None:
     await quickstart.entry(runner_args)
 
 
+async def daily_desk(runner_args: RunnerArguments) -> None:
+    """Sit in a room that isn't Daily's and speak when told to; `body` says what the room is like."""
+    from pipecat.transports.daily.transport import DailyParams  # noqa: PLC0415 as of `guest`
+
+    body: dict[str, Any] = runner_args.body or {}
+    daily_room.install(Path(body["told"]), **body.get("room", {}))
+    params = {"daily": lambda: DailyParams(audio_out_enabled=True)}
+    transport = await create_transport(runner_args, params)
+    await run_worker(PipelineWorker(Pipeline([transport.input(), ToneVoice(), transport.output()])), runner_args)
+
+
 BOTS: Final = {
     "guest": guest,
+    "daily_desk": daily_desk,
     "daily_quickstart": daily_quickstart,
     "echo": echo,
     "careless": careless,

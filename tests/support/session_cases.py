@@ -84,7 +84,7 @@ class Told(msgspec.Struct, kw_only=True):
         refused: why it can't be run; then there is nothing else.
         kind: the class of what the bot was called with.
         arguments: what of it can be written down.
-        heard: `connected` and what connection, `disconnected` and who, code, and reason; in order.
+        heard: `connected` and what connection, `disconnected` and who, code, and reason, `over` and why; in order.
         at: when, in seconds.
         connected: whether the user was there, after each step.
         news: what else was heard of the way: kinds and data.
@@ -176,6 +176,7 @@ async def play(scenario: Scenario, make_end: MakeFarEnd) -> Told:
     )
     told = Told(session_id=session.id, early=_early(transport))
     transport.on_news = lambda kind, data: told.news.append([kind, data])
+    transport.on_over = lambda reason, detail: hear("over", reason.value, detail)
     try:
         await transport.open()
     except NotRunnable as error:

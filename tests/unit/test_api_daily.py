@@ -25,7 +25,7 @@ from tests.support.leaping_time import LoopClock, run_virtual
 class _World:
     """An adapter before a stub; its calls take no time."""
 
-    def __init__(self, *, bring: tuple[str, ...] = ("*",), key: str = KEY) -> None:
+    def __init__(self, *, bring: tuple[str, ...] = ("*",), key: str = KEY, dialout: bool = False) -> None:
         self.clock = LoopClock()
         self.stub = DailyStub(now=lambda: self.clock.now().timestamp())
         provider = Provider(
@@ -35,7 +35,12 @@ class _World:
             transport=self.stub.transport(),
         )
         self.adapter = DailyAdapter(
-            DailyRest(provider), api_key=key, api_url="https://daily.example/v1", bring=bring, clock=self.clock
+            DailyRest(provider),
+            api_key=key,
+            api_url="https://daily.example/v1",
+            bring=bring,
+            dialout=dialout,
+            clock=self.clock,
         )
 
     def session(self, **fields: Any) -> Session:
@@ -79,7 +84,8 @@ def test_a_room_is_private_small_and_expires() -> None:
         session, prepared = await world.prepare({}, limits=Limits(max_duration_s=600))
         room = world.stub.rooms[f"gr-{session.id}"]
         config = room["config"]
-        longest_s = 30 + 30 + 600 + 10 + 3600
+        # It may lose its runner before anybody came, and begin anew on another.
+        longest_s = 30 + 30 + 600 + 10 + (30 + 120 + 30) + 3600
         assert room["privacy"] == "private"
         assert config["exp"] == pytest.approx(session.requested_at.timestamp() + longest_s, abs=1)
         assert (config["eject_at_room_exp"], config["enable_prejoin_ui"]) == (True, False)
@@ -137,6 +143,156 @@ def test_what_daily_is_asked_for_is_what_was_wished() -> None:
         assert config["sip"] == {"video": False, "sip_mode": "dial-in", **sip}
         assert answer.sip_uri == f"sip:{config['sip_uri']['endpoint']}"
         assert "sip_uri" not in answer.info
+
+    _play(scenario())
+
+
+_BUCKET: dict[str, Any] = {
+    "bucket_name": "acme-calls",
+    "bucket_region": "eu-central-1",
+    "assume_role_arn": "arn:aws:iam::123456789012:role/daily/Calls",
+}
+
+
+def test_recordings_and_transcripts_go_to_the_bucket_that_is_named() -> None:
+    """Under Daily's names, closed to Daily's own API unless that is asked for; SIP has the provider that is named."""
+
+    async def scenario() -> None:
+        world = _World()
+        room = {
+            "recordings_bucket": {**_BUCKET, "allow_api_access": True},
+            "transcription_bucket": _BUCKET,
+            "enable_transcription_storage": True,
+            "sip": {"provider": "daily"},
+        }
+        answer = await world.answer({"room": room})
+        config = world.stub.rooms[answer.info["room"]]["config"]
+        assert config["recordings_bucket"] == {**_BUCKET, "allow_api_access": True}
+        assert config["transcription_bucket"] == {**_BUCKET, "allow_api_access": False}
+        assert (config["sip"]["provider"], config["enable_transcription_storage"]) == ("daily", True)
+        plain = world.stub.rooms[(await world.answer({"room": {"sip": {}}})).info["room"]]["config"]
+        assert not {"recordings_bucket", "transcription_bucket", "enable_transcription_storage"} & set(plain)
+        assert "provider" not in plain["sip"]
+
+    _play(scenario())
+
+
+def test_whom_the_user_hears_and_since_when_he_gets_in_is_in_each_of_his_tokens() -> None:
+    """Whose media get to him goes by `user_id`, and the bot has one; `nbf` is no later than the room's end."""
+
+    async def scenario() -> None:
+        world = _World()
+        nbf = int(world.clock.now().timestamp()) + 60
+        receive = {"base": False, "by_user_id": {"greenroom-bot": True, "ada": {"audio": True, "screenVideo": True}}}
+        session, prepared = await world.prepare({"user": {"can_receive": receive, "nbf": nbf}})
+        for again in (False, True):
+            claims = _claims((await world.adapter.answer(ASKED, session.id, prepared.public, again=again)).token)
+            assert claims["nbf"] == nbf
+            ada = {"audio": True, "video": False, "screenAudio": False, "screenVideo": True}
+            assert claims["p"]["canReceive"] == {"base": False, "byUserId": {"greenroom-bot": True, "ada": ada}}
+        bot = _claims(prepared.secrets["room_token"])
+        assert (bot["ud"], "nbf" in bot) == ("greenroom-bot", False)
+        with pytest.raises(InvalidBody) as late:
+            await world.prepare({"user": {"nbf": nbf + 10**6}})
+        assert late.value.errors[0].pointer == "/transport_options/user/nbf"
+
+    _play(scenario())
+
+
+def test_who_is_called_is_a_secret_and_the_room_may_call() -> None:
+    """The session's process gets whom to call, one after the other, and how long; nobody else their numbers."""
+
+    async def scenario() -> None:
+        world = _World()
+        numbers = [{"phoneNumber": "+15550100", "callerId": "id-1"}, {"sipUri": "sip:ada@example.org"}]
+        options = {"dialout_settings": numbers, "ring_timeout_s": 20, "voicemail_detection": {"testInPrebuilt": False}}
+        _, prepared = await world.prepare(options)
+        assert world.stub.rooms[prepared.info["room"]]["config"]["enable_dialout"] is True
+        assert json.loads(prepared.secrets["dialout_settings"]) == numbers
+        assert (prepared.info["ring_timeout_s"], prepared.carrier) == ("20", "daily")
+        assert prepared.info["voicemail_detection"] == '{"testInPrebuilt":false}'
+        assert "555" not in str(prepared.info) + str(prepared.public)
+
+    _play(scenario())
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "pointer"),
+    [
+        ({}, {"body": {"dialout_settings": [{"phoneNumber": "+15550100"}]}}, "/dialout_settings"),
+        ({}, {"config": {"dialout_settings": [{"phoneNumber": "+15550100"}]}}, "/dialout_settings"),
+        ({"ring_timeout_s": 60}, {"limits": Limits(join_timeout_s=60)}, "/ring_timeout_s"),
+    ],
+)
+def test_nobody_is_called_twice_or_longer_than_is_waited(
+    options: dict[str, Any], fields: dict[str, Any], pointer: str
+) -> None:
+    """A bot that finds numbers in its body calls them itself; and a session that nobody has joined ends."""
+
+    async def scenario() -> None:
+        world = _World()
+        with pytest.raises(InvalidBody) as refused:
+            await world.prepare({"dialout_settings": [{"phoneNumber": "+15550100"}], **options}, **fields)
+        assert refused.value.errors[0].pointer == f"/transport_options{pointer}"
+        assert not world.stub.rooms
+        # What is in the body alone is the bot's own matter.
+        if not options:
+            await world.prepare({}, **fields)
+
+    _play(scenario())
+
+
+@pytest.mark.parametrize("dialout", [True, False])
+def test_a_callers_room_may_call_where_the_account_may(dialout: bool) -> None:  # noqa: FBT001
+    """So that he can be handed over to an operator; an account that may not would be refused the room."""
+
+    async def scenario() -> None:
+        world = _World(dialout=dialout)
+        _, call = await world.prepare({"dialin": {"call_id": "c-1", "call_domain": "d-1"}})
+        _, plain = await world.prepare({})
+        configs = [world.stub.rooms[each.info["room"]]["config"] for each in (call, plain)]
+        assert ["enable_dialout" in config for config in configs] == [dialout, False]
+
+    _play(scenario())
+
+
+def test_a_room_outlives_a_session_that_was_handed_over_while_somebody_is_in_it() -> None:
+    """And lasts for as long as was asked for; the room of any other session isn't needed any more."""
+
+    async def scenario() -> None:
+        world = _World()
+        session, prepared = await world.prepare({"after_transfer_s": 7200}, limits=Limits(max_duration_s=600))
+        name = prepared.info["room"]
+        longest_s = 30 + 30 + 600 + 10 + 3600 + 7200
+        exp = world.stub.rooms[name]["config"]["exp"]
+        assert exp == pytest.approx(session.requested_at.timestamp() + longest_s, abs=1)
+        over = msgspec.structs.replace(session, reason="transferred")
+        world.stub.present[name] = ["caller", "operator"]
+        assert await world.adapter.in_use(over, {"room": name}) is True
+        assert (
+            await world.adapter.in_use(msgspec.structs.replace(session, reason="client-left"), prepared.info) is False
+        )
+        world.stub.present[name] = []
+        assert await world.adapter.in_use(over, {"room": name}) is False
+        assert await world.adapter.in_use(over, {"room": "gr-gone"}) is False
+
+    _play(scenario())
+
+
+@pytest.mark.parametrize("many", [1, 2, 3])
+def test_a_room_that_is_full_is_refused(many: int) -> None:
+    """The bot couldn't get in; that one more fits is enough, since the user may be there already."""
+
+    async def scenario() -> None:
+        world = _World()
+        url = world.stub.add_room("standup", max_participants=2)
+        world.stub.present["standup"] = ["somebody"] * many
+        if many == 1:
+            assert (await world.prepare({"room_url": url}))[1].info["room_url"] == url
+            return
+        with pytest.raises(RoomNotFound) as refused:
+            await world.prepare({"room_url": url})
+        assert refused.value.detail.endswith("It is full: 2 are in it, and that is its `max_participants`.")
 
     _play(scenario())
 
@@ -284,6 +440,34 @@ def test_which_rooms_may_be_brought_is_a_setting() -> None:
         ({"user": {"is_owner": True}}, "/transport_options/user"),
         ({"user": {"user_id": "greenroom-bot"}}, "/transport_options/user/user_id"),
         ({"dialin": {"call_id": "c"}}, "/transport_options/dialin"),
+        ({"room": {"sip": {"provider": "acme"}}}, "/transport_options/room/sip/provider"),
+        (
+            {"room": {"recordings_bucket": {"bucket_name": "x"}}},
+            "/transport_options/room/recordings_bucket/bucket_name",
+        ),
+        ({"room": {"transcription_bucket": {}}}, "/transport_options/room/transcription_bucket"),
+        ({"user": {"can_receive": {"base": "all"}}}, "/transport_options/user/can_receive/base"),
+        ({"user": {"nbf": -1}}, "/transport_options/user/nbf"),
+        ({"dialout_settings": [{}]}, "/transport_options/dialout_settings/0"),
+        ({"dialout_settings": [{"phoneNumber": "15550100"}]}, "/transport_options/dialout_settings/0/phoneNumber"),
+        ({"dialout_settings": [{"sipUri": "tel:1"}]}, "/transport_options/dialout_settings/0/sipUri"),
+        (
+            {"dialout_settings": [{"sipUri": "sip:a@b.example", "callerId": "c"}]},
+            "/transport_options/dialout_settings/0/callerId",
+        ),
+        (
+            {"dialout_settings": [{"sipUri": "sip:a@b.example", "phoneNumber": "+15550100"}]},
+            "/transport_options/dialout_settings/0",
+        ),
+        ({"dialout_settings": [{"phoneNumber": "+15550100"}] * 6}, "/transport_options/dialout_settings"),
+        (
+            {"room_url": "https://greenroom.daily.co/x", "dialout_settings": [{"phoneNumber": "+15550100"}]},
+            "/transport_options/dialout_settings",
+        ),
+        (
+            {"dialin": {"call_id": "c", "call_domain": "d"}, "dialout_settings": [{"phoneNumber": "+15550100"}]},
+            "/transport_options/dialout_settings",
+        ),
         ({"room_url": "http://greenroom.daily.co/x"}, "/transport_options/room_url"),
         ({"room_url": "https://greenroom.daily.co/a/b"}, "/transport_options/room_url"),
         ({"room_url": "https://greenroom.daily.co/x?t=1"}, "/transport_options/room_url"),

@@ -11,6 +11,7 @@ from greenroom.api.auth import Caller
 from greenroom.api.schemas import Transport
 from greenroom.api.transports import Transports
 from greenroom.api.transports.base import Adapter, Asked, Prepared, TransportUnavailable
+from greenroom.api.transports.releases import LOOK_AGAIN_S, LOOK_FOR_PEOPLE_S
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Ledger
@@ -33,12 +34,13 @@ from tests.support.memory_broker import MemoryServer
 
 
 class _Provider(Adapter):
-    """Makes rooms; `away` is for how many more requests it is."""
+    """Makes rooms; `away` is for how many more requests it is, `used` for how many more looks they are in use."""
 
     def __init__(self) -> None:
         self.rooms: set[str] = set()
         self.away = 0
         self.released = 0
+        self.used = 0
         self.refuses = False
 
     @property
@@ -65,6 +67,13 @@ class _Provider(Adapter):
     @override
     async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:
         return public
+
+    async def in_use(self, session: Session, info: dict[str, str]) -> bool:  # noqa: ARG002 as of `Outlived`
+        """See `Outlived`."""
+        if self.used == 0:
+            return False
+        self.used -= 1
+        return True
 
     @override
     async def release(self, tenant: str, session_id: str, info: dict[str, str]) -> None:
@@ -113,6 +122,25 @@ def _play(scenario: Callable[[_World], Awaitable[None]], provider: _Provider | N
             await asyncio.wait({running})
 
     run_virtual(played())
+
+
+def test_a_room_that_is_in_use_outlives_its_session() -> None:
+    """It is looked at once a minute, and goes when nobody needs it; the secrets of its session go at once."""
+
+    async def scenario(world: _World) -> None:
+        session = await world.prepare()
+        await world.ledger.create(Requested(session=session))
+        world.provider.used = 3
+        await world.end(session)
+        await asyncio.sleep(LOOK_AGAIN_S + 1)
+        assert (world.provider.used, len(world.provider.rooms)) == (2, 1)
+        assert await world.secrets.take("default", session.id, keep=True) == {}
+        await asyncio.sleep(2 * LOOK_FOR_PEOPLE_S)
+        assert (world.provider.used, len(world.provider.rooms)) == (0, 1)
+        await asyncio.sleep(LOOK_FOR_PEOPLE_S + 1)
+        assert (world.provider.rooms, world.provider.released) == (set(), 1)
+
+    _play(scenario)
 
 
 def test_a_room_goes_with_its_session() -> None:

@@ -61,6 +61,14 @@ def test_what_was_done_is_told(command: Command, data: dict[str, Any]) -> None:
     assert told(command) == {**common, **data}
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_an_operator_is_told_is_kept_if_that_is_asked_for(keeps: bool) -> None:  # noqa: FBT001
+    """Otherwise it is told as what the bot has spoken is, and nowhere else."""
+    command = Transfer(target="+15550100", mode="warm", summary="Ada.", store_summary=keeps)
+    event = told(command)
+    assert (event["target"], event["mode"], event.get("summary")) == ("+15550100", "warm", "Ada." if keeps else None)
+
+
 def test_what_a_function_returned_is_told_bounded() -> None:
     """Like the result of a tool: up to some kB, beyond that its size."""
     command = Call(function="f")

@@ -1,6 +1,7 @@
 """What bots do at the end of their sessions: in order, in time, and without harm to the end."""
 
 import asyncio
+import contextlib
 import sys
 from types import ModuleType
 from typing import Any
@@ -79,7 +80,42 @@ def test_all_of_them_have_what_the_session_has_left(end: _End) -> None:
     """Whatever they say of themselves."""
     end.run([(end.hook("long", 60.0), 100.0), (end.hook("late", 1.0), 100.0)], until=5.0)
     assert end.ran == []
-    assert end.told == ["ON_END: long: not done within 5.0 s", "ON_END: late: not done within 0.0 s"]
+    assert end.told == ["ON_END: long: not done within 5.0 s", "ON_END: late: not begun, as no time was left"]
+
+
+def test_one_that_swallows_its_cancelation_is_left_behind(end: _End) -> None:
+    """It has had its time: the next one runs, and the session's end goes on."""
+
+    async def deaf() -> None:
+        while asyncio.get_running_loop().time() < 30:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    deaf.__qualname__ = "deaf"
+    end.run([(deaf, 2.0), (end.hook("close"), 1.0)])
+    assert end.ran == [("close", 2.2)]
+    assert end.told == ["ON_END: deaf: not done within 2.0 s"]
+
+
+def test_one_that_is_cut_off_may_clear_up(end: _End) -> None:
+    """Before the next one runs."""
+
+    async def tidy() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)
+            end.ran.append(("tidied", 0.0))
+
+    end.run([(tidy, 2.0), (end.hook("close"), 1.0)])
+    assert end.ran == [("tidied", 0.0), ("close", 2.1)]
+
+
+def test_one_that_cancels_itself_does_not_end_the_end(end: _End) -> None:
+    """As when it awaits something of the bot's that was canceled."""
+    end.run([(end.hook("awaits", error=asyncio.CancelledError()), 1.0), (end.hook("close"), 1.0)])
+    assert end.ran == [("close", 0.0)]
+    assert end.told == ["ON_END: awaits: it canceled itself"]
 
 
 @pytest.mark.parametrize("hooks", [7, [print], [(print, 1.0)], [("save", 1.0)], [(1, 2, 3)]])

@@ -16,6 +16,8 @@ from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 
 from greenroom.common.command_errors import CommandNotDone, CommandUnsupported, TransferFailed, TransferTargetInvalid
+from greenroom.common.commands import Transfer
+from greenroom.runner.session.commands.briefing import Briefing
 from greenroom.runner.session.commands.muting import Muting, SupervisorAudioFrame
 from greenroom.runner.session.commands.parts import Parts
 from greenroom.runner.session.commands.transferring import Transferring
@@ -108,6 +110,7 @@ async def test_keys_and_supervisors_are_heard_all_the_same(ends: tuple[Input, Ou
 DAILY = """
 import asyncio, json
 from pipecat.transports.daily.transport import DailyOutputTransport
+from greenroom.common.commands import Transfer
 from greenroom.runner.session.commands.transferring import Transferring
 
 sent = []
@@ -119,8 +122,8 @@ class Output(DailyOutputTransport):
     async def queue_frame(self, frame, direction):
         sent.append([type(frame).__name__, direction.name, frame.settings])
 
-transferring = Transferring(lambda: sent.append("done"))
-by = asyncio.run(transferring.transfer(object(), [Output()], "sip:desk@example.org"))
+transferring = Transferring(sent.append, None)
+by = asyncio.run(transferring.transfer(object(), [Output()], Transfer(target="sip:desk@example.org")))
 print(json.dumps([by, sent]), flush=True)
 import os; os._exit(0)
 """
@@ -133,6 +136,11 @@ def test_daily_transfers_a_caller_by_sip() -> None:
         "sip",
         [["DailySIPTransferFrame", "DOWNSTREAM", {"toEndPoint": "sip:desk@example.org"}]],
     ]
+
+
+def _transferring(over: list[str]) -> Transferring:
+    parts = Parts([])
+    return Transferring(over.append, Briefing(parts, Muting(parts)))
 
 
 class Line:
@@ -151,35 +159,38 @@ class Line:
 async def test_a_caller_is_handed_over_once() -> None:
     """While the carrier thinks about it, and when it has taken the call, there is no second transfer."""
     line, over = Line(), list[str]()
-    transferring = Transferring(lambda: over.append("over"))
-    first = asyncio.create_task(transferring.transfer(line, [], "+15550100"))
+    transferring = _transferring(over)
+    first = asyncio.create_task(transferring.transfer(line, [], Transfer(target="+15550100")))
     await asyncio.sleep(0)
     with pytest.raises(CommandNotDone):
-        await transferring.transfer(line, [], "+15550101")
+        await transferring.transfer(line, [], Transfer(target="+15550101"))
     assert over == []
     line.answer.set_result(None)
     assert await first == "carrier"
     with pytest.raises(CommandNotDone):
-        await transferring.transfer(line, [], "+15550101")
-    assert (line.targets, over) == (["+15550100"], ["over"])
+        await transferring.transfer(line, [], Transfer(target="+15550101"))
+    assert (line.targets, over) == (["+15550100"], ["carrier"])
 
 
 async def test_what_the_carrier_refuses_may_be_tried_again() -> None:
     """The refusal is the command's, and the session goes on."""
     line, over = Line(), list[str]()
-    transferring = Transferring(lambda: over.append("over"))
+    transferring = _transferring(over)
     line.answer.set_exception(TransferFailed("busy"))
     for _ in range(2):
         with pytest.raises(TransferFailed):
-            await transferring.transfer(line, [], "+15550100")
+            await transferring.transfer(line, [], Transfer(target="+15550100"))
     assert (len(line.targets), over) == (2, [])
 
 
 async def test_who_cannot_transfer_says_so() -> None:
     """A transport without a way to do it refuses, and so does any for what is no target."""
-    transferring = Transferring(lambda: None)
+    transferring = _transferring([])
     with pytest.raises(CommandUnsupported):
-        await transferring.transfer(object(), [Output()], "+15550100")
+        await transferring.transfer(object(), [Output()], Transfer(target="+15550100"))
+    for nowhere in (object(), Line()):
+        with pytest.raises(CommandUnsupported):
+            await transferring.transfer(nowhere, [Output()], Transfer(target="+15550100", mode="warm"))
     for target in ("nowhere", "15550100", "+0155501", "sip:", "sip:a b@c", "tel:+15550100", "+15550100\n"):
         with pytest.raises(TransferTargetInvalid):
-            await transferring.transfer(object(), [Output()], target)
+            await transferring.transfer(object(), [Output()], Transfer(target=target))

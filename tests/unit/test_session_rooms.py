@@ -59,6 +59,47 @@ def _scenarios(name: str) -> dict[str, Scenario]:
     }
 
 
+# Whom to call: two numbers, and how long each is rung.
+_NUMBERS: Final = '[{"phoneNumber":"+15550100","callerId":"id-1"},{"sipUri":"sip:ada@example.org"}]'
+_CALLEE: Final = {"id": "call-1", "info": {"userId": "greenroom-callee"}}
+_OPERATOR: Final = {"id": "call-1", "info": {"userId": "greenroom-operator"}}
+_RINGS: Final = ["event", "_on_participant_joined", _CALLEE]
+
+
+def _says(kind: str, call: str | None, **more: Any) -> list[Any]:
+    return ["event", f"_on_dialout_{kind}", {**({"sessionId": call} if call else {}), **more}]
+
+
+def _dials(steps: list[list[Any]], numbers: str = _NUMBERS) -> Scenario:
+    secrets = {"room_token": "the-token", "dialout_settings": numbers}
+    info = {**CASES["daily"].info, "ring_timeout_s": "20"}
+    return _scenario("daily", [_JOINS, *steps], secrets=secrets, info=info)
+
+
+_ANSWERS: Final = [_says("connected", "call-1"), _RINGS, ["wait", 3], _says("answered", "call-1"), ["wait", 1]]
+_REACHED: Final = [_JOINS, _COMES, ["operator", "+15550111", 20], ["event", "_on_participant_joined", _OPERATOR]]
+_DIALS: Final[dict[str, Scenario]] = {
+    "dials: answered": _dials([*_ANSWERS, ["event", "_on_participant_left", _CALLEE, "leftCall"], ["wait"]]),
+    "dials: second": _dials(
+        [*_ANSWERS[:2], _says("error", "call-1", errorMsg="Busy Here"), ["wait", 1], _says("answered", "call-2")]
+    ),
+    "dials: joins late": _dials([_says("answered", "call-1"), _RINGS]),
+    "dials: nobody": _dials([*_ANSWERS[:2], ["wait", 21], ["wait", 21]]),
+    "dials: busy": _dials([_says("stopped", "call-1"), ["wait", 1], _says("error", "call-2", errorMsg="486 Busy")]),
+    "dials: refused": _dials([["wait", 1]], '[{"sipUri":"sip:refuse@example.org"}]'),
+    "dials: fails": _dials([_says("error", None, errorMsg="no route"), ["wait", 1]], '[{"sipUri":"sip:a@b.example"}]'),
+    "dials: somebody": _dials([_COMES, _says("stopped", "call-1"), ["wait", 1], _says("stopped", "call-2")]),
+    "dials: ends": _dials([*_ANSWERS[:2], ["prepare_to_close", 1000, "stopped"], ["wait", 1], ["close"]]),
+    "dials: others": _dials([_says("answered", "of-the-bot"), _says("stopped", "of-the-bot"), ["wait", 1]]),
+    "operator: answers": _scenario(
+        "daily", [*_REACHED, _says("answered", "call-1"), ["apart", True], ["apart", False], ["wait", 1]]
+    ),
+    "operator: never": _scenario("daily", [*_REACHED, ["wait", 21], _LEAVES, ["wait"]]),
+    "operator: hangs up": _scenario("daily", [*_REACHED, _says("stopped", "call-1"), ["wait", 1]]),
+    "operator: nobody": _scenario("daily", [_JOINS, ["operator", "+15550111", 20], ["wait", 1]]),
+    "voicemail": _scenario("daily", [_JOINS], info={**CASES["daily"].info, "voicemail_detection": '{"fast":true}'}),
+}
+
 _DAILY: Final[dict[str, Scenario]] = {
     "daily: no room": _scenario("daily", [["event", "_on_error", "Error joining: expired"]]),
     "daily: trouble": _scenario("daily", [_JOINS, ["event", "_on_error", "transcription"]]),
@@ -101,7 +142,112 @@ type Tell = Callable[[str], Told]
 @pytest.fixture(scope="module")
 def played() -> dict[str, Told]:
     """What all scenarios came to."""
-    return play_rooms(_scenarios("daily") | _scenarios("livekit") | _DAILY)
+    return play_rooms(_scenarios("daily") | _scenarios("livekit") | _DAILY | _DIALS)
+
+
+def _dialled(told: Told) -> list[dict[str, Any]]:
+    return [asked[1] for asked in told.more["asked"] if asked[0] == "start_dialout"]
+
+
+def _hung_up(told: Told) -> list[str]:
+    return [asked[1] for asked in told.more["asked"] if asked[0] == "stop_dialout"]
+
+
+def test_somebody_who_is_called_is_there_once_he_has_picked_up(played: dict[str, Told]) -> None:
+    """While his phone rings he is in the room and isn't the session's user; whichever Daily says first."""
+    told = played["dials: answered"]
+    assert told.heard == [["connected", "call-1"], ["disconnected", "client", 1000, "the room is empty"]]
+    assert told.at[0] == pytest.approx(3, abs=0.1)
+    assert _dialled(told) == [{"phoneNumber": "+15550100", "callerId": "id-1", "userId": "greenroom-callee"}]
+    assert _hung_up(told) == []
+    assert played["dials: joins late"].heard == [["connected", "call-1"]]
+    news = [kind for kind, _ in told.news]
+    assert news == [
+        "dialout_connected",
+        "participant_joined",
+        "dialout_answered",
+        "participant_left",
+    ]
+
+
+def test_nobody_is_called_twice(played: dict[str, Told]) -> None:
+    """Should its process be lost, the next one finds the way into the room, and nobody to call."""
+    assert played["dials: answered"].left == {"room_token": "the-token"}
+
+
+def test_the_next_one_is_called_where_one_isnt_reached(played: dict[str, Told]) -> None:
+    """One after the other, and no more once somebody has answered."""
+    told = played["dials: second"]
+    assert [number.get("sipUri") for number in _dialled(told)] == [None, "sip:ada@example.org"]
+    assert told.heard == []
+    assert "over" not in str(told.heard)
+
+
+@pytest.mark.parametrize(
+    ("title", "reason", "detail"),
+    [
+        ("nobody", "call-not-answered", "Nobody picked up in 20 s."),
+        ("busy", "call-busy", "486 Busy"),
+        ("refused", "call-not-put-through", "no dial-out here"),
+        ("fails", "call-not-put-through", "no route"),
+    ],
+)
+def test_a_session_that_reaches_nobody_is_over(played: dict[str, Told], title: str, reason: str, detail: str) -> None:
+    """For what became of the last call; a phone that rings in vain is hung up."""
+    told = played[f"dials: {title}"]
+    assert told.heard == [["over", reason, detail]]
+    assert _hung_up(told) == (["call-1", "call-2"] if title == "nobody" else [])
+
+
+def test_a_call_in_vain_ends_nothing_while_somebody_is_there(played: dict[str, Told]) -> None:
+    """Who came with a token of his own goes on speaking with the bot."""
+    assert played["dials: somebody"].heard == [["connected", "ada"]]
+
+
+def test_a_phone_that_rings_is_hung_up_when_the_session_ends(played: dict[str, Told]) -> None:
+    """Nobody picks up to find himself alone in a room, and the other number isn't called."""
+    told = played["dials: ends"]
+    assert (len(_dialled(told)), _hung_up(told), told.heard) == (1, ["call-1"], [])
+
+
+def test_calls_of_the_bots_own_decide_nothing(played: dict[str, Told]) -> None:
+    """What Daily says of a call that has another id is told and isn't the session's."""
+    told = played["dials: others"]
+    assert (told.heard, len(_dialled(told))) == ([], 1)
+
+
+def test_an_operator_isnt_the_sessions_user(played: dict[str, Told]) -> None:
+    """He is called by the number that is named; whether he comes or goes, the call is the caller's."""
+    told = played["operator: answers"]
+    assert _dialled(told) == [{"phoneNumber": "+15550111", "displayName": "operator", "userId": "greenroom-operator"}]
+    assert (told.heard, told.more["transferred"]) == ([["connected", "ada"]], "answered")
+    never = played["operator: never"]
+    assert (never.more["transferred"], _hung_up(never)) == ("transfer-failed", ["call-1"])
+    assert never.heard == [["connected", "ada"], ["disconnected", "client", 1000, "the room is empty"]]
+    assert played["operator: hangs up"].more["transferred"] == "transfer-failed"
+    assert played["operator: hangs up"].heard == [["connected", "ada"]]
+    assert played["operator: nobody"].more == {}
+
+
+def test_what_the_operator_is_told_the_caller_doesnt_hear(played: dict[str, Told]) -> None:
+    """Each hears only the bot, or nobody, until they are put together again, whatever else they may hear."""
+    updates = [
+        asked[1] for asked in played["operator: answers"].more["asked"] if asked[0] == "update_remote_participants"
+    ]
+
+    def hears(by: dict[str, bool]) -> dict[str, Any]:
+        return {"permissions": {"canReceive": {"byParticipantId": by}}}
+
+    assert updates == [
+        {"ada": hears({"call-1": False, "bot": False}), "call-1": hears({"ada": False})},
+        {"ada": hears({}), "call-1": hears({})},
+    ]
+
+
+def test_the_bot_is_told_to_look_out_for_voicemail(played: dict[str, Told]) -> None:
+    """By its body, as Pipecat Cloud's bots are; and it finds nobody to call there, since that is done for it."""
+    assert played["voicemail"].arguments["body"] == {"lang": "de", "voicemail_detection": {"fast": True}}
+    assert played["dials: answered"].arguments["body"] == {"lang": "de"}
 
 
 @pytest.fixture(params=["daily", "livekit"])

@@ -28,8 +28,12 @@ MAX_HTTP_BYTES: Final = 512 * 1024
 MAX_HTTP_PART_BYTES: Final = 128 * 1024
 MAX_SETTINGS: Final = 32
 
-# A phone number with its country's code, or a SIP URI.
-TRANSFER_TARGET: Final = r"^(\+[1-9][0-9]{5,14}|sips?:[A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]{1,500})(?!\n)$"
+_PHONE_NUMBER: Final = r"\+[1-9][0-9]{5,14}"
+_SIP_URI: Final = r"sips?:[A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]{1,500}"
+# A phone number with its country's code, a SIP URI, and either of them.
+PHONE_NUMBER: Final = rf"^{_PHONE_NUMBER}(?!\n)$"
+SIP_URI: Final = rf"^{_SIP_URI}(?!\n)$"
+TRANSFER_TARGET: Final = rf"^({_PHONE_NUMBER}|{_SIP_URI})(?!\n)$"
 
 # The lookahead is for Python's `$`, which also matches before a last newline.
 type CommandId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}(?!\n)$")]
@@ -39,6 +43,7 @@ type Settings = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=64)], Scalar], Meta(max_length=MAX_SETTINGS)
 ]
 type Side = Literal["user", "bot"]
+type TransferMode = Literal["cold", "warm"]
 type Role = Literal["system", "developer", "user", "assistant"]
 
 
@@ -111,13 +116,23 @@ class Unmute(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     side: Side
 
 
-class Transfer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="transfer"):
+class Transfer(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag="transfer"
+):
     """Hand the caller over to `target`, a SIP URI or a phone number with its country's code (`+4930…`).
 
-    Where the transport can't, it is refused. Of a phone call the session is over then: the carrier takes it away.
+    Where the transport can't, it is refused. `cold`: of a phone call the session is over then, the carrier takes it
+    away. `warm`: the bot has the operator called into the room, for `answer_timeout_s` at most, tells him the `summary`
+    and leaves; if he can't be reached the call goes on with the bot. With `store_summary` it is kept with the session's
+    event `transfer_requested`.
     """
 
+    # What isn't said isn't sent: processes of earlier releases know only the first.
     target: Annotated[str, Meta(min_length=1, max_length=512)]
+    mode: TransferMode = "cold"
+    summary: Text | None = None
+    store_summary: bool = False
+    answer_timeout_s: Annotated[float, Meta(ge=1, le=60)] = 30.0
 
 
 class Dtmf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dtmf"):

@@ -11,6 +11,8 @@ _RUNNER: Final = "services/runner/src/greenroom/runner"
 _SCHEDULER: Final = "services/scheduler/src/greenroom/scheduler"
 _API: Final = "services/api/src/greenroom/api"
 
+_OVER_DAILY: Final = "over Daily the `session` hears it"
+
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
     """One way in which a session ends.
@@ -35,7 +37,9 @@ ENDS: Final[dict[Reason, End]] = {
     Reason.COMPLETED: _end("bot", "it ended its pipeline and gave no other reason", f"{_SESSION}/ending.py"),
     Reason.CLIENT_STOP: _end("client", "`POST /v1/sessions/{id}/stop`", f"{_API}/sessions.py"),
     Reason.CLIENT_LEFT: _end("session", "the caller's connection closed", f"{_SESSION}/live.py"),
-    Reason.TRANSFERRED: _end("session", "the carrier took the call, asked to by `transfer`", f"{_SESSION}/live.py"),
+    Reason.TRANSFERRED: _end(
+        "session", "the carrier, or an operator, took the call, asked to by `transfer`", f"{_SESSION}/live.py"
+    ),
     Reason.CLIENT_CANCELED: _end("client", "stopped while it waited", f"{_API}/sessions.py"),
     Reason.MAX_DURATION_EXCEEDED: _end(
         "runner",
@@ -85,9 +89,15 @@ ENDS: Final[dict[Reason, End]] = {
     Reason.ROOM_BUSY: _end("scheduler", "the room has an active session", f"{_SCHEDULER}/rooms.py"),
     Reason.UNPINNED: _end("scheduler", "the agent's pin was lowered or deleted", f"{_SCHEDULER}/pin_keeper.py"),
     Reason.CALLER_GAVE_UP: _end("api", "the request that waited for it was closed", f"{_API}/patience.py"),
-    Reason.CALL_NOT_ANSWERED: _end("api", "nobody picked up, says the carrier", f"{_API}/carriers/ends.py"),
-    Reason.CALL_BUSY: _end("api", "who was called is busy, says the carrier", f"{_API}/carriers/ends.py"),
-    Reason.CALL_NOT_PUT_THROUGH: _end("api", "the carrier can't reach the number", f"{_API}/carriers/ends.py"),
+    Reason.CALL_NOT_ANSWERED: _end(
+        "api", f"nobody picked up, says the carrier; {_OVER_DAILY}", f"{_API}/carriers/ends.py"
+    ),
+    Reason.CALL_BUSY: _end(
+        "api", f"who was called is busy, says the carrier; {_OVER_DAILY}", f"{_API}/carriers/ends.py"
+    ),
+    Reason.CALL_NOT_PUT_THROUGH: _end(
+        "api", f"the carrier can't reach the number; {_OVER_DAILY}", f"{_API}/carriers/ends.py"
+    ),
     Reason.LINE_BUSY: _end("api", "no slot in time for a phone call", f"{_API}/carriers/ends.py"),
 }
 

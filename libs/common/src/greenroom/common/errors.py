@@ -160,6 +160,13 @@ class Unauthenticated(GreenroomError):
     title = "A valid API key is needed"
 
 
+class KeyExpired(Unauthenticated):
+    """The key was made for a time that is over. Make another one: `greenroom keys create --expires`."""
+
+    code = "key-expired"
+    title = "The API key has expired"
+
+
 class Forbidden(GreenroomError):
     """The key is valid but lacks the scope, or belongs to another tenant."""
 

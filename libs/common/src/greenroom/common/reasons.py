@@ -60,7 +60,10 @@ class Reason(enum.StrEnum):
         "completed",
         False,
         "The caller was handed over",
-        "The command `transfer` was carried out: the carrier has the call now, and it goes on without the bot.",
+        (
+            "The command `transfer` was carried out: the carrier, or an operator in the caller's room, has the call "
+            "now, and it goes on without the bot."
+        ),
     )
     CLIENT_CANCELED = (
         "client-canceled",

@@ -289,11 +289,18 @@ def keys() -> None:
 @click.option(
     "--scope", "scopes", multiple=True, default=("*",), show_default=True, help="What it may do; again for more."
 )
-def keys_create(name: str, tenant: str, scopes: tuple[str, ...]) -> None:
+@click.option("--expires", metavar="SPAN|DATE", help="How long it is good, as 90d, 12h or 30m; or to the end of a day.")
+def keys_create(name: str, tenant: str, scopes: tuple[str, ...], expires: str | None) -> None:
     """Make a key called NAME and print it: the only time it can be seen."""
+    from greenroom.common.clock import utcnow  # noqa: PLC0415
+    from greenroom.devtools import keys as api_keys  # noqa: PLC0415
     from greenroom.devtools import setup_commands  # noqa: PLC0415
 
-    _run(setup_commands.create_key(_console, name=name, tenant=tenant, scopes=scopes))
+    try:
+        expires_at = api_keys.expiry(expires, utcnow()) if expires is not None else None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--expires") from error
+    _run(setup_commands.create_key(_console, name=name, tenant=tenant, scopes=scopes, expires_at=expires_at))
 
 
 @keys.command("list")

@@ -1,6 +1,7 @@
 """`greenroom migrate`, `topology` and `keys`: what is done once, or with each new version."""
 
 import os
+from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -68,21 +69,23 @@ async def topology_apply(console: Console, *, replicas: int) -> None:
         console.print("nothing to do: all streams and consumers are as they should be")
 
 
-async def create_key(console: Console, *, name: str, tenant: str, scopes: tuple[str, ...]) -> None:
+async def create_key(
+    console: Console, *, name: str, tenant: str, scopes: tuple[str, ...], expires_at: datetime | None
+) -> None:
     """Make a key and print it."""
-    token = await keys.create(_dsn(), tenant=tenant, name=name, scopes=scopes)
+    token = await keys.create(_dsn(), tenant=tenant, name=name, scopes=scopes, expires_at=expires_at)
     console.print(token, highlight=False, soft_wrap=True)
 
 
 async def list_keys(console: Console) -> None:
     """Print all keys."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("key", "tenant", "name", "scopes", "made", "last used", ""):
+    for column in ("key", "tenant", "name", "scopes", "made", "expires", "last used", ""):
         table.add_column(column)
     for key in await keys.listed(_dsn()):
-        revoked = "[red]revoked[/]" if key.revoked else ""
-        used = key.last_used_at or "never"
-        table.add_row(f"{key.prefix}…", key.tenant, key.name, ", ".join(key.scopes), key.created_at, used, revoked)
+        over = "[red]revoked[/]" if key.revoked else "[red]expired[/]" if key.expired else ""
+        used, until = key.last_used_at or "never", key.expires_at or "never"
+        table.add_row(f"{key.prefix}…", key.tenant, key.name, ", ".join(key.scopes), key.created_at, until, used, over)
     console.print(table)
 
 

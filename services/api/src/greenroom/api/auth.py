@@ -18,7 +18,7 @@ from litestar.handlers import BaseRouteHandler
 from greenroom.api.cache import Cache
 from greenroom.api.store import ApiKey, Store
 from greenroom.common.clock import Clock, SystemClock
-from greenroom.common.errors import DatabaseUnavailable, Forbidden, Unauthenticated
+from greenroom.common.errors import DatabaseUnavailable, Forbidden, KeyExpired, Unauthenticated
 
 # How long a revoked key may still work, and a new one not yet.
 KEY_TTL_S: Final = 5.0
@@ -95,7 +95,8 @@ class Keys:
         """Return whom an `Authorization` header belongs to.
 
         Raises:
-            Unauthenticated: no key, or none that is valid now.
+            Unauthenticated: no key, or none that is valid.
+            KeyExpired: its time is over.
             DatabaseUnavailable: the key isn't known here and can't be looked up.
         """
         token = _token(authorization)
@@ -105,7 +106,7 @@ class Keys:
             raise Unauthenticated("The key isn't known, or was revoked.")
         now = self._clock.now()
         if key.expires_at is not None and key.expires_at <= now:
-            raise Unauthenticated("The key has expired.")
+            raise KeyExpired(f"The key expired at {key.expires_at.isoformat(timespec='seconds')}.")
         self._used[key.id] = now
         return Caller(tenant=key.tenant, key_id=key.id, scopes=key.scopes, secret=token)
 

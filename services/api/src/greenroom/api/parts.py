@@ -83,7 +83,6 @@ class Parts:
         agents = Agents(store, self.fleet)
         self.telephony = Telephony(settings, store=store, broker=broker, ledger=ledger, tickets=tickets)
         peer_tokens = PeerTokens(tickets, self.keys)
-        # Our own come last: a name of theirs can't be taken.
         ours = (*adapters(settings, tickets, peer_tokens), *self.telephony.adapters.values())
         offered = (*plugged_in(settings), *ours)
         self.transports = Transports(offered, broker=broker, ledger=ledger)
@@ -99,6 +98,7 @@ class Parts:
             policy=self.policy,
             spending=self.spending,
         )
+        self._sessions = sessions
         self.bot_http = BotHttpLink(broker, sessions, max_streams=settings.api_max_streams)
         listen_tickets = ListenTickets(broker, sessions)
         self.listening = ListenEdge(
@@ -180,6 +180,7 @@ class Parts:
                 for task in work:
                     task.cancel()
         finally:
+            await self._sessions.close()
             await self.telephony.close()
             await self.policy.stop()
             await self.fleet.stop()

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from greenroom.api.schemas import CreateSession, LimitsWish, Seconds, SessionView
-from greenroom.api.transports.daily_options import RoomWish, ShortText
+from greenroom.api.transports.daily_options import CanReceiveMedia, RoomWish, ShortText, UserId
 from greenroom.common.errors import FieldProblem, GreenroomError, InvalidBody
 
 # Pipecat's name of a transport, and ours.
@@ -40,17 +40,26 @@ class StartRoom(RoomWish, frozen=True, kw_only=True, forbid_unknown_fields=True)
     enable_prejoin_ui: Annotated[bool, Meta(description="Rooms have none; `true` is refused")] = False
 
 
+class StartCanReceive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose media get to the user."""
+
+    base: bool | CanReceiveMedia = True
+    byUserId: Annotated[dict[UserId, bool | CanReceiveMedia], Meta(max_length=32)] = {}  # noqa: N815
+
+
 class CanSend(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the user may do in the room."""
 
     canSend: tuple[Literal["audio", "video", "screenVideo", "screenAudio"], ...] = ("audio", "video")  # noqa: N815
+    canReceive: StartCanReceive | None = None  # noqa: N815
 
 
 class StartToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Properties of the user's token, by Daily's names. The bot's is its own, and owns the room."""
 
     user_name: ShortText | None = None
-    user_id: Annotated[str, Meta(min_length=1, max_length=36)] | None = None
+    user_id: UserId | None = None
+    nbf: Annotated[int | None, Meta(description="Before this (Unix seconds) the user doesn't get in")] = None
     is_owner: Annotated[bool, Meta(description="Only the bot owns the room: `true` is refused")] = False
     permissions: CanSend = CanSend()
 
@@ -183,7 +192,14 @@ def _daily_options(data: StartBot) -> dict[str, Any]:
     if token is not None:
         if token.is_owner:
             raise _invalid("/dailyMeetingTokenProperties/is_owner", "Nobody but the bot owns the room.")
-        user = {"user_name": token.user_name, "user_id": token.user_id, "can_send": token.permissions.canSend}
+        receive = token.permissions.canReceive
+        user = {
+            "user_name": token.user_name,
+            "user_id": token.user_id,
+            "nbf": token.nbf,
+            "can_send": token.permissions.canSend,
+            "can_receive": receive and msgspec.to_builtins({"base": receive.base, "by_user_id": receive.byUserId}),
+        }
         options["user"] = {field: value for field, value in user.items() if value is not None}
     return options
 

@@ -13,6 +13,7 @@ from greenroom.api.billing.budgets import SpendingFeed
 from greenroom.api.canonical import canonical_number, canonical_room
 from greenroom.api.ended_early import SessionEndedEarly
 from greenroom.api.idempotency import Answered, Idempotency
+from greenroom.api.insisting import Insisting
 from greenroom.api.patience import ENDS, Gone, Patience, give_up, patience, unanswered, unless_gone
 from greenroom.api.policy import PolicyPublisher
 from greenroom.api.problem import Problem, render
@@ -115,6 +116,11 @@ class Sessions:
         self._policy = policy
         self._spending = spending
         self._clock = clock or SystemClock()
+        self._insisting = Insisting(self._clock)
+
+    async def close(self) -> None:
+        """Leave what isn't ended yet to its time limits."""
+        await self._insisting.close()
 
     async def create(self, asked: Asked, wish: CreateSession, key: str | None, gone: Gone) -> Answer:
         """Ask for a session. Once this returns, it can't be lost.
@@ -340,7 +346,10 @@ class Sessions:
         except GreenroomError as error:
             tenant, failed = asked.caller.tenant, error
             _log.warning("answer_failed", tenant=tenant, session_id=view.id, code=error.code)
-            await self._ledger.move(tenant, view.id, lambda session: unanswered(session, failed))
+            # What is wrong with that isn't what the caller has to hear of, nor a reason for the session to stay.
+            await self._insisting.end(
+                lambda: self._ledger.move(tenant, view.id, lambda session: unanswered(session, failed)), view.id
+            )
             raise
 
     async def _answer(

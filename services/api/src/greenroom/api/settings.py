@@ -97,6 +97,10 @@ class ApiSettings(CarrierSettings, frozen=True, kw_only=True):
         tuple[str, ...],
         Env(help="Rooms at Daily that requests may bring, as patterns of their names; {tenant} is whose request it is"),
     ] = ("*",)
+    daily_dialout: Annotated[
+        bool,
+        Env(help="The account at Daily may dial out: callers of its numbers can be handed over to somebody warmly"),
+    ] = False
     daily_numbers: Annotated[
         tuple[str, ...],
         Env(help="Which agent answers a number at Daily: +15551234567=TENANT/AGENT; * for all others"),

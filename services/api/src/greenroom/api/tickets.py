@@ -5,6 +5,7 @@ anybody having stored it. The broker keeps it under its SHA-256: what is stored 
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import re
@@ -44,6 +45,8 @@ class Tickets:
     async def issue(self, secret: bytes, tenant: str, session_id: str, purpose: str = "media") -> Ticket:
         """Store the ticket of a session and return what it opens; again for one that is stored already.
 
+        One that has expired unused is good again for as long as a new one: its session may have waited for longer.
+
         Args:
             secret: the caller's key.
             tenant: of the session.
@@ -62,7 +65,12 @@ class Tickets:
         except WrongLastSequence:
             stored = await self._broker.last(STREAM, subject)
             if stored is not None and stored.data:
-                ticket = messages.decode(stored.data, Ticket)
+                known = messages.decode(stored.data, Ticket)
+                if known.expires_at > self._clock.now():
+                    return known
+                # Whoever is first has made the same ticket good, for the same time.
+                with contextlib.suppress(WrongLastSequence):
+                    await self._broker.append(subject, messages.encode(ticket), expected_last=stored.stream_seq)
         return ticket
 
     async def find(self, text: str) -> Held:

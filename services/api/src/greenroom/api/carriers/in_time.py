@@ -12,9 +12,10 @@ from typing import Any, Final
 import structlog
 
 from greenroom.api.carriers.callbook import CallBook
+from greenroom.api.insisting import insist
 from greenroom.api.patience import give_up
 from greenroom.common.clock import Clock, SystemClock
-from greenroom.common.errors import GreenroomError, SessionNotFound
+from greenroom.common.errors import GreenroomError
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session, Transition
 from greenroom.common.messages import CallRecord
@@ -24,9 +25,6 @@ _log = structlog.get_logger()
 # What an answer may take beyond the carrier's `answer_within_s`, for the write after a wait that lasted until then.
 # Vobiz, which waits for the shortest time, hangs up half a second later.
 LAST_S: Final = 0.5
-# A session that can't be given up now expires in the queue, or ends since nobody joins it.
-_TRIES: Final = 10
-_PAUSE_S: Final = 1.0
 
 
 class AnswerTimedOut(GreenroomError):
@@ -112,18 +110,8 @@ class InTime:
             working.cancel()
         record, error = asking.record, working.exception()
         _log.warning("call_answered_too_late", error=type(error).__name__ if error is not None else None)
-        if record is None:
-            return
-        for _ in range(_TRIES):
-            try:
-                await self._give_up(record)
-            except SessionNotFound:
-                return
-            except GreenroomError as again:
-                _log.warning("call_not_given_up", session_id=record.session_id, code=again.code)
-                await self._clock.sleep(_PAUSE_S)
-            else:
-                return
+        if record is not None:
+            await insist(lambda: self._give_up(record), record.session_id, self._clock)
 
     async def _give_up(self, record: CallRecord) -> None:
         entry = await self._ledger.last(record.tenant, record.session_id)

@@ -45,7 +45,13 @@ class Telephony:
         self._links = Links(tickets)
         carriers = make_carriers(settings)
         self._dials = Dials(
-            broker=broker, ledger=ledger, book=self._book, links=self._links, rest=self._rest, carriers=carriers
+            broker=broker,
+            ledger=ledger,
+            waiters=Waiters(broker, ledger),
+            book=self._book,
+            links=self._links,
+            rest=self._rest,
+            carriers=carriers,
         )
         self._transfers = Transfers(broker=broker, book=self._book, rest=self._rest, carriers=carriers)
         self.numbers = Numbers(store)

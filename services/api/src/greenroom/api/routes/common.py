@@ -18,6 +18,7 @@ AnyRequest = Request[Any, Any, Any]
 _ALWAYS: Final = (
     errors.InvalidQuery,
     errors.Unauthenticated,
+    errors.KeyExpired,
     errors.Forbidden,
     errors.BrokerUnavailable,
     errors.DatabaseUnavailable,

@@ -8,21 +8,32 @@ is an entry point of the same name in the group `greenroom.session_transports`.
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
+import structlog
+
+from greenroom.api.carriers.base import NAMES as CARRIERS
+from greenroom.api.offers import TRANSPORT as SMALLWEBRTC
 from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.settings import ApiSettings
 from greenroom.api.tickets import Tickets
 from greenroom.api.transports.base import Adapter
+from greenroom.api.transports.daily import NAME as DAILY
 from greenroom.api.transports.daily import DailyAdapter
 from greenroom.api.transports.daily_rest import DailyRest
+from greenroom.api.transports.livekit import NAME as LIVEKIT
 from greenroom.api.transports.livekit import LiveKitAdapter, api_url
 from greenroom.api.transports.livekit_rest import LiveKitRest
 from greenroom.api.transports.livekit_tokens import Signer
 from greenroom.api.transports.provider import Provider
 from greenroom.api.transports.smallwebrtc import SmallWebRTCAdapter
+from greenroom.api.transports.websocket import NAME as WEBSOCKET
 from greenroom.api.transports.websocket import WebSocketAdapter
 from greenroom.common.errors import SettingsInvalid
 
+_log = structlog.get_logger()
+
 GROUP: Final = "greenroom.transports"
+# Taken whether or not this installation is set up for them: session processes have the other halves anyway.
+OURS: Final = frozenset({WEBSOCKET, SMALLWEBRTC, DAILY, LIVEKIT}) | CARRIERS
 
 
 def adapters(settings: ApiSettings, tickets: Tickets, peer_tokens: PeerTokens) -> list[Adapter]:
@@ -36,12 +47,16 @@ def adapters(settings: ApiSettings, tickets: Tickets, peer_tokens: PeerTokens) -
 
 
 def plugged_in(settings: ApiSettings) -> list[Adapter]:
-    """Return the adapters that installed packages add.
+    """Return the adapters that installed packages add; one with a name of ours is left out, and that is logged.
 
     Raises:
         SettingsInvalid: one can't be made, or isn't called what its entry point is.
     """
-    made = [_plug_in(point, settings) for point in entry_points(group=GROUP)]
+    points = entry_points(group=GROUP)
+    for point in points:
+        if point.name in OURS:
+            _log.warning("transport_name_taken", transport=point.name, plugin=point.value)
+    made = [_plug_in(point, settings) for point in points if point.name not in OURS]
     return [adapter for adapter in made if adapter is not None]
 
 
@@ -65,4 +80,10 @@ def _livekit(settings: ApiSettings, url: str) -> LiveKitAdapter:
 def _daily(settings: ApiSettings, api_key: str) -> DailyAdapter:
     headers = {"authorization": f"Bearer {api_key}"}
     rest = DailyRest(Provider("Daily", settings.daily_api_url, headers=headers))
-    return DailyAdapter(rest, api_key=api_key, api_url=settings.daily_api_url, bring=settings.daily_bring_rooms)
+    return DailyAdapter(
+        rest,
+        api_key=api_key,
+        api_url=settings.daily_api_url,
+        bring=settings.daily_bring_rooms,
+        dialout=settings.daily_dialout,
+    )

@@ -3,20 +3,21 @@
     check      what the request says of it (`transport_options`); nothing has happened yet
     prepare    before the session exists: make the room, lay down what its process needs to get in
     answer     what one caller gets in with; anew for each repetition of a request, so that no secret is stored
+    in_use     whether it is needed still, though the session is over; of those that may be (`Outlived`)
     release    once the session is over, or never came to be: as often as it is asked to
 
 The other half is in the session process, `greenroom.runner.session.transports`.
 """
 
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
 from greenroom.api.auth import Caller
 from greenroom.api.schemas import Transport
 from greenroom.common.errors import FieldProblem, GreenroomError, InvalidBody
-from greenroom.common.lifecycle import Session
+from greenroom.common.lifecycle import OnLoss, Session
 
 # Until nobody doubts that a session is over.
 MARGIN: Final = timedelta(hours=1)
@@ -139,14 +140,38 @@ class Adapter(Protocol):
         return
 
 
+@runtime_checkable
+class Outlived(Protocol):
+    """An adapter whose rooms may be needed for longer than their sessions last."""
+
+    async def in_use(self, session: Session, info: dict[str, str]) -> bool:
+        """Tell whether what was made for a session that is over is still needed; it is asked again until it isn't.
+
+        Args:
+            session: which; it has ended.
+            info: what `plan` returned.
+
+        Raises:
+            GreenroomError: that can't be told now.
+        """
+        ...
+
+
 def expiry(session: Session) -> datetime:
     """Return when what was made for a session may go by itself: an hour after the longest that it can take.
 
-    It is taken away at the session's end; this is for when nobody can.
+    It is taken away at the session's end; this is for when nobody can. A session that loses its runner may go on on
+    another; one that loses two has the hour for that.
     """
     limits = session.limits
-    waiting_s = max(limits.queue_timeout_s, limits.requeue_timeout_s)
-    longest_s = waiting_s + limits.start_timeout_s + limits.max_duration_s + limits.end_timeout_s
+    longest_s = limits.queue_timeout_s + limits.start_timeout_s + limits.max_duration_s + limits.end_timeout_s
+    match session.on_loss:
+        case OnLoss.NEVER:
+            pass
+        case OnLoss.BEFORE_MEDIA:
+            longest_s += limits.start_timeout_s + limits.join_timeout_s + limits.second_wait_s
+        case OnLoss.ALWAYS:
+            longest_s += limits.start_timeout_s + limits.max_duration_s + limits.second_wait_s
     return session.requested_at.replace(microsecond=0) + timedelta(seconds=longest_s) + MARGIN
 
 

@@ -3,6 +3,7 @@
     prepare    room `gr-SESSION` (private, expiring) made, or one that is brought looked at: whether it is there, is
                open while the session may start, and has room for two; owner token laid down
     answer     the room's URL and a token of the user's own, new each time
+    in use     after a warm transfer, while somebody is in the room: caller and operator go on in it
     release    the room is deleted, and whoever is in it put out; one that was brought stays
 
 A request that is repeated finds the room by its name. What is prepared and then not needed is released by its plan; a
@@ -10,6 +11,7 @@ room that even that can't reach expires by itself.
 """
 
 import fnmatch
+from datetime import timedelta
 from typing import Any, Final, override
 from urllib.parse import urlsplit
 
@@ -23,6 +25,7 @@ from greenroom.api.transports.daily_rest import DailyRest, Room, RoomConfig
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import FieldProblem, Forbidden, GreenroomError
 from greenroom.common.lifecycle import Session
+from greenroom.common.reasons import Reason
 
 NAME: Final = "daily"
 
@@ -37,8 +40,8 @@ class RoomNotFound(GreenroomError):
     """The room that was brought is none that the session could take place in; `detail` says why.
 
     It doesn't exist in this installation's account at the provider or has expired, isn't open yet (`nbf`), expires
-    before the session is sure to have started (`exp`), or doesn't hold a bot and a user (`max_participants`). Compare
-    the URL with the provider's dashboard. Without `room_url` a room is made for the session.
+    before the session is sure to have started (`exp`), doesn't hold a bot and a user, or is full (`max_participants`).
+    Compare the URL with the provider's dashboard. Without `room_url` a room is made for the session.
     """
 
     code = "room-not-found"
@@ -54,6 +57,7 @@ class DailyAdapter(Adapter):
         api_key: of the account; goes to bots that take a call, for Pipecat connects it with the key.
         api_url: where they use it.
         bring: names of rooms that requests may bring, as patterns; `{tenant}` is who asks.
+        dialout: the account may dial out, so that callers can be handed over by calling somebody into their room.
         clock: says when rooms expire.
     """
 
@@ -64,11 +68,13 @@ class DailyAdapter(Adapter):
         api_key: str,
         api_url: str,
         bring: tuple[str, ...] = ("*",),
+        dialout: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self._rest = rest
         self._api_key, self._api_url = api_key, api_url
         self._bring = bring
+        self._dialout = dialout
         self._clock = clock or SystemClock()
 
     @property
@@ -102,10 +108,15 @@ class DailyAdapter(Adapter):
     @override
     async def prepare(self, asked: Asked, session: Session, options: dict[str, Any]) -> Prepared:
         wanted = daily_options.read(options)
-        expires_at = expiry(session)
+        expires_at = expiry(session) + timedelta(seconds=wanted.after_transfer_s)
         exp = int(expires_at.timestamp())
+        daily_options.check_nbf(wanted, exp)
+        daily_options.check_dialout(wanted, {**session.config, **session.body}, session.limits.join_timeout_s)
         if wanted.room_url is None:
-            room = await self._rest.make_room(_name(session), daily_options.room_properties(wanted, exp=exp))
+            properties = daily_options.room_properties(wanted, exp=exp)
+            if wanted.dialin is not None and self._dialout:
+                properties["enable_dialout"] = True
+            room = await self._rest.make_room(_name(session), properties)
         else:
             room = await self._brought(session, wanted.room_url)
         token = await self._rest.make_token(daily_options.owner_token(room.name, exp=exp))
@@ -117,8 +128,15 @@ class DailyAdapter(Adapter):
         if wanted.dialin is not None:
             info["call_id"] = wanted.dialin.call_id
             secrets |= self._dialin_secrets(wanted.dialin)
+        if wanted.dialout_settings:
+            # Who is called is nobody else's business either.
+            secrets["dialout_settings"] = msgspec.json.encode(wanted.dialout_settings).decode()
+            info["ring_timeout_s"] = str(wanted.ring_timeout_s)
+        if wanted.voicemail_detection:
+            info["voicemail_detection"] = msgspec.json.encode(wanted.voicemail_detection).decode()
         public = Transport(type=NAME, info=info | _told(wanted), expires_at=expires_at)
-        return Prepared(public=public, info=info, secrets=secrets)
+        carrier = NAME if wanted.dialout_settings else None
+        return Prepared(public=public, info=info, secrets=secrets, carrier=carrier)
 
     @override
     async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:
@@ -130,6 +148,10 @@ class DailyAdapter(Adapter):
         wanted = daily_options.user_token(info["room"], exp=int(expires_at.timestamp()), user=_user(info))
         token = await self._rest.make_token(wanted)
         return msgspec.structs.replace(public, token=token, sip_uri=await self._sip_uri(info))
+
+    async def in_use(self, session: Session, info: dict[str, str]) -> bool:
+        """See `base.Outlived`: whoever was handed over speaks on in the room."""
+        return session.reason == Reason.TRANSFERRED.value and await self._rest.present(info["room"]) > 0
 
     @override
     async def release(self, tenant: str, session_id: str, info: dict[str, str]) -> None:
@@ -153,6 +175,9 @@ class DailyAdapter(Adapter):
         if room is None or urlsplit(room.url).hostname != urlsplit(room_url).hostname:
             raise _no_room("There is no such room in the account, or it has expired.")
         _check_open(room.config, session)
+        most = room.config.max_participants
+        if most is not None and await self._rest.present(name) >= most:
+            raise _no_room(f"It is full: {most} are in it, and that is its `max_participants`.")
         return room
 
     async def _sip_uri(self, info: dict[str, str]) -> str | None:
@@ -202,7 +227,13 @@ def _name(session: Session) -> str:
 def _told(wanted: DailyOptions) -> dict[str, str]:
     """Return what the answer says of the user's token, from which that can be made again."""
     user = wanted.user
-    said = {"user_name": user.user_name, "user_id": user.user_id, "can_send": ",".join(user.can_send)}
+    said = {
+        "user_name": user.user_name,
+        "user_id": user.user_id,
+        "can_send": ",".join(user.can_send),
+        "can_receive": None if user.can_receive is None else msgspec.json.encode(user.can_receive).decode(),
+        "nbf": None if user.nbf is None else str(user.nbf),
+    }
     if wanted.room is not None and wanted.room.sip is not None:
         said["sip"] = wanted.room.sip.sip_mode
     return {name: value for name, value in said.items() if value is not None}
@@ -210,4 +241,8 @@ def _told(wanted: DailyOptions) -> dict[str, str]:
 
 def _user(info: dict[str, str]) -> UserWish:
     user: dict[str, Any] = {name: info[name] for name in ("user_name", "user_id") if name in info}
+    if "can_receive" in info:
+        user["can_receive"] = msgspec.json.decode(info["can_receive"])
+    if "nbf" in info:
+        user["nbf"] = int(info["nbf"])
     return msgspec.convert({**user, "can_send": [media for media in info["can_send"].split(",") if media]}, UserWish)

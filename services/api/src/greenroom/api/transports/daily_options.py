@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from greenroom.api.transports.base import options_of
+from greenroom.common.commands import PHONE_NUMBER, SIP_URI
 from greenroom.common.errors import FieldProblem, InvalidBody
 
 # Rooms of ours are called this and the session's id; nobody may bring one of them.
@@ -25,6 +26,8 @@ _ROOM_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 type Media = Literal["audio", "video", "screenVideo", "screenAudio"]
 type Codec = Annotated[str, Meta(min_length=1, max_length=16)]
 type ShortText = Annotated[str, Meta(min_length=1, max_length=128)]
+# Daily takes 36 characters.
+type UserId = Annotated[str, Meta(min_length=1, max_length=36)]
 
 
 class Codecs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -42,6 +45,17 @@ class Sip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     video: bool = False
     num_endpoints: Annotated[int, Meta(ge=1, le=5)] = 1
     codecs: Codecs | None = None
+    # Whose SIP it is; unset: Daily's default, SignalWire, which phone numbers need.
+    provider: Literal["daily", "signalwire"] | None = None
+
+
+class Bucket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bucket at S3 that Daily writes to, by a role which lets it; whether Daily's own API then gives that out."""
+
+    bucket_name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?!\n)$")]
+    bucket_region: Annotated[str, Meta(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9](?!\n)$", max_length=32)]
+    assume_role_arn: Annotated[str, Meta(pattern=r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512}(?!\n)$")]
+    allow_api_access: bool = False
 
 
 class RoomWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,15 +68,39 @@ class RoomWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     enable_dialout: bool = False
     start_video_off: bool = True
     sip: Sip | None = None
+    recordings_bucket: Bucket | None = None
+    transcription_bucket: Bucket | None = None
+    enable_transcription_storage: bool = False
+
+
+class CanReceiveMedia(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Which media of somebody else's get through; of those that are left out, none."""
+
+    audio: bool = False
+    video: bool = False
+    screen_audio: bool = False
+    screen_video: bool = False
+
+
+class CanReceive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose media get to the user: everybody's, or not, and of those with a `user_id` else than that.
+
+    The bot's is `greenroom-bot`.
+    """
+
+    base: bool | CanReceiveMedia = True
+    by_user_id: Annotated[dict[UserId, bool | CanReceiveMedia], Meta(max_length=32)] = {}
 
 
 class UserWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the user's token says."""
 
     user_name: ShortText | None = None
-    # Daily takes 36 characters.
-    user_id: Annotated[str, Meta(min_length=1, max_length=36)] | None = None
+    user_id: UserId | None = None
     can_send: tuple[Media, ...] = ("audio", "video")
+    can_receive: CanReceive | None = None
+    # Before this (Unix seconds) he doesn't get in.
+    nbf: Annotated[int, Meta(ge=0, le=2**40)] | None = None
 
 
 class Dialin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
@@ -75,13 +113,31 @@ class Dialin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sip_headers: dict[str, str] = {}
 
 
+class Dialout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Somebody to call, by Daily's names: a number, perhaps from a number of ours (its id at Daily), or a SIP URI."""
+
+    phoneNumber: Annotated[str, Meta(pattern=PHONE_NUMBER)] | None = None  # noqa: N815 Daily's own name
+    callerId: ShortText | None = None  # noqa: N815
+    sipUri: Annotated[str, Meta(pattern=SIP_URI)] | None = None  # noqa: N815
+    displayName: ShortText | None = None  # noqa: N815
+
+
 class DailyOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of it. `room_url` brings a room that exists, which is neither changed nor deleted."""
+    """All of it. `room_url` brings a room that exists, which is neither changed nor deleted.
+
+    `dialout_settings` are called one after the other, each for `ring_timeout_s`, until somebody answers.
+    `voicemail_detection` is for the bot: it finds it in its body.
+    """
 
     room_url: Annotated[str, Meta(max_length=512)] | None = None
     room: RoomWish | None = None
     user: UserWish = UserWish()
     dialin: Dialin | None = None
+    dialout_settings: Annotated[tuple[Dialout, ...], Meta(max_length=5)] = ()
+    ring_timeout_s: Annotated[int, Meta(ge=5, le=120)] = 45
+    voicemail_detection: bool | dict[str, Any] = False
+    # How much longer the room lasts than it would, for those who go on in it after a warm transfer.
+    after_transfer_s: Annotated[int, Meta(ge=0, le=24 * 3600)] = 0
 
 
 def read(options: dict[str, Any]) -> DailyOptions:
@@ -98,8 +154,49 @@ def read(options: dict[str, Any]) -> DailyOptions:
             raise _invalid("/room", "A room that is brought isn't changed: leave out `room`, or `room_url`.")
         if wanted.dialin is not None:
             raise _invalid("/dialin", "A call needs a room that is made for it: leave out `room_url`.")
+        if wanted.dialout_settings:
+            raise _invalid("/dialout_settings", "A call needs a room that is made for it: leave out `room_url`.")
         brought_name(wanted.room_url)
+    if wanted.dialin is not None and wanted.dialout_settings:
+        raise _invalid("/dialout_settings", "Who has called isn't called: leave out `dialin`, or `dialout_settings`.")
+    for number, dialout in enumerate(wanted.dialout_settings):
+        if (dialout.phoneNumber is None) == (dialout.sipUri is None):
+            raise _invalid(f"/dialout_settings/{number}", "Either `phoneNumber` or `sipUri`.")
+        if dialout.callerId is not None and dialout.phoneNumber is None:
+            raise _invalid(f"/dialout_settings/{number}/callerId", "It belongs to a `phoneNumber`.")
     return wanted
+
+
+def check_dialout(wanted: DailyOptions, body: dict[str, Any], join_timeout_s: float) -> None:
+    """Look whether a session may call as it is asked to.
+
+    Args:
+        wanted: the request's options.
+        body: what its bot will be given.
+        join_timeout_s: how long the session waits for somebody to be there.
+
+    Raises:
+        InvalidBody: the bot would call as well, or the session be over before all have been rung.
+    """
+    if not wanted.dialout_settings:
+        return
+    if body.get("dialout_settings"):
+        text = "`body.dialout_settings` has the bot call, these have it called for: say one of the two."
+        raise _invalid("/dialout_settings", text)
+    rings_s = len(wanted.dialout_settings) * wanted.ring_timeout_s
+    if rings_s >= join_timeout_s:
+        text = f"They may ring for {rings_s} s in all, and `limits.join_timeout_s` is {join_timeout_s:g}."
+        raise _invalid("/ring_timeout_s", text)
+
+
+def check_nbf(wanted: DailyOptions, exp: int) -> None:
+    """Look whether the user can get in before the room is gone, at `exp` (Unix seconds).
+
+    Raises:
+        InvalidBody: he can't.
+    """
+    if wanted.user.nbf is not None and wanted.user.nbf >= exp:
+        raise _invalid("/user/nbf", "The room will be gone by then.")
 
 
 def brought_name(room_url: str) -> str:
@@ -142,8 +239,16 @@ def room_properties(wanted: DailyOptions, *, exp: int) -> dict[str, Any]:
         properties["geo"] = room.geo
     if room.enable_recording is not None:
         properties["enable_recording"] = room.enable_recording
-    if room.enable_dialout:
+    if room.enable_dialout or wanted.dialout_settings:
         properties["enable_dialout"] = True
+    if room.enable_transcription_storage:
+        properties["enable_transcription_storage"] = True
+    for name, bucket in (
+        ("recordings_bucket", room.recordings_bucket),
+        ("transcription_bucket", room.transcription_bucket),
+    ):
+        if bucket is not None:
+            properties[name] = msgspec.to_builtins(bucket)
     if sip is not None:
         properties["sip"] = {name: value for name, value in msgspec.to_builtins(sip).items() if value is not None}
     return properties
@@ -177,6 +282,12 @@ def user_token(room: str, *, exp: int, user: UserWish) -> dict[str, Any]:
         properties["user_name"] = user.user_name
     if user.user_id is not None:
         properties["user_id"] = user.user_id
+    if user.nbf is not None:
+        properties["nbf"] = user.nbf
+    if user.can_receive is not None:
+        properties["permissions"]["canReceive"] = msgspec.to_builtins(
+            {"base": user.can_receive.base, "byUserId": user.can_receive.by_user_id}
+        )
     return properties
 
 

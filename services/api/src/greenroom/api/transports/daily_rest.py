@@ -43,6 +43,10 @@ class Room(msgspec.Struct, frozen=True):
     config: RoomConfig = RoomConfig()
 
 
+class _Presence(msgspec.Struct, frozen=True):
+    total_count: int
+
+
 class _Problem(msgspec.Struct, frozen=True):
     error: str = ""
     info: str = ""
@@ -87,6 +91,11 @@ class DailyRest:
         """Return a room, or None if there is none of this name, or it has expired."""
         response = await self._provider.call("GET", _path(name))
         return None if response.status_code == _NOT_FOUND else _decoded(response, Room)
+
+    async def present(self, name: str) -> int:
+        """Return how many are in a room, as of 15 s ago at most; none are in one that is gone."""
+        response = await self._provider.call("GET", _path(name) + "/presence")
+        return 0 if response.status_code == _NOT_FOUND else _decoded(response, _Presence).total_count
 
     async def delete_room(self, name: str) -> None:
         """Delete a room; whoever is in it is put out. Nothing happens if it is gone."""

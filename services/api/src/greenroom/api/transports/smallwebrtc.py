@@ -55,9 +55,10 @@ class SmallWebRTCAdapter(Adapter):
     @override
     async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:
         caller = asked.caller
-        if again and public.expires_at is not None and public.expires_at > self._clock.now():
-            # For whoever repeats the request with another key of the tenant, which has a token of its own.
-            await self._tokens.issue(caller.secret, caller.tenant, session_id)
+        if again:
+            # As of media tickets: for another key of the tenant, and where the first one has expired.
+            ticket = await self._tokens.issue(caller.secret, caller.tenant, session_id)
+            public = msgspec.structs.replace(public, expires_at=ticket.expires_at)
         token = self._tokens.text(caller.secret, caller.tenant, session_id)
         servers = self._ice.for_user(session_id, self._clock.now())
         return msgspec.structs.replace(

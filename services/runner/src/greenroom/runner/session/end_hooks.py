@@ -6,7 +6,8 @@ imported for it, and a bot may add to it while it runs, since each session is a 
     ON_END = [(save_summary, 3.0), (close_pool, 1.0)]
 
 They run one after the other, when the bot has ended and its user is gone, within what the session's `end_timeout_s`
-leaves. One that fails, or takes longer than it may, is an `error` event, and the next one runs.
+leaves. One that fails, or takes longer than it may, is an `error` event, and the next one runs. One that takes no
+notice of being canceled is left behind; one that blocks the loop is ended with the process, by the runner.
 """
 
 import asyncio
@@ -23,6 +24,8 @@ from greenroom.runner.session.ending import where_raised
 _log = structlog.get_logger()
 
 ATTRIBUTE: Final = "ON_END"
+# What one that is canceled has for clearing up.
+_UNWIND_S: Final = 0.2
 
 type Emit = Callable[[EventType, dict[str, Any]], object]
 
@@ -47,11 +50,24 @@ async def run_end_hooks(module: str | None, until: float, emit: Emit) -> None:
 
 async def _run(run: Callable[[], Any], within_s: float) -> str | None:
     """Return what was wrong."""
+    if within_s <= 0:
+        return "not begun, as no time was left"
+    task = asyncio.create_task(_tried(run), name="end hook")
     try:
-        async with asyncio.timeout(max(within_s, 0)):
-            await run()
-    except TimeoutError:
-        return f"not done within {max(within_s, 0):.1f} s"
+        await asyncio.wait({task}, timeout=within_s)
+        if not task.done():
+            task.cancel()
+            # Not awaited: it may take no notice.
+            await asyncio.wait({task}, timeout=_UNWIND_S)
+            return f"not done within {within_s:.1f} s"
+    finally:
+        task.cancel()
+    return "it canceled itself" if task.cancelled() else task.result()
+
+
+async def _tried(run: Callable[[], Any]) -> str | None:
+    try:
+        await run()
     except (Exception, SystemExit) as error:  # noqa: BLE001 a bot's code may do anything, and the session ends in order
         return where_raised(error)
     return None

@@ -35,6 +35,7 @@ from greenroom.runner.session.chunking import InputChunks, piece_ms
 from greenroom.runner.session.clock import CallClock
 from greenroom.runner.session.closing import bequeath, close_code, completed, finished, publish, told
 from greenroom.runner.session.commands.desk import Desk
+from greenroom.runner.session.commands.transferring import By
 from greenroom.runner.session.context import SessionContext
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.end_hooks import run_end_hooks
@@ -50,6 +51,7 @@ from greenroom.runner.session.transports import make_transport
 from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotMoved, NotRunnable
 from greenroom.runner.session.turn_ahead import judge_ahead
 from greenroom.runner.session.turns import TurnSpans
+from greenroom.runner.session.voicemail import tell_who_answered
 from greenroom.runner.session.watch import CallWatch
 from greenroom.runner.session.watchkeeper import Watchkeeper
 from greenroom.runner.slots import CANCEL_AT, TERMINATE_AT
@@ -100,6 +102,7 @@ class LiveSession:
         self._ending = Ending()
         # Whether the runner knows of the end because it said so.
         self._told_to_end = False
+        self._somebody_there = False
         self._hung_up = False
         self._orphaned = False
         self._urgent = False
@@ -113,6 +116,7 @@ class LiveSession:
             self.session, broker, self._on_connected, self._on_disconnected, context.settings.network
         )
         self._transport.on_news = lambda kind, data: self._emitter.emit(EventType.TRANSPORT, {"kind": kind, **data})
+        self._transport.on_over = self._on_over
         self._pipelines = Pipelines()
         lulls = Lulls(self._transport, self._pipelines.aggregators, lambda: self._recorder.tap is not None)
         self._watch = CallWatch(
@@ -270,6 +274,7 @@ class LiveSession:
             cut_bot_audio(worker)
             if self._context.settings.turn_detection_ahead:
                 judge_ahead(attachment.aggregators)
+            tell_who_answered(attachment.worker.pipeline, self._emitter.emit)
             attachment.observe(self._watch, self._spans, self._on_pipeline_started, keeper=self._keeper)
             self._transport.attach(attachment)
             if chunk_ms := piece_ms(self._desk.exposed.module, self._context.settings.input_chunk_ms):
@@ -303,6 +308,7 @@ class LiveSession:
     # ------------------------------------------------------------------------ meanwhile
 
     def _on_connected(self, connection_id: str) -> None:
+        self._somebody_there = True
         self._clock.begin()
         self._emitter.emit(EventType.CALL_CONNECTED, {"connection_id": connection_id})
         _log.info("client_connected", connection_id=connection_id)
@@ -321,9 +327,12 @@ class LiveSession:
         await self._transport.welcome()
 
     def _on_disconnected(self, by: str, code: int, reason: str) -> None:
-        self._emitter.emit(
-            EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
-        )
+        # Who never came, or was told to be away already, isn't told to be gone; the way to him is over all the same.
+        if self._somebody_there:
+            self._somebody_there = False
+            self._emitter.emit(
+                EventType.CALL_DISCONNECTED, {"by": by, "code": code, "reason": reason, "at_ms": self._clock.now_ms()}
+            )
         _log.info("client_disconnected", by=by, code=code)
         if by == AWAY and self._keeper.waits():
             return
@@ -333,11 +342,17 @@ class LiveSession:
         why = Reason.CLIENT_LEFT if self._hung_up else Reason.COMPLETED
         self._ending.decide(Outcome.COMPLETED, why.value)
 
-    def _on_transferred(self) -> None:
-        """Leave it to the carrier to close the media: done by us, it might end the call before it has another end."""
+    def _on_over(self, reason: Reason, detail: str) -> None:
+        self._ending.decide(Outcome(reason.outcome), reason.value, detail)
+
+    def _on_transferred(self, by: By) -> None:
+        """Leave it to the carrier to close the media: done by us, it might end the call before it has another end.
+
+        Of a call that has its other end in the room, the bot goes.
+        """
         self._ending.handed_over()
         over = self._ending.decide, Outcome.COMPLETED, Reason.TRANSFERRED.value
-        asyncio.get_running_loop().call_later(_HANDED_OVER_S, *over)
+        asyncio.get_running_loop().call_later(_HANDED_OVER_S if by == "carrier" else 0, *over)
 
     def _on_node(self, before: str | None, node: str) -> None:
         if before is not None:

@@ -13,12 +13,13 @@ from greenroom.common import commands
 from greenroom.common.commands import Command, SessionState
 from greenroom.common.messages import EventType
 from greenroom.runner.session.clock import CallClock
+from greenroom.runner.session.commands.briefing import Briefing
 from greenroom.runner.session.commands.configuring import Settings
 from greenroom.runner.session.commands.exposed import Exposed
 from greenroom.runner.session.commands.muting import Muting
 from greenroom.runner.session.commands.parts import Parts, hand
 from greenroom.runner.session.commands.standing import Standing
-from greenroom.runner.session.commands.transferring import Transferring
+from greenroom.runner.session.commands.transferring import By, Transferring
 from greenroom.runner.session.emitter import Emitter
 
 type Result = dict[str, Any]
@@ -48,7 +49,7 @@ class Acts:
         clock: the call's timeline.
         exposed: the bot's functions.
         stop: ends the session: at once or not, why.
-        transferred: called once a carrier has taken the call.
+        transferred: called once the caller was handed over, with who has taken the call.
         listeners: how many listen in.
     """
 
@@ -61,7 +62,7 @@ class Acts:
         clock: CallClock,
         exposed: Exposed,
         stop: Callable[[bool, str | None], None],
-        transferred: Callable[[], None],
+        transferred: Callable[[By], None],
         listeners: Callable[[], int],
     ) -> None:
         self.muting: Final = Muting(parts)
@@ -73,7 +74,7 @@ class Acts:
         self._exposed = exposed
         self._settings = Settings(parts, exposed)
         self._stop = stop
-        self._transferring = Transferring(transferred)
+        self._transferring = Transferring(transferred, Briefing(parts, self.muting))
         self._listeners = listeners
         self._by_kind: dict[type, Callable[[Any], Awaitable[Result]]] = {
             commands.Say: self._say,
@@ -94,6 +95,10 @@ class Acts:
     async def do(self, command: Command) -> Result:
         """Carry a command out and return its result. Raises GreenroomErrors."""
         return await self._by_kind[type(command)](command)
+
+    def give_up_operator(self) -> None:
+        """See `Transferring.give_up`."""
+        self._transferring.give_up()
 
     async def _say(self, command: commands.Say) -> Result:
         return await self._speak(command.text, interrupt=command.interrupt, remember=command.remember)
@@ -138,8 +143,10 @@ class Acts:
 
     async def _transfer(self, command: commands.Transfer) -> Result:
         outputs = self._parts.all(BaseOutputTransport)
-        by = await self._transferring.transfer(self._medium, outputs, command.target)
-        self._emitter.emit(EventType.TRANSFER_REQUESTED, {"target": command.target, "by": by})
+        by = await self._transferring.transfer(self._medium, outputs, command)
+        told = {"summary": command.summary} if command.store_summary and command.summary is not None else {}
+        mode = {"mode": command.mode} if command.mode != "cold" else {}
+        self._emitter.emit(EventType.TRANSFER_REQUESTED, {"target": command.target, "by": by, **mode, **told})
         return {"by": by}
 
     async def _dtmf(self, command: commands.Dtmf) -> Result:

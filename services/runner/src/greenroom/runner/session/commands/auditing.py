@@ -33,6 +33,10 @@ def _what(command: Command) -> dict[str, Any]:
             told = _fields(command, "version", "voice", "model", "language", "mode")
             changed = {name: sorted(getattr(command, name)) for name in ("llm", "tts", "stt", "values")}
             return told | {name: names for name, names in changed.items() if names}
+        case commands.Transfer(target=target, mode=mode):
+            # What the operator is told is kept if that was asked for; else it is told as what the bot has spoken is.
+            kept = {"summary": command.summary} if command.store_summary and command.summary is not None else {}
+            return {"target": target, **({} if mode == "cold" else {"mode": mode}), **kept}
         case commands.Dtmf(digits=digits):
             return {"digits": len(digits)}
         case commands.Call(function=function, arguments=arguments):

@@ -26,6 +26,7 @@ from greenroom.runner.session.commands.auditing import audit
 from greenroom.runner.session.commands.bot_http import BotHttp
 from greenroom.runner.session.commands.exposed import Exposed
 from greenroom.runner.session.commands.parts import Parts
+from greenroom.runner.session.commands.transferring import By
 from greenroom.runner.session.emitter import Emitter
 from greenroom.runner.session.ending import where_raised
 from greenroom.runner.session.listening.ears import Ears
@@ -56,7 +57,7 @@ class Desk:
         clock: the call's timeline.
         bot_context: what the bot runs in.
         stop: ends the session: at once or not, why.
-        transferred: called once a carrier has taken the call.
+        transferred: called once the caller was handed over, with who has taken the call.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Desk:
         clock: CallClock,
         bot_context: contextvars.Context,
         stop: Callable[[bool, str | None], None],
-        transferred: Callable[[], None],
+        transferred: Callable[[By], None],
     ) -> None:
         self.exposed: Final = Exposed(bot_context)
         parts = Parts(pipelines.attachments)
@@ -106,7 +107,11 @@ class Desk:
         await self._ears.open()
 
     async def settle(self, hurry: asyncio.Event) -> None:
-        """Wait until it is known whether the caller was handed over: that may be why he is gone."""
+        """Wait until it is known whether the caller was handed over: that may be why he is gone.
+
+        An operator who is still being called, or told what it is about, isn't needed any more.
+        """
+        self.acts.give_up_operator()
         if self._transfers:
             await first(asyncio.wait(self._transfers), hurry.wait())
 

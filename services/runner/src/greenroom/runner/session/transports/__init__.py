@@ -105,12 +105,21 @@ def _plugged_in(name: str) -> _Make | None:
     return next((point.load() for point in entry_points(group=GROUP, name=name)), None)
 
 
+@functools.cache
+def _tell_of_taken_names() -> None:
+    """Say which plug-ins are never asked for a transport, since their name is one of ours."""
+    for point in entry_points(group=GROUP):
+        if point.name in {*_KNOWN, "smallwebrtc"}:
+            _log.warning("transport_name_taken", transport=point.name, plugin=point.value)
+
+
 def preload(names: tuple[str, ...]) -> tuple[str, ...]:
     """Import what transports need, before sessions are forked; return those that can be used here.
 
     aiortc with its codecs costs a process 40 MB and 150 ms: forks share it, runners whose bots don't offer it go
-    without.
+    without. A plug-in with a name of ours is told of here, once, since sessions are many.
     """
+    _tell_of_taken_names()
     if "smallwebrtc" not in names:
         return names
     try:

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from pipecat.runner.types import RunnerArguments
 
+from greenroom.common.reasons import Reason
 from greenroom.runner.session.attach import Attachment
 
 CLOSE_NORMAL: Final = 1000
@@ -29,6 +30,8 @@ type OnConnected = Callable[[str], None]
 # Called once, when the user isn't there any more: who closed (`client`, `bot` or `WAY_LOST`), a code (1000 is as it
 # should be; the codes of RFC 6455) and a reason. A room that is empty, but may be come back to, says `AWAY` instead of
 # `client`: the session then waits for `limits.rejoin_timeout_s`, if that isn't 0, for `OnConnected` to be called again.
+# Also where the user will never be there, or not again: a carrier's socket closes before its stream has begun, the bot
+# is put out of a room that is empty. So it may be called once more than `OnConnected`; events of it are told in pairs.
 type OnDisconnected = Callable[[str, int, str], None]
 
 
@@ -52,14 +55,24 @@ def _to_nobody(kind: str, data: dict[str, Any]) -> None:
     del kind, data
 
 
+# Called where the way itself is why the session is over, with the reason and what is known of it.
+type OnOver = Callable[[Reason, str], object]
+
+
+def _nothing(reason: Reason, detail: str) -> None:
+    del reason, detail
+
+
 class SessionTransport(Protocol):
     """The way between one session's bot and its user.
 
     Attributes:
         on_news: whoever wants to know; nobody until it is set.
+        on_over: whoever ends the session; nobody until it is set.
     """
 
     on_news: OnNews = staticmethod(_to_nobody)
+    on_over: OnOver = staticmethod(_nothing)
 
     @property
     def connected(self) -> bool:
