@@ -13,11 +13,12 @@ from greenroom.common.commands import Command, CommandAnswer, HttpAnswer
 from greenroom.common.lifecycle import Transition
 from greenroom.common.media_messages import MediaAnswer
 from greenroom.common.messages import StartAnswer
+from greenroom.common.move_messages import MoveAnswer
 from greenroom.common.peer_messages import PeerReply
 from tests.contract.golden_messages import FOLDER, decode, enumerations, golden, missing, structs
 
 FILES = sorted(FOLDER.glob("*.json"))
-UNIONS = (Transition, MediaAnswer, StartAnswer, Command, CommandAnswer, HttpAnswer, PeerReply)
+UNIONS = (Transition, MediaAnswer, StartAnswer, Command, CommandAnswer, HttpAnswer, PeerReply, MoveAnswer)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

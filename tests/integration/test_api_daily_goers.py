@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from greenroom.common import messages, subjects
-from greenroom.common.lifecycle import Ended, Outcome, Session, State
+from greenroom.common.lifecycle import Ended, Moved, Moving, Outcome, Session, State
 from greenroom.common.messages import RoomStarts
 from greenroom.common.reasons import Reason
 from greenroom.recorder.retention import sweep
@@ -206,6 +206,23 @@ async def test_the_session_ends_with_the_meeting(
         expected = (State.ENDING, Reason.CLIENT_LEFT) if ready else (State.ENDED, Reason.CALLER_GAVE_UP)
         assert (session.state, session.reason) == expected
     assert (await _told(hook, joined("sales-2", at=time.time() - 5)))["reason"] == "late"
+
+
+async def test_a_session_that_has_gone_elsewhere_doesnt_end_with_the_meeting(
+    world: ApiWorld, daily: DailyStub, hook: DailyWebhooks, operator: httpx.AsyncClient
+) -> None:
+    """Not on its way either, when the bot's leaving may be what ends the meeting; and who comes then has a new one."""
+    await _goes(operator, "sales-*")
+    daily.add_room("sales-1")
+    session_id = (await _told(hook, joined("sales-1")))["session_id"]
+    await world.make_ready(session_id, TENANT)
+    moving = Moving(epoch=1, id="m-1", transport_info={"room": "sales-2", "room_url": "https://x.daily.co/sales-2"})
+    await world.advance(session_id, moving, tenant=TENANT)
+    assert (await _told(hook, ended("sales-1")))["reason"] == "no-session"
+    await world.advance(session_id, Moved(epoch=1, id="m-1"), tenant=TENANT)
+    assert (await _told(hook, ended("sales-1", at=time.time() + 1)))["reason"] == "no-session"
+    assert (await _session(world, session_id)).state is State.READY
+    assert (await _told(hook, joined("sales-1", at=time.time() + 2)))["session_id"] != session_id
 
 
 async def test_forged_and_caught_events_are_refused(

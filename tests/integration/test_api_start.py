@@ -290,6 +290,7 @@ async def test_a_join_brings_a_room(world: ApiWorld, client: httpx.AsyncClient, 
         "token": "not ours",
         "voiceParameters": {"speed": 1.1, "maxCallDuration": 600},
         "supportedFeatures": ["notes"],
+        "sessionUserId": "u-1042",
         "debugTraceId": "t-1",
     }
     joined = await client.post("/join", json=wish)
@@ -305,6 +306,7 @@ async def test_a_join_brings_a_room(world: ApiWorld, client: httpx.AsyncClient, 
     }
     assert (session.transport, session.limits.max_duration_s) == ("daily", 600)
     assert (session.room or "").endswith("/standup")
+    assert session.user == "u-1042"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 It stands in for what Pipecat's transport uses of `daily`: the client of a call and the virtual microphone; threads,
 event handlers and all of Pipecat's own are the real ones. The guest comes when the bot has joined, hears what the
-microphone is given, and leaves when it has heard enough. What happened is written to a file, a JSON document a line.
+microphone is given, and leaves when it has heard enough. A room whose name begins with `patient` has one who stays, one
+that begins with `empty` has none, one that begins with `closed` doesn't let the bot in, and one that begins with `once`
+doesn't a second time. What happened is written to a file, a JSON document a line.
 
 Phones can be called out of the room, each by its number or SIP URI: it `answers`, is `busy`, stays `silent`, or answers
 and `hangs up` when it has heard enough. Who is called is in the room from when his phone rings, and hears what he may:
@@ -25,6 +27,8 @@ import numpy as np
 GUEST: Final = {"id": "ada", "info": {"userName": "Ada", "isLocal": False, "isOwner": False}}
 BOT_ID: Final = "the-bot"
 ENOUGH_S: Final = 0.1
+# Rooms whose guest stays.
+_PATIENT: Final = ("patient", "empty", "once")
 _LOUD: Final = 500
 
 
@@ -48,6 +52,8 @@ class CallClient:
         # Who came by phone, and hangs up by himself.
         self._called: dict[str, str] = {}
         self._rate = 1
+        self._room = ""
+        self._rooms: set[str] = set()
         CallClient.microphone = self
 
     def release(self) -> None:
@@ -81,6 +87,14 @@ class CallClient:
         completion: Callable[[Mapping[str, Any] | None, str | None], None] | None = None,
     ) -> None:
         """Join, and have the guest join as well."""
+        self._room = meeting_url.rpartition("/")[2]
+        self._heard.clear()
+        again = meeting_url in self._rooms
+        self._rooms.add(meeting_url)
+        if self._room.startswith("closed") or (again and self._room.startswith("once")):
+            self._tell(refused=meeting_url, token=meeting_token)
+            self._thread.submit(self._refused, completion)
+            return
         self._tell(joined=meeting_url, token=meeting_token, inputs=dict(client_settings or {}).get("inputs"))
         self._thread.submit(self._joined, completion)
 
@@ -120,7 +134,7 @@ class CallClient:
         loud = int((np.abs(np.frombuffer(pcm, dtype=np.int16).astype(np.int32)) > _LOUD).sum())
         for who in [who for who in self._here if BOT_ID not in self._deaf.get(who, ())]:
             self._heard[who] = self._heard.get(who, 0) + loud
-            leaves = self._called.get(who) == "hangs up" or not self.patient
+            leaves = self._called.get(who) == "hangs up" or not (self.patient or self._room.startswith(_PATIENT))
             if self._heard[who] >= ENOUGH_S * rate and leaves:
                 self._thread.submit(self._leaves, who)
 
@@ -129,7 +143,7 @@ class CallClient:
         if completion is not None:
             local = {"id": BOT_ID, "info": {"isLocal": True}}
             completion({"participants": {"local": local}, "meetingSession": {"id": "m-1"}}, None)
-        if self.guest:
+        if self.guest and not self._room.startswith("empty"):
             self._comes(GUEST)
 
     def _comes(self, participant: Mapping[str, Any]) -> None:
@@ -160,11 +174,19 @@ class CallClient:
         elif does != "silent":
             self._handler.on_dialout_answered({"sessionId": who})
 
+    def _refused(self, completion: Callable[[Mapping[str, Any] | None, str | None], None] | None) -> None:
+        self._handler.on_call_state_updated("joining")
+        if completion is not None:
+            completion(None, "the room is closed")
+        self._handler.on_call_state_updated("left")
+
     def _gone(self, completion: Callable[[str | None], None] | None) -> None:
         self._tell(stay={who: self._heard.get(who, 0) / self._rate for who in self._here})
-        self._handler.on_call_state_updated("left")
+        self._here.clear()
+        # Which of the two comes first isn't known of Daily's.
         if completion is not None:
             completion(None)
+        self._handler.on_call_state_updated("left")
 
     def _tell(self, **what: Any) -> None:
         with self.told.open("a") as file:

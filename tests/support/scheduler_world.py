@@ -18,6 +18,8 @@ from greenroom.common.lifecycle import (
     Ended,
     Ending,
     Leased,
+    Moved,
+    Moving,
     Outcome,
     Ready,
     Requested,
@@ -25,6 +27,7 @@ from greenroom.common.lifecycle import (
     Session,
     Started,
     State,
+    Stayed,
     Transition,
 )
 from greenroom.common.messages import BotDensity, BotOffer
@@ -135,6 +138,24 @@ class BoardWorld(RuleBasedStateMachine):
             State.ENDING: (ok, ok),
         }
         return steps[session.state][0 if well else 1]
+
+    @rule(number=st.integers(0, 99), room=st.sampled_from([None, "lobby", "hall"]), let_in=st.booleans())
+    def go(self, number: int, room: str | None, *, let_in: bool) -> None:
+        """A session that is ready begins to go to another room, if that is free; one on its way is there, or back."""
+        ready = self.in_state(State.READY)
+        if not ready:
+            return
+        tracked = ready[number % len(ready)]
+        session = tracked.session
+        if session.moving is not None:
+            end = Moved if let_in else Stayed
+            self.move(tracked, end(epoch=session.epoch, id=session.moving.id))
+        elif (taken := self.board.room_taken(session, room, {})) is None:
+            self.move(tracked, Moving(epoch=session.epoch, id=f"m{self.requested}", room=room, transport_info={}))
+        else:
+            other = self.known[taken].session
+            assert room in {other.room, other.moving.room if other.moving is not None else None}
+            assert other.tenant == session.tenant
 
     @rule(number=st.integers(0, 99))
     def cancel(self, number: int) -> None:

@@ -16,6 +16,8 @@ from greenroom.common.lifecycle import (
     Ending,
     Leased,
     Limits,
+    Moved,
+    Moving,
     OnLoss,
     Outcome,
     Ready,
@@ -24,6 +26,7 @@ from greenroom.common.lifecycle import (
     Session,
     Started,
     State,
+    Stayed,
     Transition,
     may_requeue,
 )
@@ -75,13 +78,16 @@ def transition_of(kind: type, epoch: int, runner_id: str = "r1") -> Transition:
         Started(runner_id=runner_id, epoch=epoch),
         Ready(epoch=epoch),
         Connected(epoch=epoch),
+        Moving(epoch=epoch, id="m", room="hall", transport_info={"room": "hall"}),
+        Moved(epoch=epoch, id="m"),
+        Stayed(epoch=epoch, id="m"),
         Ending(by="session", epoch=epoch, reason="goodbye"),
         Ended(by="scheduler", epoch=epoch, outcome=Outcome.LOST, reason="runner-lost"),
     )
     return next(transition for transition in transitions if isinstance(transition, kind))
 
 
-KINDS = (Requested, Leased, Requeued, Started, Ready, Connected, Ending, Ended)
+KINDS = (Requested, Leased, Requeued, Started, Ready, Connected, Moving, Moved, Stayed, Ending, Ended)
 STATES = tuple(State)
 
 
@@ -92,6 +98,8 @@ def test_the_table_decides_what_is_legal(state: State, kind: type) -> None:
     session = in_state(state)
     if (state, kind) == (State.LEASED, Leased):
         session = msgspec.structs.replace(session, cold=True)
+    if kind in {Moved, Stayed} and state is State.READY:
+        session = lifecycle.apply(session, transition_of(Moving, 1), T0)
     transition = transition_of(kind, session.epoch)
     target = TABLE[state].get(kind)
     if target is None:
@@ -208,6 +216,50 @@ def test_a_session_that_never_started_may_always_be_tried_again() -> None:
         assert not may_requeue(in_state(state))
 
 
+def on_its_way(on_loss: OnLoss = OnLoss.ALWAYS) -> Session:
+    """Return a session in the lobby that is to go to the hall."""
+    session = msgspec.structs.replace(
+        in_state(State.READY), room="lobby", transport_info={"room": "lobby"}, on_loss=on_loss
+    )
+    return lifecycle.apply(session, transition_of(Moving, 1), T0)
+
+
+def test_a_session_that_moves_is_where_it_was_until_it_is_there() -> None:
+    """Then the other room is its own, all at once; or it has stayed, and nothing is different."""
+    before = on_its_way()
+    assert (before.room, before.transport_info, before.state) == ("lobby", {"room": "lobby"}, State.READY)
+    assert before.moving is not None
+    assert (before.moving.id, before.moving.room, before.moving.at) == ("m", "hall", T0)
+    moved = lifecycle.apply(before, Moved(epoch=1, id="m"), LATER)
+    assert (moved.room, moved.transport_info, moved.moving, moved.moved) == ("hall", {"room": "hall"}, None, "m")
+    stayed = lifecycle.apply(before, Stayed(epoch=1, id="m", detail="the room is closed"), LATER)
+    assert stayed == msgspec.structs.replace(before, moving=None)
+
+
+def test_a_session_moves_to_one_room_at_a_time() -> None:
+    """A second move waits for the end of the first, and the end of another move is none of this one."""
+    with pytest.raises(IllegalTransition):
+        lifecycle.apply(on_its_way(), Moving(epoch=1, id="n", transport_info={"room": "attic"}), LATER)
+    for end in (Moved(epoch=1, id="n"), Stayed(epoch=1, id="n")):
+        with pytest.raises(IllegalTransition):
+            lifecycle.apply(on_its_way(), end, LATER)
+    with pytest.raises(IllegalTransition):
+        lifecycle.apply(in_state(State.READY), Moved(epoch=1, id="m"), LATER)
+
+
+def test_a_session_that_is_put_back_on_its_way_begins_in_the_room_it_was_in() -> None:
+    """However far its lost process had come: the ledger names one room. One that ends there keeps both until it has."""
+    back = lifecycle.apply(on_its_way(), Requeued(epoch=1, reason="runner-lost"), LATER)
+    assert (back.room, back.transport_info, back.moving, back.moved) == ("lobby", {"room": "lobby"}, None, None)
+    moved = lifecycle.apply(on_its_way(), Moved(epoch=1, id="m"), LATER)
+    there = lifecycle.apply(moved, Requeued(epoch=1, reason="runner-lost"), LATER)
+    assert (there.room, there.transport_info) == ("hall", {"room": "hall"})
+    ending = lifecycle.apply(on_its_way(), Ending(by="client", epoch=1, reason="client-stop"), LATER)
+    assert ending.moving is not None
+    ended = Ended(by="runner", epoch=1, outcome=Outcome.COMPLETED, reason="client-stop")
+    assert lifecycle.apply(ending, ended, LATER).moving is None
+
+
 @given(
     on_loss=st.sampled_from(OnLoss),
     steps=st.lists(
@@ -257,6 +309,12 @@ def check(before: Session, after: Session, transition: Transition) -> None:
         assert after.runner_id is None
         assert after.lease_expires_at is None
     assert (after.state is State.LEASED) <= (after.lease_expires_at is not None)
+    if after.moving is not None:
+        assert after.state in {State.READY, State.ENDING}, "only who is somewhere can go elsewhere"
+    if (before.room, before.transport_info) != (after.room, after.transport_info):
+        assert isinstance(transition, Moved)
+        assert before.moving is not None
+        assert (after.room, after.transport_info) == (before.moving.room, before.moving.transport_info)
     assert after.ended is (after.outcome is not None and after.ended_at is not None)
 
 

@@ -7,6 +7,7 @@ isn't listed. A change of Pipecat's that matters to us fails here first, by name
 import argparse
 import ast
 import dataclasses
+import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -180,6 +181,11 @@ def _user_aggregator() -> Any:
     return LLMContextAggregatorPair(LLMContext(), user_params=params).user()
 
 
+def _daily_client() -> Any:
+    # Its library starts threads, which no other test is to have.
+    return importlib.import_module("pipecat.transports.daily.transport").DailyTransportClient
+
+
 # By name, that the installed Pipecat has it, in the shape in which it is used.
 PINNED: dict[str, Callable[[Any], bool]] = {
     "_observer": lambda worker: type(worker._observer) is WorkerObserver,
@@ -227,6 +233,8 @@ PINNED: dict[str, Callable[[Any], bool]] = {
         list(inspect.signature(_whisper_features._power_spectrogram).parameters)
         == ["waveform", "window", "frame_length", "hop_length"]
     ),
+    "_in_call": lambda _: inspect.isfunction(_daily_client()._in_call),
+    "_leave": lambda _: inspect.iscoroutinefunction(_daily_client()._leave),
     "_register_event_handler": lambda _: (
         list(inspect.signature(BaseObject._register_event_handler).parameters) == ["self", "event_name", "sync"]
     ),

@@ -51,7 +51,7 @@ def leased() -> Session:
 def due_in_slots(*, ready: bool, connected: bool) -> str:
     """Return why a session is ended when its time is up."""
     slots, session = Slots("r", 1), leased()
-    slots.offer(session, now=0, at=AT, bots={"echo": BotOffer(name="echo")}, draining=False, capacity=1)
+    slots.offer(session, now=0, at=AT, bot=BotOffer(name="echo"), draining=False, capacity=1)
     key = session.id, session.epoch
     slots.claimed(key, AT)
     if ready:

@@ -12,6 +12,9 @@ from greenroom.common.lifecycle import (
     Ended,
     Ending,
     Leased,
+    Move,
+    Moved,
+    Moving,
     Outcome,
     Ready,
     Requested,
@@ -19,6 +22,7 @@ from greenroom.common.lifecycle import (
     Session,
     Started,
     State,
+    Stayed,
     Transition,
 )
 from greenroom.runner.ledger_writer import LedgerWriter
@@ -37,6 +41,7 @@ class Scene:
         self.stored: list[str] = []
         self.stops: list[Ending] = []
         self.fenced: list[str] = []
+        self.moves: list[Move] = []
         self.writer = LedgerWriter(
             self.broker,
             Ledger(self.broker),
@@ -44,6 +49,7 @@ class Scene:
             clock=SystemClock(),
             on_stored=lambda transition: self.stored.append(type(transition).__name__),
             on_stop=self.stops.append,
+            on_move=self.moves.append,
             on_fenced=self.fenced.append,
         )
 
@@ -197,6 +203,49 @@ async def test_a_write_whose_answer_was_lost_is_not_written_twice() -> None:
         history = await it.others.history("default", "s1")
         assert [type(entry.transition).__name__ for entry in history] == ["Requested", "Leased", "Started", "Ready"]
         assert not it.fenced
+
+
+async def test_a_move_is_told_once_and_its_end_is_written_once() -> None:
+    """However often the ledger is read; also when the write of its end was stored though nobody heard of it."""
+    async with scene() as it:
+        it.writer.put(Started(runner_id=RUNNER, epoch=1))
+        it.writer.put(Ready(epoch=1))
+        await it.until("Started", "Ready")
+        await it.move(Moving(epoch=1, id="m-1", room="hall", transport_info={"room": "hall"}))
+        async with asyncio.timeout(DEADLINE_S):
+            while not it.moves:
+                await asyncio.sleep(0.005)
+        it.writer.look()
+        it.writer.put(Stayed(epoch=1, id="m-1", detail="closed"))
+        await it.until("Stayed")
+        assert (await it.state()).moving is None
+        await it.move(Moving(epoch=1, id="m-2", room="hall", transport_info={"room": "hall"}))
+        async with asyncio.timeout(DEADLINE_S):
+            while len(it.moves) < 2:
+                await asyncio.sleep(0.005)
+        await it.move(Moved(epoch=1, id="m-2"))
+        it.writer.put(Moved(epoch=1, id="m-2"))
+        await it.until("Moved")
+        assert [move.id for move in it.moves] == ["m-1", "m-2"]
+        history = [type(entry.transition).__name__ for entry in await it.others.history("default", "s1")]
+        assert history[4:] == ["Moving", "Stayed", "Moving", "Moved"]
+        assert (await it.state()).room == "hall"
+        assert not it.fenced
+
+
+async def test_a_move_that_was_missed_in_an_outage_is_read() -> None:
+    """What the broker said while it was away is in the ledger."""
+    async with scene() as it:
+        it.writer.put(Started(runner_id=RUNNER, epoch=1))
+        it.writer.put(Ready(epoch=1))
+        await it.until("Started", "Ready")
+        it.broker.connected = False
+        await it.move(Moving(epoch=1, id="m-1", transport_info={"room": "hall"}))
+        it.broker.connected = True
+        it.writer.look()
+        async with asyncio.timeout(DEADLINE_S):
+            while not it.moves:
+                await asyncio.sleep(0.005)
 
 
 async def test_a_claim_by_another_process_of_the_same_id_is_fenced() -> None:

@@ -216,6 +216,21 @@ def test_nobody_joins() -> None:
     assert steps(slots, 121.0) == []
 
 
+def test_who_is_to_come_into_another_room_has_as_long_as_at_first() -> None:
+    """From when the bot is there; unless somebody is there already, or the session ends."""
+    slots = Slots(RUNNER, 1)
+    ready(slots, now=1.0)
+    slots.connected(("s1", 1))
+    slots.moved(("s1", 1), connected=True, now=50.0)
+    assert steps(slots, 170.0) == []
+    slots.moved(("s1", 1), connected=False, now=171.0)
+    assert steps(slots, 290.9) == []
+    [due] = slots.due(now=291.0, at=AT)
+    assert due.verdict.reason == "nobody-joined"
+    slots.moved(("s1", 1), connected=False, now=291.0)
+    assert all(held.join_by is None for held in slots)
+
+
 def test_a_session_is_ended_after_its_longest_duration() -> None:
     """`max_duration_s` after ready the session is completed, with `max-duration-exceeded`."""
     slots = Slots(RUNNER, 1)

@@ -19,6 +19,8 @@ from greenroom.common.lifecycle import (
     Ended,
     Ending,
     Leased,
+    Moved,
+    Moving,
     OnLoss,
     Outcome,
     Ready,
@@ -27,6 +29,7 @@ from greenroom.common.lifecycle import (
     Session,
     Started,
     State,
+    Stayed,
     Transition,
 )
 from greenroom.scheduler.actions import Ask, AskLauncher, Lease, RollBack, SessionAction
@@ -37,6 +40,7 @@ from tests.support.scheduler_builders import T0, heartbeat
 
 RUNNERS = ("r0", "r1", "r2")
 SLOTS = 2
+ROOMS = ("lobby", "hall")
 LIMITS = PlanLimits()
 
 
@@ -85,9 +89,9 @@ class SchedulerWorld(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------ what happens
 
-    @rule(on_loss=st.sampled_from(OnLoss))
-    def request(self, on_loss: OnLoss) -> None:
-        """Somebody asks for a session."""
+    @rule(on_loss=st.sampled_from(OnLoss), room=st.sampled_from([None, None, *ROOMS]))
+    def request(self, on_loss: OnLoss, room: str | None) -> None:
+        """Somebody asks for a session, perhaps in a room."""
         number = len(self.ledger)
         document = Session(
             id=f"s{number:03}",
@@ -95,6 +99,7 @@ class SchedulerWorld(RuleBasedStateMachine):
             agent="a",
             bot="echo",
             on_loss=on_loss,
+            room=room,
             requested_at=T0,
             queue_deadline_at=T0,
         )
@@ -205,6 +210,52 @@ class SchedulerWorld(RuleBasedStateMachine):
             ended = Ended(by="runner", epoch=session.epoch, outcome=Outcome.COMPLETED, reason="goodbye")
             self.write(session, entry.revision, ended)
 
+    @rule(room=st.sampled_from([None, *ROOMS, *ROOMS]))
+    def come(self, room: str | None) -> None:
+        """Somebody asks for a session, and all that have a process get ready, as far as the scheduler is told."""
+        self.request(OnLoss.ALWAYS, room)
+        self.keep_up("nothing")
+        for entry in self.live(State.STARTED):
+            session = entry.session
+            if self.runners[str(session.runner_id)].processes.get(session.id) == session.epoch:
+                self.write(session, entry.revision, Ready(epoch=session.epoch))
+        self.echo(len(self.log))
+
+    @rule(first=st.integers(0, 99), second=st.integers(0, 99), room=st.sampled_from(ROOMS), starts=st.booleans())
+    def race(self, first: int, second: int, room: str, *, starts: bool) -> None:
+        """Two want one room: one goes there, and another one goes there too, or is asked for there."""
+        self.come(None)
+        self.go(first, room)
+        if starts:
+            self.come(room)
+        else:
+            self.go(second, room)
+
+    @rule(number=st.integers(0, 99), room=st.sampled_from([None, *ROOMS, *ROOMS]))
+    def go(self, number: int, room: str | None) -> None:
+        """A session is to go to another room: the leader keeps that for it, if nobody has it, as far as it knows."""
+        ready = [each.session for each in self.picture.sessions if each.session.state is State.READY]
+        if not ready:
+            return
+        session = ready[number % len(ready)]
+        entry = self.picture.entry(session.id)
+        assert entry is not None
+        if session.moving is None and self.picture.board.room_taken(session, room, {}) is None:
+            moving = Moving(epoch=session.epoch, id=f"m{len(self.log)}", room=room, transport_info={})
+            self.move(entry, moving)
+
+    @rule(number=st.integers(0, 99), let_in=st.booleans())
+    def arrive(self, number: int, *, let_in: bool) -> None:
+        """A session has come to the other room, or is back; its runner says so."""
+        going = [entry for entry in self.live(State.READY) if entry.session.moving is not None]
+        if going:
+            entry = going[number % len(going)]
+            session = entry.session
+            assert session.moving is not None
+            if self.runners[str(session.runner_id)].processes.get(session.id) == session.epoch:
+                end = Moved if let_in else Stayed
+                self.write(session, entry.revision, end(epoch=session.epoch, id=session.moving.id))
+
     @rule(number=st.integers(0, 99))
     def stop(self, number: int) -> None:
         """A client stops a session."""
@@ -262,6 +313,17 @@ class SchedulerWorld(RuleBasedStateMachine):
                 if holder(entry.session) == ("default", runner_id)
             ]
             assert len(assigned) <= SLOTS
+
+    @invariant()
+    def no_room_has_two_sessions(self) -> None:
+        """Nor is one kept for two: whoever moves, starts, is put back or comes under another scheduler."""
+        held = [
+            room
+            for entry in self.live(State.LEASED, State.STARTED, State.READY, State.ENDING)
+            for room in {entry.session.room, entry.session.moving.room if entry.session.moving else None}
+            if room is not None
+        ]
+        assert len(held) == len(set(held)), held
 
     @invariant()
     def the_picture_is_never_ahead_of_the_ledger(self) -> None:

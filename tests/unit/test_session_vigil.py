@@ -285,3 +285,27 @@ def test_what_is_told_early_is_told_before_it_ends() -> None:
     limits = Limits(first_audio_timeout_s=STALLED_AFTER_S / 2, no_progress_timeout_s=0)
     findings = [finding for _, finding in looks(connected(limits), STALLED_AFTER_S / 2)]
     assert [type(finding) for finding in findings] == [Stalled, Over]
+
+
+def test_in_another_room_everything_is_owed_anew() -> None:
+    """Nobody is there, so nobody is silent; who comes hears the bot in time, or it is told and ended as at first."""
+    vigil = connected(
+        Limits(first_audio_timeout_s=20, silence_timeout_s=30, rejoin_timeout_s=15, no_progress_timeout_s=0)
+    )
+    vigil.sounded(1.0)
+    vigil.speaks("user", 2.0, begins=True)
+    vigil.moves(3.0)
+    assert looks(vigil, 100.0, since=3.0) == []
+    assert vigil.due(100.0) > 1000
+    vigil.connected(100.0)
+    found = looks(vigil, 120.0, since=100.0)
+    assert [(at, type(finding)) for at, finding in found] == [(110.0, Stalled), (120.0, Over)]
+
+
+def test_who_had_left_isnt_waited_for_in_another_room() -> None:
+    """The wait for him to come back is over with the room that he left."""
+    vigil = connected(Limits(rejoin_timeout_s=10, no_progress_timeout_s=0))
+    vigil.sounded(1.0)
+    vigil.left(5.0)
+    vigil.moves(10.0)
+    assert looks(vigil, 60.0, since=10.0) == []

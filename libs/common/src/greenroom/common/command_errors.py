@@ -16,6 +16,16 @@ class SessionNotLive(GreenroomError):
     title = "The session isn't running"
 
 
+class SessionMoves(GreenroomError):
+    """The session is on its way to another room already. It is there, or back, within some seconds: ask again then."""
+
+    code = "session-moves"
+    status = 409
+    title = "The session is on its way to another room"
+    retryable = True
+    default_retry_after_s = 1.0
+
+
 class CommandUnsupported(GreenroomError):
     """The bot of this session can't do that: it lacks the part that would, or its runner is older than the command.
 

@@ -112,6 +112,18 @@ class BodyRef(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class Move(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The room that a session is on its way to. It is kept for the session, beside the one that the session is in.
+
+    `room` and `transport_info` are what the session's own will be.
+    """
+
+    id: str
+    room: str | None = None
+    transport_info: dict[str, str]
+    at: datetime
+
+
 class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The whole document of a session, as each ledger message carries it.
 
@@ -149,6 +161,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accounts: tuple[str, ...] = ()
     # Sessions of one key get the same version of the agent while a canary runs; None: each session decides anew.
     sticky_key: str | None = None
+    # Who it is with, as the tenant calls him: his live session is found by that.
+    user: str | None = None
     # An operator keeps it running; None: somebody asked for it.
     pin: Pinned | None = None
     # Of a phone call: who calls whom, and the carrier's ids.
@@ -168,6 +182,9 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused_by: tuple[str, ...] = ()
     # Whether somebody was connected in this attempt; decides for `on_loss = before_media`.
     media_connected: bool = False
+    # Where it is going; None: it stays where it is. And the last move that came to its end there.
+    moving: Move | None = None
+    moved: str | None = None
 
     requested_at: datetime
     queue_deadline_at: datetime
@@ -252,6 +269,36 @@ class Connected(msgspec.Struct, frozen=True, kw_only=True, tag="connected"):
     call: CallData | None = None
 
 
+class Moving(msgspec.Struct, frozen=True, kw_only=True, tag="moving"):
+    """The scheduler keeps another room for the session, beside its own: the cue for its runner to send the bot there.
+
+    It ends with `Moved` or `Stayed`; a session that is put back, or ends, goes nowhere.
+    """
+
+    by: Actor = "scheduler"
+    epoch: int
+    id: str
+    room: str | None = None
+    transport_info: dict[str, str]
+
+
+class Moved(msgspec.Struct, frozen=True, kw_only=True, tag="moved"):
+    """The bot is in the other room, which is the session's now; the one that it was in is free."""
+
+    by: Actor = "runner"
+    epoch: int
+    id: str
+
+
+class Stayed(msgspec.Struct, frozen=True, kw_only=True, tag="stayed"):
+    """The bot couldn't get into the other room, and is where it was; the other room is free."""
+
+    by: Actor = "runner"
+    epoch: int
+    id: str
+    detail: str = ""
+
+
 class Ending(msgspec.Struct, frozen=True, kw_only=True, tag="ending"):
     """Somebody decided that the session ends; `outcome` and `reason` are what the end will say unless it goes worse."""
 
@@ -273,7 +320,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     retry_after_s: float | None = None
 
 
-type Transition = Requested | Leased | Requeued | Started | Ready | Connected | Ending | Ended
+type Transition = Requested | Leased | Requeued | Started | Ready | Connected | Moving | Moved | Stayed | Ending | Ended
 
 # The table. From each state: the transitions that are legal there and where they lead.
 TABLE: Final[dict[State | None, dict[type, State]]] = {
@@ -296,6 +343,10 @@ TABLE: Final[dict[State | None, dict[type, State]]] = {
     },
     State.READY: {
         Connected: State.READY,
+        # One at a time, each with one end: see `apply`.
+        Moving: State.READY,
+        Moved: State.READY,
+        Stayed: State.READY,
         Requeued: State.REQUESTED,
         Ending: State.ENDING,
         Ended: State.ENDED,
@@ -335,6 +386,10 @@ def apply(session: Session | None, transition: Transition, at: datetime) -> Sess
         raise StaleEpoch(f"runner {transition.runner_id} doesn't hold the lease")
     if isinstance(transition, Leased) and state is State.LEASED and (transition.cold or not session.cold):
         raise IllegalTransition("only a cold lease can be moved, and only to a runner that is there")
+    if isinstance(transition, Moving) and session.moving is not None:
+        raise IllegalTransition("it is on its way to another room already")
+    if isinstance(transition, Moved | Stayed) and (session.moving is None or session.moving.id != transition.id):
+        raise IllegalTransition("it isn't on its way to that room")
     return msgspec.structs.replace(session, state=target, **_changes(session, transition, at))
 
 
@@ -355,10 +410,14 @@ def _changes(session: Session, transition: Transition, at: datetime) -> dict[str
             return _requeued(session, transition, at)
         case Started() | Ready() | Connected():
             return _progress(session, transition, at)
+        case Moving() | Moved() | Stayed():
+            return _move(session, transition, at)
         case Ending() | Ended():
             when = {"ending_at": at} if isinstance(transition, Ending) else {"ended_at": at, "lease_expires_at": None}
             return {
                 **when,
+                # Who ends on the way has both rooms until he is gone.
+                "moving": session.moving if isinstance(transition, Ending) else None,
                 "outcome": transition.outcome,
                 "reason": transition.reason,
                 "ended_by": transition.by,
@@ -388,6 +447,16 @@ def _progress(session: Session, transition: Started | Ready | Connected, at: dat
     return {"ready_at": at}
 
 
+def _move(session: Session, transition: Moving | Moved | Stayed, at: datetime) -> dict[str, Any]:
+    if isinstance(transition, Moving):
+        info = transition.transport_info
+        return {"moving": Move(id=transition.id, room=transition.room, transport_info=info, at=at)}
+    if isinstance(transition, Stayed) or session.moving is None:
+        return {"moving": None}
+    there = session.moving
+    return {"room": there.room, "transport_info": there.transport_info, "moving": None, "moved": there.id}
+
+
 def _requeued(session: Session, transition: Requeued, at: datetime) -> dict[str, Any]:
     refused = session.refused_by
     if transition.exclude_runner and session.runner_id and session.runner_id not in refused:
@@ -404,6 +473,8 @@ def _requeued(session: Session, transition: Requeued, at: datetime) -> dict[str,
         "claim": None,
         "refused_by": refused,
         "media_connected": False,
+        # The next process begins in the room that the ledger names, wherever this one had come to.
+        "moving": None,
         "queue_deadline_at": deadline,
         "leased_at": None,
         "started_at": None,

@@ -52,6 +52,7 @@ from greenroom.common.messages import (
     Ticket,
     WebhookSeen,
 )
+from greenroom.common.move_messages import MoveAnswer, MoveQuery
 from greenroom.common.notices import LimitNotice
 from greenroom.common.peer_messages import OfferPeer, PeerCandidates, PeerReply
 from greenroom.common.pins import PinRecords, PinsAnswer, PinsQuery
@@ -283,6 +284,15 @@ CATALOG: Final[tuple[Described, ...]] = (
         message=PinsQuery,
         reply=PinsAnswer,
         summary="How the pins stand (service `scheduler`).",
+    ),
+    Described(
+        subject=subjects.REQUEST,
+        name="move",
+        kind="request",
+        owner="api",
+        message=MoveQuery,
+        reply=MoveAnswer,
+        summary="To keep another room for a live session (service `scheduler`).",
     ),
     Described(
         subject=subjects.POLICY,

@@ -24,4 +24,5 @@ MIGRATIONS: Final = (
     "0017_agent_settings",
     "0018_usage_days",
     "0019_daily_rooms",
+    "0021_sessions_of_user",
 )

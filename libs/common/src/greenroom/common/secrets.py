@@ -4,7 +4,7 @@ Secrets never go into the ledger, which everybody of the house may read and whic
 their own, the last message per session, where a used one is overwritten by an empty one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from greenroom.common import messages, subjects
@@ -12,6 +12,33 @@ from greenroom.common.broker import Broker, WrongLastSequence
 from greenroom.common.messages import SessionSecrets
 
 STREAM: Final = "SECRETS"
+
+# What a bot gets into its room with: of the first one, and (`.` and its name) of those that it goes to later.
+ROOM_TOKEN: Final = "room_token"  # noqa: S105 a name, not a token
+# Of the rooms that a session may go to: one at a time, and those that it was on its way to in vain.
+_MOST_TOKENS: Final = 8
+
+
+def token_of(values: Mapping[str, str], room: str | None) -> str | None:
+    """Return the token for a room among the secrets of a session; None: there is none."""
+    return values.get(f"{ROOM_TOKEN}.{room}", values.get(ROOM_TOKEN))
+
+
+def with_token(values: Mapping[str, str], room: str, token: str, *, now: str | None) -> dict[str, str]:
+    """Return the secrets of a session with the token for a room that it is to go to.
+
+    Args:
+        values: as they are.
+        room: where to.
+        token: for it.
+        now: the room that it is in, whose token stays however many there are.
+    """
+    name = f"{ROOM_TOKEN}.{room}"
+    kept = {each: value for each, value in values.items() if each != name}
+    old = [each for each in kept if each.startswith(f"{ROOM_TOKEN}.") and each != f"{ROOM_TOKEN}.{now}"]
+    for each in old[: max(len(old) - _MOST_TOKENS + 1, 0)]:
+        del kept[each]
+    return {**kept, name: token}
 
 
 class SecretBox:
@@ -33,6 +60,24 @@ class SecretBox:
         """
         secrets = SessionSecrets(values=dict(values))
         await self._broker.append(_subject(tenant, session_id), messages.encode(secrets))
+
+    async def change(self, tenant: str, session_id: str, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+        """Lay down the secrets of a session as `change` makes them of those that are there; it may be called again.
+
+        Raises:
+            MessageTooLarge: they have more than 64 KiB.
+            BrokerUnavailable: they weren't stored, or aren't known to be.
+        """
+        subject = _subject(tenant, session_id)
+        while True:
+            stored = await self._broker.last(STREAM, subject)
+            values = messages.decode(stored.data, SessionSecrets).values if stored is not None and stored.data else {}
+            data = messages.encode(SessionSecrets(values=change(values)))
+            try:
+                await self._broker.append(subject, data, expected_last=stored.stream_seq if stored is not None else 0)
+            except WrongLastSequence:
+                continue
+            return
 
     async def take(self, tenant: str, session_id: str, *, keep: bool) -> dict[str, str]:
         """Return the secrets of a session: none if there are none, or they were taken.

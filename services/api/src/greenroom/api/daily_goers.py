@@ -35,6 +35,7 @@ from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import DatabaseUnavailable, GreenroomError, SessionNotFound
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Ledger
+from greenroom.common.lifecycle import Session
 from greenroom.common.messages import RoomStart, RoomStarts
 from greenroom.common.metrics import Metrics
 
@@ -173,7 +174,13 @@ class DailyGoers:
             return Done(result="ignored", reason="no-session")
         # There is none if it couldn't be begun yet; then who came has gone meanwhile, and it won't be.
         with contextlib.suppress(SessionNotFound):
-            await self._ledger.move(goes.tenant, session_id, lambda session: left(session, "the meeting is over"))
+            entry = await self._ledger.move(
+                goes.tenant,
+                session_id,
+                lambda session: left(session, "the meeting is over") if _is_in(session, event.room) else None,
+            )
+            if not _is_in(entry.session, event.room):
+                return Done(result="ignored", reason="no-session")
         return Done(result="ended", session_id=session_id)
 
     async def _taken(self, tenant: str, url: str, session_id: str) -> bool:
@@ -212,8 +219,14 @@ class DailyGoers:
         if one.over:
             return one
         try:
-            over = (await self._sessions.find(tenant, one.session_id)).ended
+            session = await self._sessions.find(tenant, one.session_id)
+            over = session.ended or not _is_in(session, one.room)
         except SessionNotFound:
             # It is about to be asked for, or its api has died before that and Daily tells nobody again.
             over = self._clock.now().timestamp() - one.joined_at > FRESH_S
         return msgspec.structs.replace(one, over=over)
+
+
+def _is_in(session: Session, room: str) -> bool:
+    """Tell whether a session is in the room that it began in: not if it has gone to another one, or is about to."""
+    return session.moving is None and (session.moved is None or session.transport_info.get("room") == room)

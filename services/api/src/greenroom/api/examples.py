@@ -17,6 +17,8 @@ CREATE: Final[dict[str, Any]] = {
     "wait_timeout_s": 5,
 }
 
+MOVE: Final[dict[str, Any]] = {"transport_options": {"room_url": "https://acme.daily.co/standup"}}
+
 STOP: Final = {"reason": "the caller pressed cancel"}
 
 LIMITS: Final = {
@@ -70,6 +72,7 @@ SESSION: Final[dict[str, Any]] = {
     "number": None,
     "accounts": ["openai/main"],
     "sticky_key": None,
+    "user": None,
     "cold": False,
     "retry_after_s": None,
     "queue": None,
@@ -81,6 +84,18 @@ CREATED: Final[dict[str, Any]] = {
         "type": "websocket",
         "url": "wss://voice.example.org/v1/media/Yp3kq0m8h2d5s7wXc1vB4nZaE6rTuJ9oLgKfQiMxHSA",
         "expires_at": "2026-03-02T09:35:00.000000Z",
+    },
+}
+
+MOVED: Final[dict[str, Any]] = {
+    **SESSION,
+    "room": "https://acme.daily.co/standup",
+    "transport": {
+        "type": "daily",
+        "url": "https://acme.daily.co/standup",
+        "expires_at": "2026-03-02T12:31:10.000000Z",
+        "token": "eyJhbGciOiJIUzI1NiJ9.eyJyIjoic3RhbmR1cCJ9.sFyqTJ0S4nGx7Q0pA2m1kz8bD5uVhYcE3wRtLoNiXj4",
+        "info": {"room": "standup", "room_url": "https://acme.daily.co/standup", "privacy": "private"},
     },
 }
 

@@ -68,6 +68,7 @@ def render() -> bytes:
         daily_rooms=nothing,
         daily_goers=nothing,
         commands=nothing,
+        moves=nothing,
         bot_http=nothing,
         listen_tickets=nothing,
         store=nothing,

@@ -21,6 +21,7 @@ from greenroom.api.fleet import Fleet
 from greenroom.api.idempotency import Idempotency
 from greenroom.api.listen_tickets import ListenTickets
 from greenroom.api.listening import ListenEdge
+from greenroom.api.moves import Moves
 from greenroom.api.offers import Offers
 from greenroom.api.openapi import document
 from greenroom.api.peer_tokens import PeerTokens
@@ -85,12 +86,13 @@ class Parts:
         ours = (*adapters(settings, tickets, peer_tokens), *self.telephony.adapters.values())
         offered = (*plugged_in(settings), *ours)
         self.transports = Transports(offered, broker=broker, ledger=ledger)
+        idempotency = Idempotency(broker)
         sessions = Sessions(
             ledger=ledger,
             store=store,
             agents=agents,
             transports=self.transports,
-            idempotency=Idempotency(broker),
+            idempotency=idempotency,
             waiters=waiters,
             scheduler=scheduler,
             policy=self.policy,
@@ -116,6 +118,14 @@ class Parts:
             daily_rooms=daily_rooms,
             daily_goers=daily_goers,
             commands=Commands(broker, sessions, metrics),
+            moves=Moves(
+                sessions=sessions,
+                transports=self.transports,
+                scheduler=scheduler,
+                waiters=waiters,
+                ledger=ledger,
+                idempotency=idempotency,
+            ),
             bot_http=self.bot_http,
             listen_tickets=listen_tickets,
             store=store,

@@ -4,6 +4,7 @@ Only what has an effect here is taken: a field that would do nothing is refused,
 repeat what rooms are anyway.
 """
 
+import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -122,6 +123,8 @@ class JoinRoom(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     debugTraceId: str | None = None  # noqa: N815
 
 
+# What can be searched for; anything else is the bot's alone.
+_USER: Final = re.compile(r"[!-~]{1,128}")
 # What isn't the bot's.
 _OURS: Final = frozenset({"room_url", "agent", "tenantId", "token"})
 
@@ -161,6 +164,7 @@ def join_wish(agent: str, data: JoinRoom, tenant: str) -> CreateSession:
         transport_options={"room_url": data.room_url},
         body={field: value for field, value in said.items() if field not in _OURS},
         limits=LimitsWish(max_duration_s=longest_s),
+        user=data.sessionUserId if data.sessionUserId and _USER.fullmatch(data.sessionUserId) else None,
     )
 
 

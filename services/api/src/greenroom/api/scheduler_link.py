@@ -1,19 +1,29 @@
 """What the leading scheduler can be asked."""
 
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, NoResponder, RequestTimeout
 from greenroom.common.errors import BrokerUnavailable, SchedulerUnavailable
-from greenroom.common.messages import PoolsAnswer, PoolsQuery, QueuePage, QueuePageQuery, QueuePosition, QueueQuery
+from greenroom.common.messages import (
+    PoolsAnswer,
+    PoolsQuery,
+    QueuePage,
+    QueuePageQuery,
+    QueuePosition,
+    QueueQuery,
+)
+from greenroom.common.move_messages import MoveAnswer, MoveQuery
 from greenroom.common.pins import PinsAnswer, PinsQuery
 
 # Whoever wants to know the position in the queue doesn't want to queue for it.
 _POSITION_TIMEOUT_S: Final = 0.2
 # Of thousands of runners or waiting sessions; a leader that is planning answers after that.
 _LISTING_TIMEOUT_S: Final = 1.0
+# One append, which a broker whose leader was killed takes some seconds for.
+_MOVE_TIMEOUT_S: Final = 10.0
 
 
 class SchedulerLink:
@@ -38,6 +48,10 @@ class SchedulerLink:
     async def pins(self) -> PinsAnswer:
         """Return how the pins stand."""
         return await self._ask("pins", PinsQuery(), PinsAnswer, _LISTING_TIMEOUT_S)
+
+    async def keep_room(self, query: MoveQuery) -> MoveAnswer:
+        """Have another room kept for a live session, which goes there then; the same `id` is the same move."""
+        return await self._ask("move", query, cast("type[MoveAnswer]", MoveAnswer), _MOVE_TIMEOUT_S)
 
     async def _ask[T](self, name: str, query: msgspec.Struct, kind: type[T], timeout_s: float) -> T:
         subject = subjects.REQUEST.format(service="scheduler", name=name)

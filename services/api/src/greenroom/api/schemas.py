@@ -97,10 +97,26 @@ class CreateSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sticky_key: Annotated[
         LongName | None, Meta(description="Sessions of one key get the same version of the agent, canary or not")
     ] = None
+    user: Annotated[
+        LongName | None,
+        Meta(description="Who it is with, as you call him; `GET /v1/sessions?user=…&state=ready` finds where he is"),
+    ] = None
     wait: Annotated[
         Literal["requested", "leased", "ready"], Meta(description="Answer when the session has come this far")
     ] = "requested"
     wait_timeout_s: Annotated[float, Meta(gt=0, le=MAX_WAIT_S, description="… or after this many seconds")] = 10.0
+
+
+class MoveSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request to take a live session to another room."""
+
+    transport_options: Annotated[
+        dict[str, Any],
+        Meta(description="As at a start: `room_url` brings a room; without it one is made, as the options say"),
+    ] = {}
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=MAX_WAIT_S, description="How long to wait until the bot is there, or back")
+    ] = 45.0
 
 
 class StopSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -199,6 +215,8 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     number: str | None = None
     accounts: tuple[str, ...] = ()
     sticky_key: str | None = None
+    # Who it is with, as it was asked for.
+    user: str | None = None
     # Whether a runner was launched for this very session.
     cold: bool = False
     # Of one that was refused: when asking again may go better, in seconds.
@@ -392,6 +410,7 @@ def session_view(session: Session, *, transport: Transport | None = None, queue:
         number=session.number,
         accounts=session.accounts,
         sticky_key=session.sticky_key,
+        user=session.user,
         cold=session.cold,
         retry_after_s=session.retry_after_s,
         queue=queue,

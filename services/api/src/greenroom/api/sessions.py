@@ -60,6 +60,7 @@ _LATER: Final = (
     "number",
     "accounts",
     "sticky_key",
+    "user",
 )
 _FIRST_LIMITS: Final = (
     "queue_timeout_s",
@@ -230,7 +231,7 @@ class Sessions:
         if first is not None:
             return await self._replay(asked, first)
         if view is None:
-            return _refused(Answer(status=status, body=body, session_id=begun.session_id))
+            return refused(Answer(status=status, body=body, session_id=begun.session_id))
         return await self._answer(asked, view, (status, body))
 
     async def _agent(self, caller: Caller, wish: CreateSession) -> KnownAgent:
@@ -306,6 +307,7 @@ class Sessions:
             # Each is counted once, in whatever order they are named.
             accounts=tuple(sorted(set(wish.accounts))),
             sticky_key=wish.sticky_key,
+            user=wish.user,
             traceparent=telemetry.current_traceparent(),
             # Both are set anew by the ledger.
             requested_at=self._clock.now(),
@@ -340,7 +342,7 @@ class Sessions:
             status=answered.status, body=bytes(answered.answer), session_id=answered.session_id, replayed=True
         )
         if not answer.created:
-            return _refused(answer)
+            return refused(answer)
         view = msgspec.json.decode(answer.body, type=SessionView)
         again = await self._answer(asked, view, (answer.status, answer.body), again=True)
         return msgspec.structs.replace(again, replayed=True)
@@ -389,7 +391,7 @@ def _digest(wish: CreateSession) -> str:
     return hashlib.sha256(msgspec.json.encode(members, order="sorted")).hexdigest()
 
 
-def _refused(answer: Answer) -> Answer:
+def refused(answer: Answer) -> Answer:
     """Return a problem with its `Retry-After`, which is stored in its body only."""
     after_s = msgspec.json.decode(answer.body, type=Problem).retry_after_s
     return msgspec.structs.replace(answer, retry_after_s=after_s)

@@ -82,6 +82,7 @@ class SessionFilter(msgspec.Struct, frozen=True, kw_only=True):
     state: str | None = None
     agent: str | None = None
     outcome: str | None = None
+    user: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     before: tuple[datetime, str] | None = None
@@ -95,6 +96,7 @@ def sessions(tenant: str, wanted: SessionFilter, limit: int) -> tuple[str, list[
         ("state = ${}", wanted.state),
         ("agent = ${}", wanted.agent),
         ("outcome = ${}", wanted.outcome),
+        ("document ->> 'user' = ${}", wanted.user),
         ("requested_at >= ${}", wanted.since),
         ("requested_at < ${}", wanted.until),
     ):

@@ -46,7 +46,14 @@ class Announced(msgspec.Struct, frozen=True, kw_only=True, tag="announced"):
     """The ledger says that the session is ready: nobody else has it."""
 
 
-type ToSession = Assign | Announced | Stop | Cancel
+class ChangeRoom(msgspec.Struct, frozen=True, kw_only=True, tag="change-room"):
+    """Go to another room, or come back if that can't be; `transport_info` is what the session's own will be."""
+
+    id: str
+    transport_info: dict[str, str]
+
+
+type ToSession = Assign | Announced | Stop | Cancel | ChangeRoom
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
@@ -69,9 +76,20 @@ class PipelineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class MediaConnected(msgspec.Struct, frozen=True, kw_only=True, tag="connected"):
-    """A client is on the line, for the first time; `call` is what is known of a phone call by now."""
+    """A client is on the line, for the first time or again; `call` is what is known of a phone call by now."""
 
     call: CallData | None = None
+
+
+class RoomChanged(msgspec.Struct, frozen=True, kw_only=True, tag="room-changed"):
+    """The bot is in the other room, or (`failed` says why) where it was.
+
+    `connected` is whether somebody is with it there.
+    """
+
+    id: str
+    failed: str | None = None
+    connected: bool = False
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):
@@ -128,7 +146,17 @@ class Pong(msgspec.Struct, frozen=True, kw_only=True, tag="pong"):
 
 
 type FromSession = (
-    Begun | Stacks | Standby | PipelineReady | MediaConnected | Answered | EndingNotice | Left | Finished | Pong
+    Begun
+    | Stacks
+    | Standby
+    | PipelineReady
+    | MediaConnected
+    | RoomChanged
+    | Answered
+    | EndingNotice
+    | Left
+    | Finished
+    | Pong
 )
 
 

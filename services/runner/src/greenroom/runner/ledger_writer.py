@@ -1,7 +1,7 @@
 """Writes one session's transitions into the ledger: in order, one at a time, for as long as the broker makes it take.
 
 The session lives on meanwhile. What others write is seen too: that a client wants the session to end, or that it was
-given to somebody else.
+given to somebody else, or that another room is kept for it.
 """
 
 import asyncio
@@ -27,7 +27,19 @@ from greenroom.common.errors import (
 )
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
-from greenroom.common.lifecycle import TABLE, Connected, Ended, Ending, Session, Started, State, Transition
+from greenroom.common.lifecycle import (
+    TABLE,
+    Connected,
+    Ended,
+    Ending,
+    Move,
+    Moved,
+    Session,
+    Started,
+    State,
+    Stayed,
+    Transition,
+)
 from greenroom.common.messages import LedgerEntry, decode
 
 _log = structlog.get_logger()
@@ -54,6 +66,7 @@ class LedgerWriter:
         clock: time.
         on_stored: a transition of ours is in the ledger.
         on_stop: somebody else has decided that the session ends; whatever is still to come must come to its end.
+        on_move: the session is to go to another room; told once of each.
         on_fenced: the session is no longer this runner's: nothing more is written. The reason is for the log.
 
     Attributes:
@@ -69,6 +82,7 @@ class LedgerWriter:
         clock: Clock,
         on_stored: Callable[[Transition], None],
         on_stop: Callable[[Ending], None],
+        on_move: Callable[[Move], None] = lambda _: None,
         on_fenced: Callable[[str], None],
     ) -> None:
         self._broker = broker
@@ -80,8 +94,10 @@ class LedgerWriter:
         self._clock = clock
         self._on_stored = on_stored
         self._on_stop = on_stop
+        self._on_move = on_move
+        self._moving: str | None = None
         self._on_fenced = on_fenced
-        # At most one of each kind: a session begins, becomes ready, is joined and ends once.
+        # At most one of each kind: a session begins, becomes ready, is joined and ends once, and moves once at a time.
         self._queue: deque[Transition] = deque()
         self._wake = asyncio.Event()
         self._look = False
@@ -191,6 +207,10 @@ class LedgerWriter:
             return
         self._entry = entry
         self._settle(entry.session)
+        move = entry.session.moving
+        if move is not None and move.id != self._moving:
+            self._moving = move.id
+            self._on_move(move)
         if isinstance(entry.transition, Ending) and entry.transition.by not in _OURS:
             self._on_stop(entry.transition)
 
@@ -212,7 +232,7 @@ class LedgerWriter:
         kept: deque[Transition] = deque()
         for transition in self._queue:
             possible = type(transition) in TABLE[session.state]
-            done = isinstance(transition, Connected) and session.media_connected
+            done = (isinstance(transition, Connected) and session.media_connected) or _arrived(transition, session)
             if possible and not done:
                 kept.append(transition)
             elif isinstance(transition, Started) or done or session.state is State.ENDED:
@@ -227,3 +247,10 @@ class LedgerWriter:
     def _fence(self, reason: str) -> None:
         self.stop()
         self._on_fenced(reason)
+
+
+def _arrived(transition: Transition, session: Session) -> bool:
+    """Tell whether the end of a move is in the ledger already: nobody but its runner writes it."""
+    if not isinstance(transition, Moved | Stayed):
+        return False
+    return session.moving is None or session.moving.id != transition.id

@@ -17,7 +17,19 @@ from opentelemetry.trace import SpanContext
 from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock
 from greenroom.common.ledger import Entry, Ledger
-from greenroom.common.lifecycle import Connected, Ended, Ending, Leased, Ready, Session, Started, Transition
+from greenroom.common.lifecycle import (
+    Connected,
+    Ended,
+    Ending,
+    Leased,
+    Move,
+    Moved,
+    Ready,
+    Session,
+    Started,
+    Stayed,
+    Transition,
+)
 from greenroom.common.log import bind_session
 from greenroom.common.messages import StartSession
 from greenroom.common.reasons import Reason
@@ -25,8 +37,8 @@ from greenroom.runner.control import (
     Announced,
     Answered,
     Assign,
-    Begun,
     Cancel,
+    ChangeRoom,
     EndingNotice,
     Finished,
     FromSession,
@@ -34,8 +46,7 @@ from greenroom.runner.control import (
     MediaConnected,
     PipelineReady,
     Pong,
-    Stacks,
-    Standby,
+    RoomChanged,
     Stop,
 )
 from greenroom.runner.handover import Fork, first_of, hand_over
@@ -132,6 +143,8 @@ class RunningSession:
         self._begun = asyncio.Event()
         self._heard_at = parts.clock.monotonic()
         self._silent = False
+        # Whether somebody was on the line.
+        self._joined = False
         self._writer = LedgerWriter(
             parts.broker,
             parts.ledger,
@@ -139,6 +152,7 @@ class RunningSession:
             clock=parts.clock,
             on_stored=self._on_stored,
             on_stop=self._on_stop,
+            on_move=self._on_move,
             on_fenced=self._on_fenced,
         )
 
@@ -267,8 +281,9 @@ class RunningSession:
                     self._writer.put(Ready(epoch=self.session.epoch))
                     self._timeline.pipeline_ready(message.stages_ms)
             case MediaConnected():
-                slots.connected(self.key)
-                self._writer.put(Connected(epoch=self.session.epoch, call=message.call))
+                self._on_connected(message)
+            case RoomChanged():
+                self._on_room_changed(message)
             case EndingNotice():
                 self._on_ends_itself(message)
             case Finished():
@@ -285,15 +300,28 @@ class RunningSession:
             case Pong():
                 self._parts.instruments.loop_lag.observe(message.loop_lag_ms / 1000)
                 return
-            case Begun() | Stacks() | Standby():
+            case _:
                 return
         self._parts.changed()
+
+    def _on_connected(self, message: MediaConnected) -> None:
+        self._parts.slots.connected(self.key)
+        if not self._joined:
+            self._joined = True
+            self._writer.put(Connected(epoch=self.session.epoch, call=message.call))
 
     def _on_ends_itself(self, message: EndingNotice | Finished) -> None:
         verdict = Verdict(by="session", outcome=message.outcome, reason=message.reason, detail=message.detail)
         clock = self._parts.clock
         if self._parts.slots.ends_itself(self.key, verdict, now=clock.monotonic(), at=clock.now()):
             self._announce(verdict)
+
+    def _on_room_changed(self, message: RoomChanged) -> None:
+        epoch, failed = self.session.epoch, message.failed
+        self._parts.slots.moved(self.key, connected=message.connected, now=self._parts.clock.monotonic())
+        self._writer.put(
+            Moved(epoch=epoch, id=message.id) if failed is None else Stayed(epoch=epoch, id=message.id, detail=failed)
+        )
 
     def check_silence(self, now: float) -> None:
         """Log once when the process has said nothing for some seconds although its pipeline runs."""
@@ -384,6 +412,10 @@ class RunningSession:
     def _on_stop(self, ending: Ending) -> None:
         self._announced = True
         self._end(Verdict(by=ending.by, outcome=ending.outcome, reason=ending.reason, detail=ending.detail))
+
+    def _on_move(self, move: Move) -> None:
+        if self._process is not None and not self._ends.is_set():
+            self._process.send(ChangeRoom(id=move.id, transport_info=move.transport_info))
 
     def _on_fenced(self, reason: str) -> None:
         _log.warning("session_fenced", epoch=self.session.epoch, ledger=reason)

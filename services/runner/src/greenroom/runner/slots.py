@@ -236,6 +236,12 @@ class Slots:
         if held is not None:
             self._change(held, join_by=None)
 
+    def moved(self, key: Key, *, connected: bool, now: float) -> None:
+        """It is in another room, or in its own once more: who isn't there has as long as at first to come."""
+        held = self._held.get(key)
+        if held is not None and held.phase is State.READY:
+            self._change(held, join_by=None if connected else now + held.limits.join_timeout_s)
+
     def end(self, key: Key, verdict: Verdict, *, now: float, at: datetime, within_s: float = math.inf) -> bool:
         """Begin to end it, within `end_timeout_s` or `within_s`, whichever is less.
 

@@ -19,6 +19,7 @@ from greenroom.scheduler.executor import Executor
 from greenroom.scheduler.keeper import Keeper
 from greenroom.scheduler.launchers.base import Launcher
 from greenroom.scheduler.launchers.settings import launcher_for
+from greenroom.scheduler.moves import Moves
 from greenroom.scheduler.picture import Picture
 from greenroom.scheduler.pin_keeper import PinKeeper
 from greenroom.scheduler.settings import SchedulerSettings
@@ -82,6 +83,7 @@ def compose(
     )
     pins = PinKeeper(broker, ledger, picture, decisions, clock=clock)
     return Scheduler(
+        moves=Moves(broker, picture, executor, pool=pool),
         broker=broker,
         ledger=ledger,
         leadership=Leadership(broker, settings.leadership, settings.instance_id, clock=clock),

@@ -3,6 +3,7 @@
     ledger watch ─┐
     heartbeats  ──┼─▶ picture ─▶ plan (leader only) ─▶ executor ─▶ ledger, runners, launcher
     policy      ──┤      └─────▶ keeper (leader only) ─▶ launcher, cold starts that the plan may grant
+                  │      ├─────▶ moves (leader only) ─▶ ledger: rooms that sessions go to
                   │      └─────▶ pins (leader only) ─▶ ledger: pinned sessions asked for and stopped
     tick        ──┘      └─────▶ answers (leader only) ─▶ whoever asks
 
@@ -34,6 +35,7 @@ from greenroom.scheduler.executor import Executor
 from greenroom.scheduler.keeper import Keeper
 from greenroom.scheduler.launchers.base import Launcher
 from greenroom.scheduler.limits_said import LimitsSaid
+from greenroom.scheduler.moves import Moves
 from greenroom.scheduler.picture import Picture
 from greenroom.scheduler.pin_keeper import PinKeeper
 from greenroom.scheduler.policy_feed import PolicyFeed
@@ -76,6 +78,7 @@ class Scheduler:
         keeper: of the pools.
         pins: keeps pinned sessions running.
         answers: to whoever asks the leader.
+        moves: to other rooms; the leader decides on them.
         launcher: what the leader's keeper has runners launched by.
         spool: what the decisions go out by.
         decisions: where it is said what was decided.
@@ -95,6 +98,7 @@ class Scheduler:
         keeper: Keeper,
         pins: PinKeeper,
         answers: Answers,
+        moves: Moves,
         launcher: Launcher,
         spool: Spool,
         decisions: Decisions,
@@ -113,6 +117,7 @@ class Scheduler:
         self._keeper = keeper
         self._pins = pins
         self._answers = answers
+        self._moves = moves
         self._launcher = launcher
         self._spool = spool
         self._decisions = decisions
@@ -247,6 +252,7 @@ class Scheduler:
         try:
             async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
                 await self._answers.open(stack)
+                await self._moves.open(stack)
                 beside = [
                     tasks.create_task(self._launcher.run(), name="launcher"),
                     tasks.create_task(self._keeper.run(self._wake.set, self._executor.take_back), name="keeper"),

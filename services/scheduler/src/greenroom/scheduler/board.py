@@ -109,6 +109,8 @@ class Board:
         self._due.add(session.id)
         if known is not None:
             self._launched(known.session)
+            if (known.session.moving, known.session.moved) != (session.moving, session.moved):
+                self._look_at(self._rooms.change(known.session, session))
         if session.cold and session.state is State.LEASED:
             self._launching.setdefault(session.pool, set()).add(f"{session.id}-{session.epoch}")
         if known is None:
@@ -335,6 +337,10 @@ class Board:
         ]
 
     # ------------------------------------------------------------------------ who asks
+
+    def room_taken(self, session: Session, room: str | None, info: Mapping[str, str]) -> str | None:
+        """Return who has, or wants, a room that a session would go to; see `Rooms.taken`."""
+        return self._rooms.taken(session, room, info)
 
     @property
     def sessions(self) -> Mapping[str, Tracked]:

@@ -15,7 +15,7 @@ from greenroom.common.broker import Broker, NoResponder, RequestTimeout
 from greenroom.common.clock import Clock
 from greenroom.common.errors import BrokerUnavailable, GreenroomError, LedgerConflict, LedgerCorrupt
 from greenroom.common.ledger import Entry, Ledger
-from greenroom.common.lifecycle import Ended, Priority, Requeued, Session, State, Transition
+from greenroom.common.lifecycle import Ended, Moving, Priority, Requeued, Session, State, Transition
 from greenroom.common.messages import StartAccepted, StartAnswer, StartRefused, StartSession
 from greenroom.common.reasons import Reason
 from greenroom.scheduler.actions import Ask, AskLauncher, ColdLease, Lease, SessionAction
@@ -44,6 +44,8 @@ _PASSING: Final = frozenset({"no-slot", "overloaded", "stale-epoch"})
 UNTRIED: Final = frozenset({"no-slot", "draining", "overloaded", NoResponder.code})
 # A launcher that takes longer to say yes or no isn't of any use at the moment.
 _LAUNCH_TIMEOUT_S: Final = 10.0
+# Between two looks at the ledger while the broker is away.
+_LOOK_S: Final = 0.5
 # Where launches compete for room, Nomad takes 1 to 100, and gives services 50.
 _LAUNCH_PRIORITY: Final = {Priority.HIGH: 80, Priority.NORMAL: 60, Priority.LOW: 40}
 
@@ -134,6 +136,34 @@ class Executor:
             await self._move(entry, transition)
         except GreenroomError as error:
             _log.info("action_failed", session_id=session_id, action="take_back", code=error.code)
+
+    async def keep_room(self, entry: Entry, moving: Moving) -> None:
+        """Write that a room is kept for a session, as nobody else has or wants it.
+
+        From here on the picture has it so, until it is known that it was not written.
+
+        Raises:
+            LedgerConflict: somebody else was first; the picture now shows what they did.
+            BrokerUnavailable: the broker was away; the picture shows what has come of it.
+        """
+        session = entry.session
+        self._picture.begin(session.id, lifecycle.apply(session, moving, self._clock.now()))
+        try:
+            await self._move(entry, moving)
+        except BrokerUnavailable:
+            # It may be stored all the same: until that is known nobody else gets the room.
+            while not await self._looked(session):
+                await self._clock.sleep(_LOOK_S)
+            raise
+        finally:
+            self._picture.finish(session.id)
+
+    async def _looked(self, session: Session) -> bool:
+        try:
+            await self._refresh(session)
+        except BrokerUnavailable:
+            return False
+        return True
 
     async def _place(self, action: Lease | Ask, entry: Entry) -> None:
         session = entry.session

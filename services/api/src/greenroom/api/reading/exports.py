@@ -37,6 +37,7 @@ _TEXTS: Final = (
     "carrier",
     "number",
     "sticky_key",
+    "user",
 )
 _NUMBERS: Final = ("agent_version", "attempt")
 _TIMES: Final = ("requested_at", "leased_at", "started_at", "ready_at", "ending_at", "ended_at")

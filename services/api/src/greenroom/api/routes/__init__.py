@@ -18,6 +18,7 @@ from greenroom.api.daily_rooms import DailyRoomsStore
 from greenroom.api.decrypting import Vault
 from greenroom.api.fleet import Fleet
 from greenroom.api.listen_tickets import ListenTickets
+from greenroom.api.moves import Moves
 from greenroom.api.offers import Offers
 from greenroom.api.peer_tokens import PeerTokens
 from greenroom.api.phone_numbers import Numbers
@@ -36,6 +37,7 @@ from greenroom.api.routes.daily_rooms import daily_room_routes
 from greenroom.api.routes.events import event_routes
 from greenroom.api.routes.exports import export_routes
 from greenroom.api.routes.limits import limit_routes
+from greenroom.api.routes.moves import move_routes
 from greenroom.api.routes.numbers import number_routes
 from greenroom.api.routes.offers import offer_routes
 from greenroom.api.routes.pins import pin_routes
@@ -81,6 +83,7 @@ def all_routes(
     daily_rooms: DailyRoomsStore,
     daily_goers: DailyGoers,
     commands: Commands,
+    moves: Moves,
     bot_http: BotHttpLink,
     listen_tickets: ListenTickets,
     store: Store,
@@ -109,6 +112,7 @@ def all_routes(
     return [
         *session_routes(sessions, store, settings.public_url),
         *command_routes(commands, listen_tickets, settings.public_url),
+        *move_routes(moves, settings.public_url),
         *bot_http_routes(bot_http, offers, peer_tokens),
         *pipecat_routes(sessions, agents, settings.public_url),
         *pipecat_offer_routes(offers, peer_tokens),

@@ -135,19 +135,22 @@ def session_routes(sessions: Sessions, store: Store, public_url: str | None) -> 
         in_state: Annotated[State | None, QueryParameter(name="state")] = None,
         agent: FromQuery[str | None] = None,
         outcome: FromQuery[Outcome | None] = None,
+        user: FromQuery[str | None] = None,
         since: Annotated[datetime | None, QueryParameter(description="Requested at or after")] = None,
         until: Annotated[datetime | None, QueryParameter(description="Requested before")] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=_MAX_PAGE)] = 50,
         cursor: Annotated[str | None, QueryParameter(description="`next` of the page before")] = None,
     ) -> SessionPage:
         """List sessions, newest first, as they are stored: some milliseconds behind what goes on."""
-        only_query(request, "state", "agent", "outcome", "since", "until", "limit", "cursor")
-        if agent is not None and "\0" in agent:
-            raise InvalidQuery("agent: there is a NUL in it.")
+        only_query(request, "state", "agent", "outcome", "user", "since", "until", "limit", "cursor")
+        for name, value in (("agent", agent), ("user", user)):
+            if value is not None and "\0" in value:
+                raise InvalidQuery(f"{name}: there is a NUL in it.")
         wanted = SessionFilter(
             state=in_state,
             agent=agent,
             outcome=outcome,
+            user=user,
             since=moment("since", since),
             until=moment("until", until),
             before=cursors.decode(cursor) if cursor is not None else None,

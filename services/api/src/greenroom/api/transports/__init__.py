@@ -14,7 +14,7 @@ from greenroom.common.broker import Broker
 from greenroom.common.clock import Clock
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
-from greenroom.common.secrets import SecretBox
+from greenroom.common.secrets import ROOM_TOKEN, SecretBox, with_token
 
 # Who takes away large bodies, as plans name him; no transport can be called this.
 _BODY: Final = "body"
@@ -86,6 +86,31 @@ class Transports:
         )
         return session, prepared.public
 
+    def movable(self, transport: str) -> bool:
+        """Tell whether live sessions can go to another room; see `base.Adapter.movable`."""
+        return transport in self._adapters and self._adapters[transport].movable
+
+    def public(self, session: Session, options: dict[str, Any]) -> Transport:
+        """Return what the answer says of the room that a session is in; see `base.Adapter.public`."""
+        return self._adapter(session.transport).public(session, options)
+
+    async def prepare_room(self, asked: Asked, session: Session, options: dict[str, Any]) -> dict[str, str]:
+        """Prepare another room for a live session that has it as `moving`; return the room's `transport_info`.
+
+        What the bot gets in with is laid down beside what it has for the room that it is in.
+
+        Raises:
+            GreenroomError: it can't be prepared now. What was made of it goes by itself.
+        """
+        adapter = self._adapter(session.transport)
+        plan = adapter.plan(session, options)
+        if plan is not None:
+            await self.releases.plan(session, plan)
+        prepared = await adapter.prepare(asked, session, options)
+        room, token, now = prepared.info["room"], prepared.secrets[ROOM_TOKEN], session.transport_info.get("room")
+        await self._secrets.change(session.tenant, session.id, lambda values: with_token(values, room, token, now=now))
+        return prepared.info
+
     async def answer(self, asked: Asked, session_id: str, public: Transport, *, again: bool) -> Transport:
         """Return what a caller gets in with; see `base.Adapter.answer`."""
         return await self._adapter(public.type).answer(asked, session_id, public, again=again)
@@ -106,6 +131,8 @@ class Transports:
 
 
 class _BodyReleaser:
+    movable = False
+
     def __init__(self, kept: Bodies) -> None:
         self._bodies = kept
 

@@ -85,6 +85,20 @@ class Adapter(Protocol):
         del options
         return None
 
+    @property
+    def movable(self) -> bool:
+        """Whether a live session can go to another room.
+
+        Then `plan` and `Prepared.info` name it as `room`, and one is prepared for a session that has `moving`, beside
+        the one that it is in.
+        """
+        return False
+
+    def public(self, session: Session, options: dict[str, Any]) -> Transport:
+        """Return what the answer says, without secrets, of a session that is in the room of its `transport_info`."""
+        del options
+        return Transport(type=self.name, info=session.transport_info)
+
     def plan(self, session: Session, options: dict[str, Any]) -> dict[str, str] | None:
         """Return what `release` would have to know of what `prepare` is about to make; None: nothing has to go."""
         ...

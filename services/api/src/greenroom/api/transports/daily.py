@@ -93,6 +93,16 @@ class DailyAdapter(Adapter):
         # One bot in a room: that a second session in it is refused is a matter of the scheduler.
         return daily_options.read(options).room_url
 
+    @property
+    @override
+    def movable(self) -> bool:
+        return True
+
+    @override
+    def public(self, session: Session, options: dict[str, Any]) -> Transport:
+        info = session.transport_info | _told(daily_options.read(options))
+        return Transport(type=NAME, info=info, expires_at=expiry(session))
+
     @override
     def plan(self, session: Session, options: dict[str, Any]) -> dict[str, str] | None:
         return None if daily_options.read(options).room_url is not None else {"room": _name(session)}
@@ -219,7 +229,8 @@ def _no_room(text: str) -> RoomNotFound:
 
 
 def _name(session: Session) -> str:
-    return daily_options.PREFIX + session.id
+    # That of one that it goes to later has a name of its own.
+    return daily_options.PREFIX + session.id + (f"-{session.moving.id[-8:]}" if session.moving is not None else "")
 
 
 def _told(wanted: DailyOptions) -> dict[str, str]:

@@ -4,6 +4,9 @@ Before a provider is asked for anything, a plan is written (stream RELEASES). Al
 consumer: a plan whose session still lives comes again after a while; one whose session has ended, or never came to be,
 is carried out, again and again until the provider has confirmed it.
 
+A session that has gone to another room needs the one that it was in no longer, and one that has stayed doesn't need the
+one that was made for it to go to: those plans are carried out while it lives.
+
 A plan that has to wait does so alone, whatever for: the next one may be of a session that has ended, or of another
 provider. What a provider is spared while it is down, or over its rate limit, is a matter of `provider`.
 """
@@ -44,6 +47,11 @@ _AT_ONCE: Final = 4
 
 class Releaser(Protocol):
     """Takes away what was made: a transport, as `base.Adapter` has it, or whoever else makes something."""
+
+    @property
+    def movable(self) -> bool:
+        """See `base.Adapter.movable`."""
+        ...
 
     async def release(self, tenant: str, session_id: str, info: dict[str, str]) -> None:
         """See `base.Adapter.release`."""
@@ -115,18 +123,25 @@ class Releases:
 
     async def _carry_out(self, plan: ReleasePlan) -> None:
         entry = await self._ledger.last(plan.tenant, plan.session_id)
-        if not self._over(plan, entry):
-            raise Retry(LOOK_AGAIN_S, only=[plan])
         adapter = self._adapters.get(plan.transport)
+        over = self._over(plan, entry)
+        if not over and not (entry is not None and self._left(plan, entry.session, adapter)):
+            raise Retry(LOOK_AGAIN_S, only=[plan])
         if adapter is None:
             # Another instance may have its settings, or this one after its next start.
             raise Retry(LOOK_AGAIN_S, only=[plan])
         try:
-            if entry is not None and isinstance(adapter, Outlived) and await adapter.in_use(entry.session, plan.info):
+            if (
+                over
+                and entry is not None
+                and isinstance(adapter, Outlived)
+                and await adapter.in_use(entry.session, plan.info)
+            ):
                 await self._secrets.forget(plan.tenant, plan.session_id)
                 raise Retry(LOOK_FOR_PEOPLE_S, only=[plan])
             await adapter.release(plan.tenant, plan.session_id, plan.info)
-            await self._secrets.forget(plan.tenant, plan.session_id)
+            if over:
+                await self._secrets.forget(plan.tenant, plan.session_id)
         except GreenroomError as error:
             _log.warning("release_failed", transport=plan.transport, session_id=plan.session_id, code=error.code)
             raise Retry(error.retry_after_s or LOOK_AGAIN_S, only=[plan]) from error
@@ -136,6 +151,15 @@ class Releases:
         if entry is None:
             return self._clock.now() - plan.at > _GRACE
         return entry.session.ended
+
+    def _left(self, plan: ReleasePlan, session: Session, adapter: Releaser | None) -> bool:
+        """Tell whether a live session is neither in the room of a plan, nor on its way there, nor about to be."""
+        if adapter is None or not adapter.movable or self._clock.now() - plan.at <= _GRACE:
+            return False
+        room, going = plan.info.get("room"), session.moving
+        here = session.transport_info.get("room")
+        there = going.transport_info.get("room") if going is not None else None
+        return None not in {room, here} and room not in {here, there}
 
 
 def _decode(message: Message) -> ReleasePlan:

@@ -24,7 +24,7 @@ from greenroom.common.log import bind_session, configure_logging
 from greenroom.common.nats_broker import NatsBroker
 from greenroom.common.telemetry import session_attributes
 from greenroom.common.tracing import Tracing, setup_tracing
-from greenroom.runner.control import Announced, Assign, Cancel, Finished, Pong, Standby, Stop, ToSession
+from greenroom.runner.control import Announced, Assign, Cancel, ChangeRoom, Finished, Pong, Standby, Stop, ToSession
 from greenroom.runner.isolation.grants import PRACTICE, Grant
 from greenroom.runner.session.attach import announce_setup_file
 from greenroom.runner.session.botlog import redirect_loguru
@@ -161,8 +161,8 @@ class _SessionProcess:
                 case Assign():
                     waiting.cancel()
                     return await self._run_session(message, channel, broker)
-                case Announced():
-                    _log.error("announced_without_session")
+                case Announced() | ChangeRoom():
+                    _log.error("told_without_session", message=type(message).__name__)
                 case Stop() | Cancel():
                     # Told to end before it was told what to do: it isn't needed.
                     return EXIT_DONE

@@ -114,6 +114,14 @@ class Vigil:
             self._left_at = now
             self._speaking.discard("user")
 
+    def moves(self, now: float) -> None:
+        """The bot goes to another room: nobody is there, and what is owed to whoever comes is owed anew."""
+        self._connected_at = self._left_at = None
+        self._sounded = False
+        self._speaking.clear()
+        self._told -= set(Wait)
+        self._stirs(now)
+
     def heard(self, now: float, since: float | None = None) -> None:
         """Audio of the caller has come in, speech or not; `since`: it has come so long, unless that is known."""
         if not self._flows(now):

@@ -114,6 +114,11 @@ class Watchkeeper:
         self._woken.set()
         return self._rejoin
 
+    def moves(self) -> None:
+        """The bot goes to another room, where nobody is yet."""
+        self.vigil.moves(time.monotonic())
+        self._woken.set()
+
     def follow(self, attachment: Attachment, routes: Mapping[type[Frame], Route]) -> dict[type[Frame], Route]:
         """Return the routes of the pipeline that holds the transport, with what we have to see there too."""
         params = attachment.worker.params

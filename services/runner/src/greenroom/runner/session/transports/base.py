@@ -44,6 +44,10 @@ class NotRunnable(Exception):
     """The session can't be given to a bot here; the text says why and may be shown to anybody."""
 
 
+class NotMoved(Exception):
+    """The bot isn't in the other room but where it was; the text says why and may be shown to anybody."""
+
+
 # Called with what else is heard of the way: a kind and its data, for a `transport` event.
 type OnNews = Callable[[str, dict[str, Any]], object]
 
@@ -140,6 +144,18 @@ class SessionTransport(Protocol):
     def bot_ends(self) -> None:
         """Know that the bot ends, and doesn't say why: who may still have come back has left."""
         return
+
+    async def move(self, info: dict[str, str]) -> None:  # noqa: ARG002 most have none
+        """Take the bot to another room, or back if it doesn't get in.
+
+        Args:
+            info: what of the room anybody may know, as the session's `transport_info`.
+
+        Raises:
+            NotMoved: it is where it was.
+            BrokerUnavailable: likewise; what it would get in with can't be read now.
+        """
+        raise NotMoved("the session's transport has no rooms")
 
     def let_go(self) -> None:
         """Have nobody sent away at the close: the session goes on in another process, and the user stays for it."""

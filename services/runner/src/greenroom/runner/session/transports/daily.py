@@ -27,7 +27,7 @@ from greenroom.common.command_errors import CommandNotDone, TransferFailed
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.lifecycle import Session
 from greenroom.common.reasons import Reason
-from greenroom.runner.session.transports import dialling, room_events
+from greenroom.runner.session.transports import daily_moves, dialling, room_events
 from greenroom.runner.session.transports.base import OnConnected, OnDisconnected
 from greenroom.runner.session.transports.dialling import Dialler, NotReached
 from greenroom.runner.session.transports.rooms import RoomTransport
@@ -53,6 +53,7 @@ class DailyRoom(RoomTransport):
     ) -> None:
         super().__init__(session, broker, on_connected, on_disconnected)
         self._joined = False
+        self._transports: list[BaseTransport] = []
         self._bot_id = ""
         self._daily: DailyTransport | None = None
         self._dialler = Dialler()
@@ -75,6 +76,7 @@ class DailyRoom(RoomTransport):
     @override
     def hook(self, transport: BaseTransport) -> None:
         super().hook(transport)
+        self._transports.append(transport)
         transport.add_event_handler("on_joined", self._on_bot_joined)
         transport.add_event_handler("on_error", self._on_error)
         transport.add_event_handler("on_call_state_updated", self._on_state)
@@ -83,6 +85,23 @@ class DailyRoom(RoomTransport):
         for kind in (dialling.ANSWERED, dialling.STOPPED, dialling.ERROR):
             transport.add_event_handler(f"on_dialout_{kind}", self._dialout_hearer(kind))
         self._daily = self._dialler.transport = cast("DailyTransport", transport)
+
+    @override
+    def refuse_change(self) -> str | None:
+        if len(self._transports) != 1 or not self._joined:
+            return "the bot isn't in one room"
+        if any(name in self.secrets for name in (*_DIALIN, _DIALOUT)):
+            return "a call by phone stays in its room"
+        return daily_moves.refuse(self._transports[0])
+
+    @override
+    async def change(self, info: dict[str, str], token: str) -> None:
+        (transport,) = self._transports
+        await daily_moves.leave(transport)
+        self._joined = False
+        self.left()
+        await daily_moves.join(transport, info["room_url"], token)
+        self._joined = True
 
     @override
     def prepare_to_close(self, code: int, reason: str) -> None:

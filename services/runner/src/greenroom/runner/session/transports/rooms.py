@@ -8,7 +8,8 @@ beside the bot's own handlers and without changing it:
     the bot ends while the room is empty  the user has left: the bot doesn't wait for him
     the bot was put out, or never got in  the way is lost (also where Pipecat calls its transport unusable, and goes on)
 
-What the bot gets in with was laid down by the api and is taken once, when the session is opened.
+What the bot gets in with was laid down by the api and is taken once, when the session is opened, and once for each room
+that it goes to later. On its way from one to another it is in none: what is heard then is of the room that it has left.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from pipecat.transports.base_transport import BaseTransport
 
 from greenroom.common.broker import Broker
 from greenroom.common.lifecycle import OnLoss, Session
-from greenroom.common.secrets import SecretBox
+from greenroom.common.secrets import ROOM_TOKEN, SecretBox, token_of
 from greenroom.runner.session.attach import Attachment
 from greenroom.runner.session.transports.base import (
     AWAY,
@@ -30,6 +31,7 @@ from greenroom.runner.session.transports.base import (
     CLOSE_NORMAL,
     NOT_OPEN,
     WAY_LOST,
+    NotMoved,
     NotRunnable,
     OnConnected,
     OnDisconnected,
@@ -40,8 +42,8 @@ _log = structlog.get_logger()
 
 # How long a room may be empty after somebody was in it.
 REJOIN_S: Final = 5.0
-TOKEN: Final = "room_token"  # noqa: S105 a name, not a token
 _EMPTY: Final = "the room is empty"
+_FIXED: Final = "the bot can't change rooms of this provider"
 
 
 class RoomCounts(msgspec.Struct, kw_only=True):
@@ -72,7 +74,11 @@ class RoomTransport(SessionTransport):
         self, session: Session, broker: Broker, on_connected: OnConnected, on_disconnected: OnDisconnected
     ) -> None:
         self.session = session
-        self.info: Final = session.transport_info
+        # Of the room that the bot is in.
+        self.info = session.transport_info
+        self._token: str | None = None
+        # On the way to another room, or back; and has left the one without having come to the other.
+        self._moving = self._between = False
         self.secrets: dict[str, str] = {}
         self._box = SecretBox(broker)
         self._on_connected, self._on_disconnected = on_connected, on_disconnected
@@ -95,13 +101,11 @@ class RoomTransport(SessionTransport):
 
     @override
     async def open(self) -> None:
-        session = self.session
-        # Another try, should this process be lost, needs them again.
-        keep = session.on_loss is not OnLoss.NEVER
-        self.secrets = await self._box.take(session.tenant, session.id, keep=keep)
+        self.secrets = await self._taken()
+        self._token = token_of(self.secrets, self.info.get("room"))
         if any(name not in self.info for name in self.needs):
             raise NotRunnable("the session has no room")
-        if TOKEN not in self.secrets:
+        if self._token is None:
             raise NotRunnable("the token for the room was taken already, or is a day old")
 
     @override
@@ -155,13 +159,75 @@ class RoomTransport(SessionTransport):
         Raises:
             NotRunnable: nothing was taken yet.
         """
-        if TOKEN not in self.secrets:
+        if self._token is None:
             raise NotRunnable(NOT_OPEN)
-        return self.secrets[TOKEN]
+        return self._token
+
+    async def change(self, info: dict[str, str], token: str) -> None:  # noqa: ARG002 where it can't be
+        """Leave the room that the bot is in, if it is, say so (`left`), and join another one.
+
+        Raises:
+            NotMoved: it hasn't joined.
+        """
+        raise NotMoved(_FIXED)
+
+    def left(self) -> None:
+        """Note that nobody is there: who is in the other room is told of when the bot has joined it."""
+        self._stay()
+        self._present.clear()
+        self._came = self._away = self._between = False
+
+    def refuse_change(self) -> str | None:
+        """Return why the bot can't go to another room; None: it can."""
+        return _FIXED
+
+    @override
+    async def move(self, info: dict[str, str]) -> None:
+        if (why := self.refuse_change()) is not None:
+            raise NotMoved(why)
+        token = (await self._taken()).get(f"{ROOM_TOKEN}.{info.get('room')}")
+        if token is None:
+            raise NotMoved("the token for the room isn't there")
+        self._moving = True
+        try:
+            await self._change(info, token)
+        except NotMoved:
+            await self._go_back()
+            raise
+        finally:
+            self._moving = False
+        news = {"from": self.info.get("room"), "to": info.get("room")}
+        self.info, self._token = info, token
+        self.on_news("moved", news)
+
+    async def _go_back(self) -> None:
+        try:
+            await self._change(self.info, self.token)
+        except NotMoved as error:
+            self._moving = False
+            self.lost("the bot couldn't go back to its room")
+            raise NotMoved(f"{error}, nor go back to its own") from error
+
+    async def _change(self, info: dict[str, str], token: str) -> None:
+        self._between = True
+        try:
+            await self.change(info, token)
+        except NotMoved:
+            raise
+        except Exception as error:
+            # The library's, or a handler's of the bot's.
+            _log.exception("room_not_changed")
+            raise NotMoved(f"the bot couldn't join the room ({type(error).__name__})") from error
+
+    async def _taken(self) -> dict[str, str]:
+        session = self.session
+        # Another try, should this process be lost, needs them again.
+        keep = session.on_loss is not OnLoss.NEVER
+        return await self._box.take(session.tenant, session.id, keep=keep)
 
     def lost(self, why: str) -> None:
         """Note that the bot isn't in the room, and nobody has sent it away; `why` may be shown to anybody."""
-        if self._farewell is None:
+        if self._farewell is None and not self._moving:
             self._end(WAY_LOST, CLOSE_ABNORMAL, why)
 
     def gone(self, why: str) -> None:
@@ -189,7 +255,7 @@ class RoomTransport(SessionTransport):
     def _on_joined(self, _transport: BaseTransport, client: Mapping[str, Any]) -> None:
         first = self._away or not self._came
         # Rooms can't be closed to guests: who comes while the session ends is in it, but isn't taken.
-        if self._over or (first and self._farewell is not None):
+        if self._over or self._between or (first and self._farewell is not None):
             return
         self._counts.joined += 1
         self._present.add(str(client["id"]))
@@ -199,7 +265,7 @@ class RoomTransport(SessionTransport):
             self._on_connected(str(client["id"]))
 
     def _on_left(self, _transport: BaseTransport, client: Mapping[str, Any]) -> None:
-        if self._over or str(client["id"]) not in self._present:
+        if self._over or self._between or str(client["id"]) not in self._present:
             return
         self._counts.left += 1
         self._present.discard(str(client["id"]))
