@@ -18,20 +18,12 @@ from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Ended, Outcome, Session, State
 from greenroom.common.secrets import SecretBox
 from tests.support.api_world import LEASED, ApiWorld, eventually, problem_of, running_api
-from tests.support.daily_stub import BASE, KEY, DailyStub
+from tests.support.daily_stub import KEY, DailyStub
 from tests.support.provider_stub import Fault
 
 SECRET: Final = base64.b64encode(b"the secret of the webhook").decode()
 PATH: Final = "/v1/webhooks/daily/dialin"
 CALL: Final = {"To": "+15550100", "From": "+15550101", "callId": "call-1", "callDomain": "domain-1"}
-
-
-@pytest.fixture
-async def daily() -> AsyncGenerator[DailyStub]:
-    """Daily, as far as its API goes."""
-    stub = DailyStub()
-    async with stub.listening(BASE):
-        yield stub
 
 
 @pytest.fixture

@@ -15,19 +15,11 @@ from greenroom.common.messages import RoomStarts
 from greenroom.common.reasons import Reason
 from greenroom.recorder.retention import sweep
 from tests.support.api_world import ApiWorld, problem_of, running_api
-from tests.support.daily_stub import BASE, DailyStub
+from tests.support.daily_stub import DailyStub
 from tests.support.daily_webhooks import SECRET, DailyWebhooks, ended, joined, started
 from tests.support.provider_stub import Fault, Said
 
 TENANT = "acme"
-
-
-@pytest.fixture
-async def daily() -> AsyncGenerator[DailyStub]:
-    """Daily, as far as its API goes."""
-    stub = DailyStub()
-    async with stub.listening(BASE):
-        yield stub
 
 
 @pytest.fixture

@@ -13,19 +13,11 @@ from greenroom.common.lifecycle import Session
 from greenroom.common.peer_messages import OfferPeer, PeerAnswered, PeerCandidates
 from tests.support.api_scheduler import LeadingScheduler, refuses
 from tests.support.api_world import ApiWorld, FakeProcess, problem_of, running_api, until
-from tests.support.daily_stub import BASE, DailyStub
+from tests.support.daily_stub import DailyStub
 
 SDP = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\n"
 STUN = "stun:stun.example.org:3478"
 CLOUD = "/v1/public/echo/start"
-
-
-@pytest.fixture
-async def daily() -> AsyncGenerator[DailyStub]:
-    """Daily, as far as its API goes."""
-    stub = DailyStub()
-    async with stub.listening(BASE):
-        yield stub
 
 
 @pytest.fixture

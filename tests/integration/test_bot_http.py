@@ -1,7 +1,7 @@
 """HTTP routes of a bot's own, reached over the api: the bot is written for Pipecat Cloud and runs unchanged."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 import pytest
@@ -10,15 +10,6 @@ from greenroom.runner.control import PipelineReady
 from tests.support.api_world import ApiWorld, eventually, problem_of, running_api
 from tests.support.commanding import until_events
 from tests.support.session_rig import HostProcess, SessionRun, Sessions
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
-
 
 type Stage = tuple[ApiWorld, Sessions, httpx.AsyncClient]
 

@@ -1,7 +1,7 @@
 """Phone calls over each carrier: its own wire format, our api, and real session processes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -25,14 +25,6 @@ HANGING_UP = HOLDING
 # What was added to a call, and those that say so when its media begins.
 ADDED = {"campaign": "7", "lang": "en"}
 ADDING = ("twilio", "exotel")
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 @pytest.fixture(params=CARRIERS)

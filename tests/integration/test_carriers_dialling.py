@@ -1,6 +1,6 @@
 """Calls that we make: over each carrier's API, with its answers, its refusals, and who picks up."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -20,14 +20,6 @@ _ANSWERED_BY = {
     "plivo": ({"Machine": "true", "Event": "MachineDetection"}, "machine"),
     "vobiz": ({"Machine": "false", "Event": "MachineDetection"}, "human"),
 }
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 @pytest.fixture(params=CARRIERS)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -19,14 +19,6 @@ from tests.support.session_rig import HostProcess
 
 # What an answer may take beyond a carrier's `answer_within_s`: Vobiz waits for three seconds, and has two.
 _AFTER_S = 1.0
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 @pytest.fixture(params=CARRIERS)

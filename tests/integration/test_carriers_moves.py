@@ -1,7 +1,7 @@
 """Phone calls whose runner is lost: what each carrier said at the beginning is heard by the next process."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -14,14 +14,6 @@ from tests.support.session_rig import HostProcess
 from tests.support.telephony_bots import GREETING_S
 
 GREETED_S = GREETING_S * 0.9
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 @pytest.fixture(params=CARRIERS)

@@ -1,6 +1,6 @@
 """Callers who are handed over: by each carrier's API, with its refusals, and what becomes of the session."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
@@ -15,14 +15,6 @@ from tests.support.session_rig import HostProcess
 
 DESK = "+4930987654"
 ABLE = [name for name in CARRIERS if name != "exotel"]
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 @pytest.fixture(params=ABLE)

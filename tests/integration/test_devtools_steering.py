@@ -3,7 +3,7 @@
 import asyncio
 import json
 import wave
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,6 @@ from tests.support.commanding import until_events
 from tests.support.session_bots import RATE, tone
 from tests.support.session_rig import HostProcess, SessionRun, Sessions
 from tests.support.shell import command
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 @pytest.fixture

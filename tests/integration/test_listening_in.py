@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
@@ -19,14 +19,6 @@ from tests.support.api_world import ApiWorld, eventually, problem_of, running_ap
 from tests.support.commanding import events_of, until_events
 from tests.support.session_bots import RATE, tone
 from tests.support.session_rig import Caller, HostProcess, SessionRun, Sessions
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 class Stage:

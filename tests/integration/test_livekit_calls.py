@@ -4,11 +4,9 @@ The quickstart as an agent of a whole Greenroom is in `tests/e2e/test_quickstart
 """
 
 import os
-from collections.abc import Generator
 from pathlib import Path
 
 import httpx
-import pytest
 
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Outcome
@@ -26,14 +24,6 @@ pytestmark = needs_livekit
 
 URL = os.environ.get("LIVEKIT_URL", "")
 BOTS = ROOT / "tests/support/quickstart_bots"
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 async def in_room(sessions: Sessions, room: str) -> SessionRun:

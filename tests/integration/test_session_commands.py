@@ -1,7 +1,6 @@
 """Commands to a real session process, carried out on a real pipeline of a bot that knows nothing of them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
 
 import msgspec
 import numpy as np
@@ -30,22 +29,7 @@ from greenroom.runner.control import EndingNotice, Finished, MediaConnected, Pip
 from tests.support.api_world import eventually
 from tests.support.commanding import KEY, done, events_of, refused, send, until_events
 from tests.support.session_bots import HEARD, RATE, WORD_S, tone
-from tests.support.session_rig import Caller, HostProcess, SessionRun, Sessions
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
-
-
-@pytest.fixture
-async def sessions(host: HostProcess, nats_url: str) -> AsyncGenerator[Sessions]:
-    """Session processes on a broker of their own."""
-    async with Sessions(host, nats_url) as sessions:
-        yield sessions
+from tests.support.session_rig import Caller, SessionRun, Sessions
 
 
 async def started(sessions: Sessions, bot: str) -> tuple[SessionRun, Caller]:

@@ -3,12 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Generator
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import pytest
 
 from greenroom.common import mailbox
 from greenroom.common.commands import (
@@ -32,22 +30,7 @@ from greenroom.common.mailboxes import Mailboxes
 from greenroom.runner.control import Announced, MediaConnected, PipelineReady
 from tests.support.api_world import eventually
 from tests.support.commanding import KEY, done, events_of, refused, until_events
-from tests.support.session_rig import HostProcess, SessionRun, Sessions, new_session
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
-
-
-@pytest.fixture
-async def sessions(host: HostProcess, nats_url: str) -> AsyncGenerator[Sessions]:
-    """Session processes on a broker of their own."""
-    async with Sessions(host, nats_url) as sessions:
-        yield sessions
+from tests.support.session_rig import SessionRun, Sessions, new_session
 
 
 async def post(sessions: Sessions, session: Session, **commands: Command) -> Mailbox:

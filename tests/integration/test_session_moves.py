@@ -1,10 +1,7 @@
 """Sessions that go to another room, in session processes as they are; of Daily's library there is a fake."""
 
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
-
-import pytest
 
 from greenroom.common.lifecycle import Outcome
 from greenroom.common.messages import Event
@@ -15,14 +12,6 @@ from tests.support.openai_stub import KEY, OpenAIStub, running_openai_stub
 from tests.support.session_rig import HostProcess, SessionRun, Sessions, new_session
 
 _DOMAIN: Final = "https://greenroom.daily.co"
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 def _info(room: str) -> dict[str, str]:

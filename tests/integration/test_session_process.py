@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -20,14 +20,6 @@ from tests.support.session_rig import RATE, HostProcess, SessionRun, Sessions, S
 
 TRACE_ID, ROOT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{ROOT_ID}-03"
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 def types_of(events: Sequence[Event]) -> list[str]:

@@ -1,7 +1,6 @@
 """Sessions in rooms, in session processes as they are: what becomes of those whose bot can't get in."""
 
 import asyncio
-from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -20,14 +19,6 @@ from tests.support.session_bots import WORD_S
 from tests.support.session_rig import HostProcess, SessionRun, Sessions, new_session
 
 TOKEN: Final = "eyJhbGciOiJIUzI1NiJ9.e30.the-token-of-the-bot"
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 async def test_a_bot_that_cant_reach_its_room_has_no_way_to_its_user(host: HostProcess, nats_url: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -35,14 +35,6 @@ CREDENTIAL = hashlib.sha256(b"a browser's token").hexdigest()
 def on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers gather on loopback, too."""
     use_loopback(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 @pytest.fixture

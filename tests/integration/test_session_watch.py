@@ -1,6 +1,6 @@
 """The watch over a call, in a real session process: what the bot hears of its end, and what ends a call that stalls."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,14 +11,6 @@ from greenroom.runner.control import EndingNotice, Finished, PipelineReady
 from tests.support.session_bots import tone
 from tests.support.session_rig import RATE, HostProcess, SessionRun, Sessions
 from tests.support.watched_bots import FAREWELL
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Generator[HostProcess]:
-    """What forks session processes."""
-    host = HostProcess(tmp_path_factory.mktemp("session-host"))
-    yield host
-    host.close()
 
 
 def data_of(events: Sequence[Event], kind: str) -> list[dict[str, object]]:

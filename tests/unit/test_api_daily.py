@@ -14,6 +14,7 @@ from greenroom.api.transports.base import Prepared
 from greenroom.api.transports.daily import DailyAdapter, RoomNotFound
 from greenroom.api.transports.daily_rest import DailyRest
 from greenroom.api.transports.provider import Provider, ProviderRefused
+from greenroom.common.call_data import CallData
 from greenroom.common.errors import Forbidden, InvalidBody
 from greenroom.common.ids import uuid7
 from greenroom.common.lifecycle import Limits, Session
@@ -211,6 +212,7 @@ def test_who_is_called_is_a_secret_and_the_room_may_call() -> None:
         assert json.loads(prepared.secrets["dialout_settings"]) == numbers
         assert (prepared.info["ring_timeout_s"], prepared.carrier) == ("20", "daily")
         assert prepared.info["voicemail_detection"] == '{"testInPrebuilt":false}'
+        assert prepared.call == CallData(carrier="daily", direction="outbound")
         assert "555" not in str(prepared.info) + str(prepared.public)
 
     _play(scenario())

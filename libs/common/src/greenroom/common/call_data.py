@@ -6,8 +6,8 @@
     from, to    From, To          From, To        From, To       From, To           To
     body        customParameters  (none)          (none)         custom_parameters  (none)
 
-It is Pipecat's `CallData`, which a bot finds in its arguments, with the carrier and the direction. Who calls at Daily
-is among the secrets of the session and in no ledger, so it is not here either.
+It is Pipecat's `CallData`, which a bot finds in its arguments, with the carrier and the direction. Who calls at Daily,
+or is called from there, is among the secrets of the session and in no ledger, so it is not here either.
 """
 
 from collections.abc import Mapping

@@ -133,6 +133,7 @@ class DailyAdapter(Adapter):
             call = _call(wanted.dialin)
         if wanted.dialout_settings:
             # Who is called is nobody else's business either.
+            call = CallData(carrier=NAME, direction="outbound")
             secrets["dialout_settings"] = msgspec.json.encode(wanted.dialout_settings).decode()
             info["ring_timeout_s"] = str(wanted.ring_timeout_s)
         if wanted.voicemail_detection:
