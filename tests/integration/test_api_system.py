@@ -18,7 +18,7 @@ from greenroom.common import messages, subjects
 from greenroom.common.clock import utcnow
 from greenroom.common.lifecycle import State
 from greenroom.common.log import configure_logging
-from greenroom.common.messages import BotOffer, HeldSession, LeaderClaim
+from greenroom.common.messages import BotDensity, BotOffer, HeldSession, LeaderClaim
 from tests.support.api_world import RUNNER, ApiWorld, FakeProcess, eventually, problem_of, running_api, until
 from tests.support.spans import record_spans
 
@@ -167,7 +167,9 @@ async def test_runners_are_shown_as_they_say_they_are(world: ApiWorld, client: h
     """Slots, sessions and bots of each; a draining one has nothing free."""
     held = HeldSession(session_id="s-1", tenant="default", epoch=1, phase=State.READY, since=utcnow())
     odd = BotOffer(name="odd", error="no module", traceback="Traceback …\nno module")
-    await world.beat(BotOffer(name="echo"), odd, sessions=(held,), host="h-1")
+    offers = (BotOffer(name="echo", resources="voice"), BotOffer(name="echo", version=2), odd)
+    cost = BotDensity(bot="echo", cores=0.02, memory=18 << 20, seen=12, more=3)
+    await world.beat(*offers, sessions=(held,), host="h-1", density=(cost,), by_cost=True)
     await world.beat(BotOffer(name="echo"), runner_id="runner-2", draining=True)
     labels = {"gpu": "l4"}
     await world.beat(runner_id="runner-3", brake="loop lag 80 ms", labels=labels, instance="alloc-1", claim="s-2-1")
@@ -184,9 +186,12 @@ async def test_runners_are_shown_as_they_say_they_are(world: ApiWorld, client: h
         "h-1",
     )
     assert first["sessions"][0]["session_id"] == "s-1"
+    unknown = {"error": None, "traceback": "", "resources": "", "cores": None, "memory": None, "more": None}
+    measured = {"resources": "voice", "cores": 0.02, "memory": 18 << 20, "more": 3}
     assert first["bots"] == [
-        {"name": "echo", "error": None, "version": 1, "traceback": ""},
-        {"name": "odd", "error": "no module", "version": 1, "traceback": "Traceback …\nno module"},
+        {"name": "echo", "version": 1, **unknown, **measured},
+        {"name": "echo", "version": 2, **unknown},
+        {"name": "odd", "version": 1, **unknown, "error": "no module", "traceback": "Traceback …\nno module"},
     ]
     assert (second["state"], second["free"]) == ("draining", 0)
     assert (third["state"], third["free"], third["brake"]) == ("serving", 0, "loop lag 80 ms")

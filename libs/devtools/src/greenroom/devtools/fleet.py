@@ -123,7 +123,7 @@ def _runners(runners: list[dict[str, Any]]) -> Table:
         table.add_column(column, no_wrap=column != "bots")
     for runner in runners:
         # A bot that can't be imported is why its sessions wait.
-        bots = [f"[red]{escape(bot['name'])}[/]" if bot["error"] else escape(bot["name"]) for bot in runner["bots"]]
+        bots = [f"[red]{escape(_label(bot))}[/]" if bot["error"] else escape(_label(bot)) for bot in runner["bots"]]
         table.add_row(
             escape(runner["id"]),
             escape(runner["pool"]),
@@ -136,6 +136,11 @@ def _runners(runners: list[dict[str, Any]]) -> Table:
             escape(runner["host"]),
         )
     return table
+
+
+def _label(bot: dict[str, Any]) -> str:
+    """Return what a bot is called among those of its runner, as in GREENROOM_BOTS."""
+    return bot["name"] if bot["version"] == 1 else f"{bot['name']}@{bot['version']}"
 
 
 def _broken(runners: list[dict[str, Any]]) -> list[Text]:

@@ -224,7 +224,17 @@ RUNNERS: Final[dict[str, Any]] = {
                     "since": "2026-03-02T09:30:00.006000Z",
                 }
             ],
-            "bots": [{"name": "frontdesk", "error": None, "version": 1}],
+            "bots": [
+                {
+                    "name": "frontdesk",
+                    "error": None,
+                    "version": 1,
+                    "resources": "voice",
+                    "cores": 0.021,
+                    "memory": 18_874_368,
+                    "more": 23,
+                }
+            ],
             "cpu": 0.07,
             "memory_available": 6_442_450_944,
             "loop_lag_ms": 0.6,

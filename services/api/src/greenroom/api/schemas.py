@@ -303,6 +303,13 @@ class BotView(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     # Where `error` was raised: the end of the traceback, innermost call last; empty where there is none.
     traceback: str = ""
+    # The class of its sessions, as it says; empty: it says none.
+    resources: str = ""
+    # What a session of it takes there, in cores of a processor and bytes of memory; None: that isn't known so far.
+    cores: float | None = None
+    memory: int | None = None
+    # How many more of it the runner takes, if of no other; None: as many as there are slots free.
+    more: int | None = None
 
 
 class RunnerView(msgspec.Struct, frozen=True, kw_only=True):

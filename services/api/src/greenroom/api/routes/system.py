@@ -27,7 +27,7 @@ from greenroom.common.broker import Broker
 from greenroom.common.clock import utcnow
 from greenroom.common.errors import BrokerUnavailable, DatabaseUnavailable, SchedulerUnavailable
 from greenroom.common.health import Readiness
-from greenroom.common.messages import LeaderClaim
+from greenroom.common.messages import Heartbeat, LeaderClaim
 
 VERSION: Final = metadata.version("greenroom-api")
 # What the schedulers of all pools compete for, and how old a claim may be that is renewed each second.
@@ -134,9 +134,7 @@ def _runner_view(runner: Runner) -> RunnerView:
             HeldView(session_id=held.session_id, tenant=held.tenant, phase=held.phase, since=held.since)
             for held in beat.sessions
         ],
-        bots=[
-            BotView(name=bot.name, error=bot.error, version=bot.version, traceback=bot.traceback) for bot in beat.bots
-        ],
+        bots=_bot_views(beat),
         cpu=beat.load.cpu,
         memory_available=beat.load.memory_available,
         loop_lag_ms=beat.load.loop_lag_ms,
@@ -148,6 +146,26 @@ def _runner_view(runner: Runner) -> RunnerView:
         instance=beat.instance,
         claim=beat.claim,
     )
+
+
+def _bot_views(beat: Heartbeat) -> list[BotView]:
+    known = {(each.bot, each.version): each for each in beat.density}
+    views: list[BotView] = []
+    for bot in beat.bots:
+        cost = known.get((bot.name, bot.version))
+        views.append(
+            BotView(
+                name=bot.name,
+                error=bot.error,
+                version=bot.version,
+                traceback=bot.traceback,
+                resources=bot.resources,
+                cores=cost.cores if cost else None,
+                memory=cost.memory if cost else None,
+                more=cost.more if cost and beat.by_cost else None,
+            )
+        )
+    return views
 
 
 def _runner_counts(runners: list[Runner]) -> RunnerCounts:
