@@ -46,6 +46,11 @@ variable "runner_brake_cpu_pressure" {
   type = number
 }
 
+# What the node's network carries, Mbit/s; 0: what its interfaces say. Those of a container say what isn't so.
+variable "runner_network_mbit" {
+  type = number
+}
+
 variable "runner_standby" {
   type = number
 }
@@ -207,6 +212,7 @@ job "runner" {
         GREENROOM_REPORTS_DIR = "${NOMAD_ALLOC_DIR}/data/reports"
         # The processors are more than full then.
         GREENROOM_BRAKE_CPU_PRESSURE_PERCENT = var.runner_brake_cpu_pressure
+        GREENROOM_NETWORK_MBIT               = var.runner_network_mbit
       }
 
       template {

@@ -50,6 +50,9 @@ bot_version       = ""
 # on which something else computes all the time.
 runner_brake_cpu_pressure = 0
 
+# What a node's network carries, Mbit/s; 0: what its interfaces say, where they do.
+runner_network_mbit = 0
+
 cold_cpu              = 300
 cold_memory           = 768
 cold_memory_max       = 1024

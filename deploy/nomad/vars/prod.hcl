@@ -57,6 +57,9 @@ bot_version       = ""
 # on which something else computes all the time.
 runner_brake_cpu_pressure = 98
 
+# What a node's network carries, Mbit/s; 0: what its interfaces say, where they do.
+runner_network_mbit = 0
+
 # A runner for one call.
 cold_cpu              = 500
 cold_memory           = 768
