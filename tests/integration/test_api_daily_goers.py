@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from greenroom.common import messages, subjects
+from greenroom.common.call_messages import RoomStarts
 from greenroom.common.lifecycle import Ended, Moved, Moving, Outcome, Session, State
-from greenroom.common.messages import RoomStarts
 from greenroom.common.reasons import Reason
 from greenroom.recorder.retention import sweep
 from tests.support.api_world import ApiWorld, problem_of, running_api

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenroom.api.room_starts import FRESH_S, Decision, ended, joined, without
-from greenroom.common.messages import RoomStart, RoomStarts
+from greenroom.common.call_messages import RoomStart, RoomStarts
 
 NOW: Final = 1_000_000.0
 NONE: Final = RoomStarts()

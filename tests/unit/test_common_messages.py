@@ -9,12 +9,14 @@ import pytest
 
 from greenroom.common import (
     budgets,
+    call_messages,
     commands,
     desired,
     lifecycle,
     mailbox,
     media_messages,
     messages,
+    move_messages,
     notices,
     peer_messages,
     pins,
@@ -59,6 +61,8 @@ def test_every_struct_is_in_the_catalogue() -> None:
             mailbox,
             media_messages,
             notices,
+            call_messages,
+            move_messages,
             peer_messages,
             pins,
             policy,

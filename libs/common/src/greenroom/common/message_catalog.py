@@ -9,6 +9,7 @@ import msgspec
 
 from greenroom.common import subjects
 from greenroom.common.budgets import BudgetNotice, Spending
+from greenroom.common.call_messages import CallRecord, DialPlan, RoomStarts, WebhookSeen
 from greenroom.common.commands import (
     CommandAnswer,
     CommandRequest,
@@ -23,9 +24,7 @@ from greenroom.common.commands import (
 from greenroom.common.mailbox import Mailbox
 from greenroom.common.media_messages import ConnectMedia, MediaAnswer
 from greenroom.common.messages import (
-    CallRecord,
     Decision,
-    DialPlan,
     Done,
     Drain,
     Event,
@@ -43,14 +42,12 @@ from greenroom.common.messages import (
     ReleasePlan,
     Replayed,
     Resume,
-    RoomStarts,
     SessionBody,
     SessionSecrets,
     SetStandby,
     StartAnswer,
     StartSession,
     Ticket,
-    WebhookSeen,
 )
 from greenroom.common.move_messages import MoveAnswer, MoveQuery
 from greenroom.common.notices import LimitNotice

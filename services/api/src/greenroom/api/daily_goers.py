@@ -31,12 +31,12 @@ from greenroom.api.transports.daily import NAME, DailyAdapter, RoomNotFound
 from greenroom.api.transports.daily_events import Joined, MeetingEnded
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, WrongLastSequence
+from greenroom.common.call_messages import RoomStart, RoomStarts
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import DatabaseUnavailable, GreenroomError, SessionNotFound
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session
-from greenroom.common.messages import RoomStart, RoomStarts
 from greenroom.common.metrics import Metrics
 
 _log = structlog.get_logger()

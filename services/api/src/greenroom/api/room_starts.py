@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from greenroom.common.messages import RoomStart, RoomStarts
+from greenroom.common.call_messages import RoomStart, RoomStarts
 
 # Who came longer ago than this, by what was repeated or held up, may well have gone.
 FRESH_S: Final = 300.0

@@ -12,8 +12,8 @@ import msgspec
 from greenroom.api.carriers.base import WebhookReplayed
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, WrongLastSequence
+from greenroom.common.call_messages import CallRecord, WebhookSeen
 from greenroom.common.clock import Clock, SystemClock
-from greenroom.common.messages import CallRecord, WebhookSeen
 
 STREAM: Final = "CALLS"
 

@@ -37,12 +37,13 @@ from greenroom.api.sessions import Sessions
 from greenroom.api.transports.base import Asked, TransportUnavailable
 from greenroom.api.waiters import Waiters
 from greenroom.common.broker import Broker
+from greenroom.common.call_messages import CallRecord
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import NotFound, SessionNotFound, TenantSuspended
 from greenroom.common.ids import uuid7
 from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Session, State, Transition
-from greenroom.common.messages import CallRecord, EventType
+from greenroom.common.messages import EventType
 from greenroom.common.metrics import Metrics
 
 _log = structlog.get_logger()

@@ -29,12 +29,12 @@ from greenroom.api.carriers.rest import CarrierRefused, CarrierThrottled, Carrie
 from greenroom.api.waiters import Waiters
 from greenroom.common import messages, subjects
 from greenroom.common.broker import Broker, Message
+from greenroom.common.call_messages import DialPlan
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.consumer import Consumer, Retry, malformed
 from greenroom.common.errors import GreenroomError, SessionNotFound
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Ended, Ending, Outcome, Session, State, Transition
-from greenroom.common.messages import DialPlan
 from greenroom.common.reasons import Reason
 
 _log = structlog.get_logger()

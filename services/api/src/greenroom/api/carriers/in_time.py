@@ -14,11 +14,11 @@ import structlog
 from greenroom.api.carriers.callbook import CallBook
 from greenroom.api.insisting import insist
 from greenroom.api.patience import give_up
+from greenroom.common.call_messages import CallRecord
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.common.errors import GreenroomError
 from greenroom.common.ledger import Ledger
 from greenroom.common.lifecycle import Session, Transition
-from greenroom.common.messages import CallRecord
 
 _log = structlog.get_logger()
 

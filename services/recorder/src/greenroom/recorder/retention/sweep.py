@@ -17,10 +17,11 @@ import msgspec
 from greenroom.common import messages, subjects
 from greenroom.common.bodies import STREAM as BODIES
 from greenroom.common.broker import Broker, Message, WrongLastSequence
+from greenroom.common.call_messages import RoomStarts
 from greenroom.common.errors import BrokerUnavailable
 from greenroom.common.ledger import STREAM as SESSIONS
 from greenroom.common.mailbox import STREAM as COMMANDS
-from greenroom.common.messages import Parked, RoomStarts
+from greenroom.common.messages import Parked
 from greenroom.common.secrets import STREAM as SECRETS
 from greenroom.recorder.audio import STREAM as AUDIO
 
