@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -120,6 +120,17 @@ async def test_what_comes_just_then_is_done_too(sessions: Sessions) -> None:
     for number in range(30, 33):
         await post(sessions, session, **{f"c{number}": Call(function="count", arguments={"name": "x"})})
         await until_answered(sessions, session, f"c{number}")
+
+
+async def test_a_session_that_had_a_slot_at_once_looks_when_it_is_ready(sessions: Sessions) -> None:
+    """Its start waits for nothing, and what came before it was ready is done all the same."""
+    session = new_session("minded")
+    session = msgspec.structs.replace(session, leased_at=session.requested_at + timedelta(milliseconds=3))
+    await post(sessions, session, a=Configure(version=2, voice="anna"), b=Mute(side="user"))
+    run = await run_of(sessions, session)
+    assert list(await until_answered(sessions, session, "b")) == ["a", "b"]
+    assert (await done(run, Call(function="set_now")))["returned"][0] == "anna"
+    assert (await state_of(run)).settings_version == 2
 
 
 async def test_what_is_refused_is_answered_so_and_holds_up_nothing(sessions: Sessions) -> None:

@@ -1,7 +1,9 @@
 """The mailbox as a session process sees it, while the broker comes and goes."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from greenroom.common import mailbox, subjects
 from greenroom.common.commands import CommandAnswer, CommandDone, CommandRequest, Configure, Say, Whisper
@@ -20,14 +22,14 @@ SESSION = Session(id="s", tenant="t", agent="a", bot="b", epoch=1, requested_at=
 class Rig:
     """A mailbox, the process's end of it, and what the process was asked to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session = SESSION) -> None:
         server = MemoryServer()
         self.broker = server.connect()
         self.api = Mailboxes(server.connect())
         self.other = server.connect()
         self.done: list[str] = []
         self.had: list[Desired] = []
-        self.mail = Mail(self.broker, SESSION, restore=self._restore, carry_out=self._carry_out)
+        self.mail = Mail(self.broker, session, restore=self._restore, carry_out=self._carry_out)
 
     async def post(self, command_id: str, command: Whisper | Say | Configure) -> None:
         """Put a command in."""
@@ -88,6 +90,24 @@ def test_what_can_t_be_written_down_is_written_later() -> None:
         await asyncio.sleep(30)
         assert (await rig.box()).desired.version == 2
         await rig.mail.close()
+
+    run_virtual(scenario())
+
+
+def test_a_start_without_a_wait_asks_for_nothing() -> None:
+    """But any other does: one that waited, one that has had another process, one whose clocks can't be compared."""
+
+    async def scenario() -> None:
+        for epoch, after_ms, asks in ((1, 3, False), (1, 60, True), (2, 3, True), (1, -3, True)):
+            leased_at = SESSION.requested_at + timedelta(milliseconds=after_ms)
+            rig = Rig(msgspec.structs.replace(SESSION, epoch=epoch, leased_at=leased_at))
+            await rig.post("a", Configure(version=1, voice="anna"))
+            await rig.mail.open()
+            assert await rig.mail.look() is asks
+            rig.mail.begin()
+            await rig.mail.caught_up.wait()
+            assert rig.done == ["a"]
+            await rig.mail.close()
 
     run_virtual(scenario())
 
