@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import msgspec
 import pytest
 
-from greenroom.common.ledger import Entry
+from greenroom.common.errors import BrokerUnavailable
+from greenroom.common.ledger import Entry, Ledger
 from greenroom.common.lifecycle import Ending, Ready, Started, State
 from greenroom.common.messages import BotOffer
 from tests.support.api_world import LEASED, RUNNER, ApiWorld, eventually, running_api
@@ -79,6 +81,23 @@ async def test_a_waiting_session_ends_with_its_callers_connection(world: ApiWorl
         session = (await ending(world, caller.session_id)).session
         assert (session.state, session.outcome, session.reason) == ("ended", "canceled", "caller-gave-up")
         assert session.ended_by == "client"
+
+
+async def test_it_ends_although_the_broker_is_away_just_then(world: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is there to ask again."""
+    move, away = Ledger.move, 2
+
+    async def moves(ledger: Ledger, *what: Any) -> Entry:
+        nonlocal away
+        away -= 1
+        if away >= 0:
+            raise BrokerUnavailable
+        return await move(ledger, *what)
+
+    caller = await a_caller(world, "leased")
+    monkeypatch.setattr(Ledger, "move", moves)
+    await caller.hang_up()
+    assert (await ending(world, caller.session_id)).session.reason == "caller-gave-up"
 
 
 @pytest.mark.parametrize("steps", [(LEASED,), (LEASED, Started(runner_id=RUNNER, epoch=1))])

@@ -14,6 +14,7 @@ import pytest
 
 from greenroom.common.clock import Clock, SystemClock
 from greenroom.runner.discovery import BotSpec
+from greenroom.runner.forkwire import Forked
 from greenroom.runner.settings import RunnerSettings
 from greenroom.runner.supervisor import NoProcess, Supervisor
 from tests.support.runner_rig import STANDIN, environment, gone, until
@@ -142,6 +143,23 @@ async def test_a_fork_without_a_zygote_has_a_deadline() -> None:
     async with supervisor(PLAIN, run="no.such.module:run") as it:
         with pytest.raises(NoProcess, match=r"in 0\.5 s"):
             await it.fork(timeout_s=0.5)
+
+
+async def test_who_gives_up_as_a_process_comes_leaves_nothing_open() -> None:
+    """The process was forked between the giving up and the word of it: it finds its socket closed, and leaves."""
+    async with supervisor(PLAIN) as it:
+        (await it.fork()).hang_up()
+        zygote = it._zygote
+        assert zygote is not None
+        asked = asyncio.create_task(zygote.fork())
+        await asyncio.sleep(0)
+        [(request, pending)] = zygote._forks.items()
+        asked.cancel()
+        zygote._adopt(Forked(request=request, pid=os.getpid()), os.pidfd_open(os.getpid()))
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert pending.channel.fileno() == -1
+        assert zygote._forks == {}
 
 
 async def test_a_zygote_that_always_fails_is_tried_less_and_less_often() -> None:

@@ -323,9 +323,14 @@ class Sessions:
             return found
         session = entry.session
         _log.info("caller_gave_up", tenant=session.tenant, session_id=session.id)
-        ended = await self._ledger.move(session.tenant, session.id, give_up)
+
+        async def end() -> None:
+            nonlocal session
+            session = (await self._ledger.move(session.tenant, session.id, give_up)).session
+
+        await self._insisting.end(end, session.id)
         # For the trace and the metrics: there is nobody to read it.
-        raise SessionEndedEarly(ended.session)
+        raise SessionEndedEarly(session)
 
     async def _request(self, session: Session) -> Entry:
         try:

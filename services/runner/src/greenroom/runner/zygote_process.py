@@ -263,12 +263,13 @@ class ZygoteProcess:
                     process.report(Exit(code=message.code, max_rss_bytes=message.max_rss_bytes, cpu_s=message.cpu_s))
 
     def _adopt(self, message: Forked, pidfd: int | None) -> None:
-        pending = self._forks.pop(message.request, None)
+        pending = self._forks.get(message.request)
         if pidfd is None:
             _log.error("zygote_sent_no_pidfd", pid=message.pid)
         elif pending is None or pending.process.done():
             os.close(pidfd)  # nobody waits for it any more
         else:
+            del self._forks[message.request]
             process = SessionProcess(message.pid, pidfd, pending.channel, sent=pending.sent)
             self._processes[message.pid] = process
             process.on_exit(lambda _: self._forget(process))

@@ -27,7 +27,6 @@ from greenroom.runner.control import (
     Finished,
     MediaConnected,
     PipelineReady,
-    RoomChanged,
     Stop,
 )
 from greenroom.runner.session.attach import HOST, Attachment
@@ -46,10 +45,11 @@ from greenroom.runner.session.invocation import find_bot
 from greenroom.runner.session.lull import Lulls
 from greenroom.runner.session.pipelines import Pipelines, first
 from greenroom.runner.session.recording import Recorder
+from greenroom.runner.session.room_change import RoomChange
 from greenroom.runner.session.shortcuts import cut_bot_audio, cut_user_audio
 from greenroom.runner.session.stages import Stages, rooted
 from greenroom.runner.session.transports import make_transport
-from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotMoved, NotRunnable
+from greenroom.runner.session.transports.base import AWAY, WAY_LOST, NotRunnable
 from greenroom.runner.session.turn_ahead import judge_ahead
 from greenroom.runner.session.turns import TurnSpans
 from greenroom.runner.session.voicemail import tell_who_answered
@@ -140,6 +140,7 @@ class LiveSession:
             channel=channel,
             cut_off=lambda: not broker.connected,
         )
+        self._room_change = RoomChange(self._transport, self._keeper, channel)
         self._bot_context = contextvars.copy_context()
         self._desk = Desk(
             broker,
@@ -155,8 +156,6 @@ class LiveSession:
         )
         self._tasks = asyncio.TaskGroup()
         self._bot: asyncio.Task[None] | None = None
-        # To another room.
-        self._moving: asyncio.Task[None] | None = None
 
     async def run(self) -> Finished:
         """Run the session; returns when everything is published, or has been given up."""
@@ -394,10 +393,7 @@ class LiveSession:
                 case Announced():
                     self._desk.mail.on_ready()
                 case ChangeRoom():
-                    moving = self._change_room(message)
-                    # What comes of it in the bot's pipeline, or in its handlers, is the bot's.
-                    context = self._bot_context.copy()
-                    self._moving = self._tasks.create_task(moving, name="change-room", context=context)
+                    self._room_change.begin(message, self._tasks, self._bot_context.copy())
                 case Assign():
                     _log.error("assigned_twice", other_session_id=message.session.id)
         _log.error("runner_lost")
@@ -406,21 +402,6 @@ class LiveSession:
             self._transport.let_go()
         self._ending.decide(Outcome.LOST, Reason.RUNNER_LOST.value)
         self._ending.hurry.set()
-
-    async def _change_room(self, message: ChangeRoom) -> None:
-        self._keeper.moves()
-        failed: str | None = None
-        try:
-            await self._transport.move(message.transport_info)
-        except (NotMoved, BrokerUnavailable) as error:
-            failed = str(error)
-        there = self._transport.connected
-        if there:
-            self._keeper.came_back()
-        _log.info("room_changed", move_id=message.id, failed=failed)
-        changed = RoomChanged(id=message.id, failed=failed, connected=there)
-        if not self._channel.say(changed):
-            await self._channel.send(changed)
 
     def _goes_on(self) -> bool:
         """Tell whether the session will be put on another runner, as far as that is known here."""
@@ -433,8 +414,7 @@ class LiveSession:
         loop = asyncio.get_running_loop()
         await self._desk.settle(self._ending.hurry)
         verdict = self._ending.verdict
-        if self._moving is not None:
-            self._moving.cancel()
+        self._room_change.give_up()
         if verdict is None:
             raise RuntimeError("an end without a verdict")
         whole_s = self.session.limits.end_timeout_s
