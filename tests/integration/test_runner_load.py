@@ -68,7 +68,7 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_processors")
 async def test_of_a_heavy_bot_as_many_are_taken_as_its_class_fits(nats_url: str) -> None:
-    """Two of half a processor leave room for a light one and for none of theirs, nor of a bot nobody knows."""
+    """Seven of a fifth of a processor leave room for a light one and for none of theirs, nor of a bot nobody knows."""
     async with running_runner(nats_url, slots="auto", standby=1, more_bots=CLASSED) as rig:
         assert {offer.name: offer.resources for offer in rig.now.bots} == {
             "missing": "",
@@ -77,17 +77,17 @@ async def test_of_a_heavy_bot_as_many_are_taken_as_its_class_fits(nats_url: str)
             "talker": "voice",
         }
         seer, talker = rig.now.density
-        assert (seer.bot, seer.cores, seer.memory, seer.seen, seer.more) == ("seer", 0.5, 200_000_000, 0, 3)
-        assert (talker.bot, talker.seen, talker.more) == ("talker", 0, 9)
-        assert (rig.now.by_cost, rig.now.slots) == (True, 9)
-        for bot in ("seer", "talker", "seer"):
-            await rig.start(bot=bot)
-        await until(lambda: len(rig.now.sessions) == 3)
-        assert [each.more for each in rig.now.density] == [0, 2]
+        assert (seer.bot, seer.cores, seer.memory, seer.seen, seer.more) == ("seer", 0.2, 200_000_000, 0, 7)
+        assert (talker.bot, talker.seen, talker.more) == ("talker", 0, 24)
+        assert (rig.now.by_cost, rig.now.slots) == (True, 24)
+        for _ in range(7):
+            await rig.start(bot="seer")
+        await until(lambda: len(rig.now.sessions) == 7)
+        assert [each.more for each in rig.now.density] == [0, 1]
         for bot in ("seer", "plain"):
             refused = await rig.send_start(await rig.lease(bot=bot))
             assert isinstance(refused, StartRefused)
-            assert (refused.code, refused.detail) == ("no-slot", "3 of 3 are taken")
+            assert (refused.code, refused.detail) == ("no-slot", "7 of 7 are taken")
         await rig.start(bot="talker")
 
 

@@ -218,16 +218,16 @@ OFFERS = (
 
 
 def test_a_class_counts_until_the_bot_is_measured(two_processors: Host) -> None:
-    """1.5 cores are 9 of a voice bot or 3 that see too; then what was measured is what counts."""
+    """1.5 cores are 24 of a voice bot, as of any by default, or 7 that see; then what was measured is what counts."""
     sizing = Sizing(None, default=24, host=two_processors)
-    assert fits(sizing, OFFERS) == {"plain": (9, 0), "seer": (3, 0)}
-    assert sizing.slots(held=0, offers=OFFERS) == 9
+    assert fits(sizing, OFFERS) == {"plain": (24, 0), "seer": (7, 0)}
+    assert sizing.slots(held=0, offers=OFFERS) == 24
     bots = ("plain", "seer", "silent")
-    assert [sizing.slots_for((bot, 1), held=0, offers=OFFERS) for bot in bots] == [9, 3, 3]
+    assert [sizing.slots_for((bot, 1), held=0, offers=OFFERS) for bot in bots] == [24, 7, 7]
     calls(sizing, "seer", cores=0.05, mb=20)
     more, seen = fits(sizing, OFFERS)["seer"]
     assert (28 <= more <= 30, seen >= ENOUGH) == (True, True)
-    assert [sizing.slots_for((bot, 1), held=0, offers=OFFERS) for bot in bots] == [9, more, 9]
+    assert [sizing.slots_for((bot, 1), held=0, offers=OFFERS) for bot in bots] == [24, more, 24]
 
 
 def test_versions_of_a_bot_are_measured_apart(two_processors: Host) -> None:
@@ -237,8 +237,8 @@ def test_versions_of_a_bot_are_measured_apart(two_processors: Host) -> None:
     offers = tuple(BotOffer(name="seer", version=version, resources="multimodal") for version in (1, 2))
     first, second = sizing.densities(held=0, offers=offers)
     assert (first.version, first.seen >= ENOUGH, first.more >= 28) == (1, True, True)
-    assert (second.version, second.seen, second.more) == (2, 0, 3)
-    assert sizing.slots_for(("seer", 2), held=0, offers=offers) == 3
+    assert (second.version, second.seen, second.more) == (2, 0, 7)
+    assert sizing.slots_for(("seer", 2), held=0, offers=offers) == 7
 
 
 def test_a_session_counts_by_its_class_from_its_first_second(two_processors: Host) -> None:
@@ -248,13 +248,13 @@ def test_a_session_counts_by_its_class_from_its_first_second(two_processors: Hos
     seer, plain = new_session("seer"), new_session("plain")
     sizing.begun(seer, 1.0)
     sizing.begun(plain, 1.0)
-    assert fits(sizing, OFFERS, held=2) == {"plain": (5, 0), "seer": (1, 0)}
+    assert fits(sizing, OFFERS, held=2) == {"plain": (19, 0), "seer": (6, 0)}
     sizing.look(5.0)
-    assert fits(sizing, OFFERS, held=2)["seer"] == (1, 0)
+    assert fits(sizing, OFFERS, held=2) == {"plain": (19, 0), "seer": (6, 0)}
     sizing.forget(frozenset({(seer.id, seer.epoch)}))
-    assert fits(sizing, OFFERS, held=1)["seer"] == (2, 0)
+    assert fits(sizing, OFFERS, held=1) == {"plain": (20, 0), "seer": (6, 0)}
     sizing.look(10.0)
-    assert fits(sizing, OFFERS, held=1)["seer"] == (3, 0)
+    assert fits(sizing, OFFERS, held=1) == {"plain": (24, 0), "seer": (7, 0)}
 
 
 def test_a_host_without_sessions_takes_one_of_any_bot(two_processors: Host, tmp_path: Path) -> None:
@@ -277,11 +277,11 @@ def test_a_thin_link_bounds_the_slots(two_processors: Host, tmp_path: Path) -> N
     dev.write_text("head\n  eth0: 1000 1 0 0 0 0 0 0 1000 1 0 0 0 0 0 0\n")
     sizing = Sizing(None, default=24, host=two_processors, interfaces=interfaces)
     sizing.look(0.0)
-    assert fits(sizing, OFFERS) == {"plain": (9, 0), "seer": (3, 0)}
+    assert fits(sizing, OFFERS) == {"plain": (24, 0), "seer": (7, 0)}
     # 0.5 Mbit/s for 5 s.
     dev.write_text("head\n  eth0: 313500 1 0 0 0 0 0 0 1000 1 0 0 0 0 0 0\n")
     sizing.look(5.0)
-    assert fits(sizing, OFFERS) == {"plain": (9, 0), "seer": (2, 0)}
+    assert fits(sizing, OFFERS) == {"plain": (10, 0), "seer": (2, 0)}
     # 1 Mbit/s.
     dev.write_text("head\n  eth0: 938500 1 0 0 0 0 0 0 1000 1 0 0 0 0 0 0\n")
     sizing.look(10.0)

@@ -265,3 +265,14 @@ async def test_a_released_pool_is_filled_again_when_it_is_wanted() -> None:
         it.target = 2
         it.pool.wake()
         await it.until(lambda: it.pool.ready == 2)
+
+
+async def test_one_that_comes_to_be_after_the_end_is_let_go() -> None:
+    """It was being forked when the pool was closed, and nobody will ever take it; nor those that wait."""
+    async with world(3, ready=False) as it:
+        await it.until(lambda: len(it.forked) == 1)
+        it.forked[0].standby.set()
+        await it.until(lambda: len(it.forked) == 2)
+        # The runner has let all go that there were, and its tasks still run.
+        it.pool._closed = True
+    assert [process.hung_up for process in it.forked] == [True, True]

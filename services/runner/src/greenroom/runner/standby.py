@@ -124,15 +124,19 @@ class StandbyPool:
         self.release()
 
     async def run(self) -> None:
-        """Keep as many as are wanted, until canceled or closed."""
+        """Keep as many as are wanted, until canceled or closed; none is left then."""
         failures = 0
-        while not self._closed:
-            if not await self._until_wanted():
-                continue
-            await self._clock.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
-            if self._closed or self._noise_s() > 0:
-                continue
-            failures = 0 if await self._add_one() else failures + 1
+        try:
+            while not self._closed:
+                if not await self._until_wanted():
+                    continue
+                await self._clock.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+                if self._closed or self._noise_s() > 0:
+                    continue
+                failures = 0 if await self._add_one() else failures + 1
+        finally:
+            # One that came to be after the pool was closed waits for nobody.
+            self.release()
 
     async def _until_wanted(self) -> bool:
         """Wait for a calm moment in which one more is wanted; return whether it has come."""
