@@ -26,6 +26,7 @@ from greenroom.common.spool import Spool
 from greenroom.runner.isolation import callout
 from greenroom.runner.isolation.callout import Issuer, new_seed
 from greenroom.runner.isolation.grants import Grant
+from tests.support.api_world import eventually
 from tests.support.callout_nats import CalloutNats
 from tests.support.deployed_nats import DeployedNats
 from tests.support.ledgers import request
@@ -231,8 +232,8 @@ async def test_a_whole_session_with_a_login_of_its_own(tmp_path: Path) -> None:
         boxes = Mailboxes(it.broker)
         await boxes.change("default", session_id, lambda box: mailbox.post(box, waits, 1))
         await it.begin(requested)
-        # Taken, carried out and written down before it was ready, by the session's own login.
-        box = await boxes.read("default", session_id)
+        # Taken, carried out and written down by the session's own login.
+        box = await eventually(lambda: boxes.read("default", session_id), lambda box: box.posted[0].answer is not None)
         assert isinstance(box.posted[0].answer, CommandDone)
         assert box.desired.version == 1
         subject = subjects.SESSION_EVENT.wildcard(tenant="default", session_id=session_id)
