@@ -39,6 +39,8 @@ _DIALOUT: Final = "dialout_settings"
 # The `user_id` of who is called, by which he is known among the participants.
 CALLEE: Final = "greenroom-callee"
 OPERATOR: Final = "greenroom-operator"
+# Nobody is left waiting in a room in which nobody says anything.
+_SET_APART_S: Final = 5.0
 
 
 class DailyRoom(RoomTransport):
@@ -156,8 +158,13 @@ class DailyRoom(RoomTransport):
             who: {"permissions": {"canReceive": {"byParticipantId": from_whom if apart else {}}}}
             for who, from_whom in closed.items()
         }
-        if error := await self._daily.update_remote_participants(updates):
-            raise TransferFailed(f"Daily couldn't keep the caller from hearing what the operator is told: {error}")
+        try:
+            async with asyncio.timeout(_SET_APART_S):
+                error = await self._daily.update_remote_participants(updates)
+        except TimeoutError:
+            error = f"no answer in {_SET_APART_S:g} s"
+        if error:
+            raise TransferFailed(f"Daily didn't change who hears whom: {error}")
 
     async def operator_left(self) -> None:
         """Wait until the operator isn't there any more."""
